@@ -1,0 +1,33 @@
+# The verbs of the project; CI calls the same. `make setup` comes first and is instant when done.
+.POSIX:
+.SUFFIXES:
+.PHONY: setup demo test test-slow test-gpu check bench
+
+BIN = .venv/bin
+
+setup:
+	@sh scripts/setup.sh
+
+demo: setup
+	@mkdir -p out
+	$(BIN)/qvl describe examples/pictures --language ru,en,zh --html out/demo.html
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+	@sh scripts/check_tree.sh
+
+bench: setup
+	@echo "benchmarks/ holds the scripts and the tables they printed last"
+	$(BIN)/python -m benchmarks.loading

@@ -1,0 +1,1 @@
+"""The `qvl` command: flags and terminals; what it does lives in the layers below."""

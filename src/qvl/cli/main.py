@@ -1,0 +1,89 @@
+"""The `qvl` command: registers the commands and turns errors into messages and exit codes.
+
+Results go to stdout, everything else to stderr. `--debug` before the command shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+import qvl
+from qvl.cli.describe import describe
+from qvl.cli.doctor import doctor
+from qvl.cli.models import models
+from qvl.cli.settings import settings
+from qvl.errors import QvlError
+from qvl.log import set_up_logging
+
+app = typer.Typer(
+    name="qvl",
+    help="Pictures into text, on your own machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def show_version(value: bool) -> None:  # noqa: FBT001 - the signature that typer calls
+    if value:
+        print(f"qvl {qvl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    set_up_logging(-1 if quiet else verbose)
+    if debug:
+        os.environ["QVL_TRACEBACK"] = "1"
+
+
+app.command()(describe)
+app.add_typer(models, name="models")
+app.command()(settings)
+app.command()(doctor)
+
+
+def main() -> int:
+    """Run the command line; the exit codes are those of DESIGN (see `qvl.errors`)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app(prog_name="qvl")
+    except QvlError as err:
+        if debug:
+            traceback.print_exc()
+        show_error(err)
+        return err.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as err:  # noqa: BLE001 - the edge of the program: our own bugs end here
+        if debug:
+            traceback.print_exc()
+        print(f"error: a bug in qvl: {type(err).__name__}: {err}", file=sys.stderr)
+        print("hint: run again as `qvl --debug ...` and report what it prints", file=sys.stderr)
+        return 1
+    return 0
+
+
+def show_error(err: QvlError) -> None:
+    print(f"error: {err.message}", file=sys.stderr)
+    if err.hint:
+        print(f"hint: {err.hint}", file=sys.stderr)

@@ -1,0 +1,128 @@
+"""One HTML page of described pictures: picture, boxes, texts; nothing on it comes from outside."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from qvl.errors import QvlError, StorageError
+from qvl.tasks.describe import Description
+from qvl.types import Box, Image
+
+EMBED_LIMIT_BYTES = 4 * 2**20
+# what browsers show, by the file's first bytes
+SIGNATURES = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG": "image/png",
+    b"GIF8": "image/gif",
+    b"RIFF": "image/webp",
+    b"BM": "image/bmp",
+}
+COLOURS = ("#d62828", "#1d4ed8", "#15803d", "#b45309", "#7c3aed", "#be185d")
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem;
+       color: #1f2328; background: #fff }
+h1 { font-size: 1.4rem } h2 { font-size: 1rem; overflow-wrap: anywhere; margin: 0 0 .3rem }
+article { display: flex; flex-wrap: wrap; gap: 1rem; padding: 1rem 0; border-top: 1px solid #d0d7de }
+figure { position: relative; margin: 0; width: min(16rem, 100%); align-self: flex-start }
+figure img { display: block; width: 100% } figure svg { position: absolute; inset: 0 }
+.text { flex: 1; min-width: min(16rem, 100%) } .error { color: #b42318 }
+dl { display: grid; grid-template-columns: 2.5rem 1fr; margin: 0 } dt { color: #57606a } dd { margin: 0 }
+small { color: #57606a }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A picture by its name, and its description in each language or its error."""
+
+    name: str
+    found: dict[str, Description] | QvlError
+    image: Image | None = None
+
+
+def write_page(path: Path, outcomes: list[Outcome]) -> None:
+    """Write the page whole or not at all. Raises StorageError."""
+    body = "\n".join(article(outcome) for outcome in outcomes)
+    page = (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>qvl: described pictures</title><style>{STYLE}</style>\n"
+        f"<h1>Described pictures</h1>\n{body}\n</html>\n"
+    )
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as err:
+        raise StorageError(
+            f"{str(path)!r} cannot be written: {err.strerror}",
+            hint="choose another place for --html",
+        ) from err
+
+
+def article(outcome: Outcome) -> str:
+    title = f"<h2>{escape(outcome.name)}</h2>"
+    if isinstance(outcome.found, QvlError):
+        message = escape(outcome.found.message)
+        return f'<article><div class="text">{title}<p class="error">{message}</p></div></article>'
+    texts = "".join(
+        f'<dt>{code}</dt><dd lang="{code}">{escape(described.text)}</dd>'
+        for code, described in outcome.found.items()
+    )
+    first = next(iter(outcome.found.values()))
+    sure = min(d.completion.confidence for d in outcome.found.values())
+    info = first.completion.provenance.images[0]
+    notes = "; ".join(
+        (f"{info.width_px}x{info.height_px} px", f"confidence {sure:.2f}", *info.notes)
+    )
+    return (
+        f"<article>{figure(outcome, first)}"
+        f'<div class="text">{title}<dl>{texts}</dl><small>{escape(notes)}</small></div></article>'
+    )
+
+
+def figure(outcome: Outcome, described: Description) -> str:
+    """The picture with its boxes drawn over it, in pixels of the upright original."""
+    source = picture_source(outcome)
+    if source is None:
+        return ""
+    info = described.completion.provenance.images[0]
+    shapes = "".join(rectangle(i, box, info.width_px) for i, box in enumerate(described.boxes))
+    label = escape(described.text, quote=True)
+    return (
+        f'<figure><img src="{source}" alt="{label}">'
+        f'<svg viewBox="0 0 {info.width_px} {info.height_px}" aria-hidden="true">{shapes}</svg></figure>'
+    )
+
+
+def rectangle(number: int, box: Box, width_px: int) -> str:
+    colour = COLOURS[number % len(COLOURS)]
+    size = max(6.0, width_px / 18)
+    below_edge = max(box.y1, size)
+    return (
+        f'<rect x="{box.x1:.1f}" y="{box.y1:.1f}" width="{box.x2 - box.x1:.1f}" '
+        f'height="{box.y2 - box.y1:.1f}" fill="none" stroke="{colour}" '
+        f'stroke-width="{width_px / 120:.1f}"/>'
+        f'<text x="{box.x1 + 2:.1f}" y="{below_edge:.1f}" font-size="{size:.1f}" fill="{colour}" '
+        f'stroke="#fff" stroke-width="{size / 6:.1f}" paint-order="stroke">{escape(box.label)}</text>'
+    )
+
+
+def picture_source(outcome: Outcome) -> str | None:
+    """The picture as a data address; None for what a browser does not show or is very large."""
+    if outcome.image is None:
+        return None
+    source = outcome.image.source
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError:  # it was there when it was described; the text stays
+        return None
+    kind = next((kind for start, kind in SIGNATURES.items() if data.startswith(start)), None)
+    if kind is None or len(data) > EMBED_LIMIT_BYTES:
+        return None
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,150 @@
+"""The one tree of errors: what happened, on which item, what to do.
+
+QvlError                      1  500  our bug, when nothing more exact fits
+|- UsageError                 2  400  wrong flags or settings
+|- InvalidParamError          2  400  a value outside its range
+|- InputError                 4  400  an input that cannot be used
+|  |- InputNotFoundError                no such file, or a folder without pictures
+|  |- InputUnreadableError              permissions, not a regular file
+|  |- UnsupportedMediaError             a format that is not on the list
+|  |- ImageDecodeError                  damaged, truncated or not a picture
+|  |- ImageTooLargeError                bytes, pixels or memory over the limit
+|  |- ImageAspectError                  one side over 200 times the other
+|  `- PromptTooLongError                more tokens than the model's context
+|- ModelError                 4  400  a model that cannot be used
+|  |- UnknownModelError         404     no such name; carries the nearest ones
+|  |- ModelFormatError                  a checkpoint whose files do not fit together
+|  |- ConfigError                       a checkpoint's json with values we do not know
+|  |- UnsafeCheckpointError             pickles, paths that leave the folder
+|  |- OfflineError                      a download is needed and not allowed
+|  `- DownloadError             503     the hub could not be reached (exit 8, retryable)
+|- EngineError                1  500  a fault while computing
+|- OutOfMemoryError           9  503  memory is too small for the model or the request
+|- StorageError               6  500  a result could not be written
+`- PartialFailure             3  -    finished, some items failed (they are listed)
+
+The numbers are the exit code and the HTTP status. Messages hold what the caller already knows: the
+item, both numbers of a comparison, never a traceback, an object's repr or a path of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class QvlError(Exception):
+    """Shown as `error: <message>`, then `hint: <hint>`; a traceback only with --debug."""
+
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The decode worker sends errors through a pipe; the default would lose the hint.
+        return _rebuild, (type(self), self.message, self.hint)
+
+    def as_json(self) -> dict[str, str | None]:
+        """The `error` object of --json lines, of batch records and of HTTP answers."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+def _rebuild(kind: type[QvlError], message: str, hint: str | None) -> QvlError:
+    return kind(message, hint=hint)
+
+
+class UsageError(QvlError):
+    code, exit_code, http_status = "usage", 2, 400
+
+
+class InvalidParamError(QvlError):
+    code, exit_code, http_status = "invalid_param", 2, 400
+
+
+class InputError(QvlError):
+    code, exit_code, http_status = "invalid_input", 4, 400
+
+
+class InputNotFoundError(InputError):
+    code = "input_not_found"
+
+
+class InputUnreadableError(InputError):
+    code = "input_unreadable"
+
+
+class UnsupportedMediaError(InputError):
+    code = "unsupported_media"
+
+
+class ImageDecodeError(InputError):
+    code = "image_decode"
+
+
+class ImageTooLargeError(InputError):
+    code = "image_too_large"
+
+
+class ImageAspectError(InputError):
+    code = "image_aspect"
+
+
+class PromptTooLongError(InputError):
+    code = "context_length_exceeded"
+
+
+class ModelError(QvlError):
+    code, exit_code, http_status = "model", 4, 400
+
+
+class UnknownModelError(ModelError):
+    code, http_status = "model_not_found", 404
+
+
+class ModelFormatError(ModelError):
+    code = "model_format"
+
+
+class ConfigError(ModelError):
+    code = "model_config"
+
+
+class UnsafeCheckpointError(ModelError):
+    code = "unsafe_checkpoint"
+
+
+class OfflineError(ModelError):
+    code = "offline"
+
+
+class DownloadError(ModelError):
+    code, exit_code, http_status, retryable = "download", 8, 503, True
+
+
+class EngineError(QvlError):
+    code, retryable = "engine", True
+
+
+class OutOfMemoryError(QvlError):
+    code, exit_code, http_status, retryable = "out_of_memory", 9, 503, True
+
+
+class StorageError(QvlError):
+    code, exit_code = "storage", 6
+
+
+class PartialFailure(QvlError):
+    code, exit_code = "partial_failure", 3
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """A sentence naming the closest known names, or None when nothing is close."""
+    close = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {', '.join(repr(c) for c in close)}?" if close else None

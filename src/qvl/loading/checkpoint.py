@@ -1,0 +1,330 @@
+"""Safetensors files, checked by our own eyes first, then mapped straight into a model's parameters.
+
+Main path: open_checkpoint (all headers) -> match (tensor names and shapes against the model's) ->
+fill (memory-mapped views, converted tensor by tensor only when dtype or device differ).
+The format is huggingface/safetensors:README.md: eight bytes of header size, a JSON header, data.
+The checks come first because the library takes duplicate names and huge headers, and because a file
+shorter than its header says would kill the process with SIGBUS once it is mapped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from qvl.errors import ModelFormatError, UnsafeCheckpointError
+from qvl.loading.files import parse_json, read_json, regular_file, shown
+from qvl.loading.names import parameter_name
+
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_TENSORS = 100_000
+MAX_RANK = 8
+LISTED = 10  # names of each kind in one message
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+ITEM_BYTES: Mapping[str, int] = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+FLOATS: Mapping[str, torch.dtype] = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor as a header describes it; begin and end are bytes from the start of the data."""
+
+    name: str
+    shard: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    folder: Path
+    tensors: Mapping[str, StoredTensor]  # by the name that the file gives it
+    shard_bytes: Mapping[str, int]  # size of each file when it was checked
+
+    @property
+    def main_dtype(self) -> str:
+        """The floating dtype that holds most of the bytes, BF16 when there is none."""
+        held: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            if tensor.dtype in FLOATS:
+                held[tensor.dtype] += tensor.size_bytes
+        return held.most_common(1)[0][0] if held else "BF16"
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """All tensors of the folder's safetensors files; headers are read and checked, data is not.
+
+    Raises ModelFormatError for malformed files, UnsafeCheckpointError for pickles and for names
+    that leave the folder.
+    """
+    shards: Mapping[str, set[str] | None]  # each file with the tensors that the index lists for it
+    if (folder / SINGLE_FILE).is_symlink() or (folder / SINGLE_FILE).exists():
+        shards = {SINGLE_FILE: None}
+    elif (folder / INDEX_FILE).exists():
+        shards = _read_index(folder)
+    else:
+        raise _no_weights(folder)
+    tensors: dict[str, StoredTensor] = {}
+    shard_bytes: dict[str, int] = {}
+    for shard, listed in shards.items():
+        found, shard_bytes[shard] = read_header(folder, shard)
+        if listed is not None:
+            _check_against_index(shard, listed, found.keys())
+        tensors |= found  # the index gives each name to one shard, so none is overwritten
+    return Checkpoint(folder, tensors, shard_bytes)
+
+
+def refuse_pickle(name: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{name} is a pickle, which can run code when it is read",
+        hint="use the model's safetensors files: its newer revision, or a copy that somebody you "
+        "trust has converted",
+    )
+
+
+def _no_weights(folder: Path) -> ModelFormatError | UnsafeCheckpointError:
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+    if pickles:
+        return refuse_pickle(pickles[0])
+    return ModelFormatError(
+        f"no {SINGLE_FILE} and no {INDEX_FILE} in the model folder {folder.name!r}",
+        hint="download the checkpoint again, in full",
+    )
+
+
+def _read_index(folder: Path) -> dict[str, set[str]]:
+    """The shard files that the index names, each with its tensors."""
+    index = read_json(folder, INDEX_FILE, limit_bytes=MAX_HEADER_BYTES, error=ModelFormatError)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFormatError(f"{INDEX_FILE} has no weight_map")
+    shards: dict[str, set[str]] = {}
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard.isprintable():
+            raise ModelFormatError(f"{INDEX_FILE}: {shown(tensor)} is in {shown(shard)}, no file")
+        if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
+            raise UnsafeCheckpointError(
+                f"{INDEX_FILE}: the path {shown(shard)} leaves the model folder",
+                hint="do not use this checkpoint",
+            )
+        if shard.endswith(PICKLED):
+            raise refuse_pickle(shard)
+        if not shard.endswith(".safetensors"):
+            raise ModelFormatError(f"{INDEX_FILE}: {shown(shard)} is no safetensors file")
+        shards.setdefault(shard, set()).add(tensor)
+    return shards
+
+
+def _check_against_index(shard: str, listed: set[str], found: Set[str]) -> None:
+    problems = [
+        *_problem("listed but not in the file", sorted(listed - found)),
+        *_problem("in the file but not listed", sorted(found - listed)),
+    ]
+    if problems:
+        raise ModelFormatError(
+            f"{INDEX_FILE} and {shard} disagree: {'; '.join(problems)}",
+            hint="download the checkpoint again, in full",
+        )
+
+
+def _problem(what: str, items: Sequence[str]) -> list[str]:
+    """ "3 what: a, b, c", the first of them only, or nothing."""
+    if not items:
+        return []
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return [f"{len(items)} {what}: {', '.join(shown(i) for i in items[:LISTED])}{more}"]
+
+
+# ---- headers -----------------------------------------------------------------------------------
+
+
+def read_header(folder: Path, shard: str) -> tuple[dict[str, StoredTensor], int]:
+    """The tensors of one file, and its size in bytes; every byte of the data belongs to one tensor.
+
+    Raises ModelFormatError naming the file.
+    """
+    path = regular_file(folder, shard)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = _header_bytes(file.read(8), size, shard)
+            data = file.read(header)
+    except OSError as err:
+        raise ModelFormatError(f"{shard} cannot be read") from err
+    values = parse_json(data, f"the header of {shard}", error=ModelFormatError)
+    metadata = values.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ModelFormatError(f"{shard}: invalid header, its __metadata__ is not text")
+    if len(values) > MAX_TENSORS:
+        raise ModelFormatError(f"{shard} has {len(values)} tensors, limit {MAX_TENSORS}")
+    tensors = {name: _stored_tensor(name, shard, entry) for name, entry in values.items()}
+    _check_layout(shard, tensors.values(), size - 8 - header)
+    return tensors, size
+
+
+def _header_bytes(start: bytes, size: int, shard: str) -> int:
+    if size < 8:
+        raise ModelFormatError(f"{shard}: header too small, the file has {size} of its 8 bytes")
+    header = int.from_bytes(start, "little")
+    if header < 2:
+        raise ModelFormatError(f"{shard}: invalid header of {header} bytes")
+    if header > MAX_HEADER_BYTES:
+        raise ModelFormatError(
+            f"{shard}: header too large, {header} bytes, limit {MAX_HEADER_BYTES}"
+        )
+    if header > size - 8:
+        raise ModelFormatError(
+            f"{shard} is truncated: {size} bytes, its header alone ends at {header + 8}",
+            hint="download the checkpoint again",
+        )
+    return header
+
+
+def _stored_tensor(name: str, shard: str, entry: Any) -> StoredTensor:
+    def bad(why: str) -> ModelFormatError:
+        return ModelFormatError(f"{shard}: tensor {shown(name)} {why}")
+
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise bad("is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise bad(f"has the unknown dtype {shown(dtype)}")
+    if not _are_sizes(shape) or len(shape) > MAX_RANK:
+        raise bad(f"has the impossible shape {shown(shape)}")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise bad(f"has the impossible data_offsets {shown(offsets)}")
+    needed, held = math.prod(shape) * ITEM_BYTES[dtype], offsets[1] - offsets[0]
+    if needed >= 2**63:
+        raise bad(f"of shape {shown(shape)} would overflow the largest size")
+    if needed != held:
+        raise bad(f"of shape {shown(shape)} in {dtype} needs {needed} bytes, it has {held}")
+    return StoredTensor(name, shard, dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+
+def _check_layout(shard: str, tensors: Iterable[StoredTensor], data_bytes: int) -> None:
+    """Raise unless the tensors lie one after another and fill the data exactly."""
+    reached = 0
+    for tensor in sorted(tensors, key=lambda t: (t.begin, t.end)):
+        if tensor.begin != reached:
+            kind = "overlap with another" if tensor.begin < reached else "leave a hole"
+            raise ModelFormatError(
+                f"{shard}: the bytes of {shown(tensor.name)} {kind}: they begin at "
+                f"{tensor.begin}, the ones before end at {reached}"
+            )
+        reached = tensor.end
+    if reached != data_bytes:
+        raise ModelFormatError(
+            f"{shard} holds {data_bytes} bytes of data, its header describes {reached}",
+            hint="the file is cut or damaged: download it again",
+        )
+
+
+# ---- into the model ----------------------------------------------------------------------------
+
+
+def match(
+    checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], generation: str
+) -> dict[str, StoredTensor]:
+    """Which stored tensor becomes which parameter; `wanted` gives every parameter's shape.
+
+    A head stored beside a tied embedding is ignored. Raises one ModelFormatError that lists all
+    that is missing, unexpected, of another shape or not a float.
+    """
+    found: dict[str, StoredTensor] = {}
+    twice, unexpected, misshapen, not_float = [], [], [], []
+    for stored in checkpoint.tensors.values():
+        name = parameter_name(stored.name, generation)
+        if name == "lm_head.weight" and name not in wanted:
+            continue
+        if name not in wanted:
+            unexpected.append(stored.name)
+        elif name in found:
+            twice.append(stored.name)
+        elif stored.dtype not in FLOATS:
+            not_float.append(f"{stored.name} is {stored.dtype}")
+        elif stored.shape != wanted[name]:
+            misshapen.append(
+                f"{stored.name} is {list(stored.shape)}, config.json asks for {list(wanted[name])}"
+            )
+        found.setdefault(name, stored)
+    problems = [
+        *_problem("missing", sorted(wanted.keys() - found.keys())),
+        *_problem("unexpected", sorted(unexpected)),
+        *_problem("stored twice", sorted(twice)),
+        *_problem("of another shape", sorted(misshapen)),
+        *_problem("not in F32, BF16 or F16", sorted(not_float)),
+    ]
+    if problems:
+        raise ModelFormatError(
+            f"the tensors do not fit config.json: {'; '.join(problems)}",
+            hint="the weights and config.json are of different models, or quantised",
+        )
+    return found
+
+
+def fill(
+    model: nn.Module,
+    stored: Mapping[str, StoredTensor],
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Replace every parameter of the model (built on the meta device) by its stored tensor.
+
+    On the CPU, in the stored dtype, these are views of the mapped file: nothing is copied.
+    Raises ModelFormatError when a file has changed since its header was read.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for shard, size in checkpoint.shard_bytes.items():
+        path = regular_file(checkpoint.folder, shard)
+        if path.stat().st_size != size:
+            raise ModelFormatError(f"{shard} changed while it was being read")
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                for name, tensor in stored.items():
+                    if tensor.shard == shard:
+                        view = file.get_tensor(tensor.name)
+                        state[name] = _aligned(view).to(device=device, dtype=dtype)
+        except SafetensorError as err:
+            raise ModelFormatError(f"{shard} is not a safetensors file") from err
+    model.requires_grad_(False)
+    model.load_state_dict(state, strict=True, assign=True)
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, copied when its file puts it at an address that kernels may not load from."""
+    return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()

@@ -1,0 +1,530 @@
+"""A checkpoint's json files -> our own frozen shapes and rules.
+
+Main path: parse_config (config.json), parse_pixel_rules (preprocessor_config.json),
+parse_generation_defaults (generation_config.json). Keys that we do not read are ignored; an unknown
+value of a key that we do read is a ConfigError naming file, key and value, so nothing runs under
+other arithmetic than it was trained with. Sources: the published files, and what transformers 5.23
+(models/qwen2_vl, models/qwen3_vl) reads from them and writes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from qvl.errors import ConfigError, ModelFormatError
+from qvl.loading.files import read_json, shown
+from qvl.models.config import DecoderConfig, ModelConfig, VisionConfig
+from qvl.processing.patches import PixelRules
+from qvl.processing.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Generation = Literal["qwen2_vl", "qwen3_vl"]
+
+MAX_JSON_BYTES = 2**20
+MAX_LAYERS = 256
+MAX_WIDTH = 2**17
+MAX_IMAGE_PX = 50_000_000  # of the product; a checkpoint may only ask for less
+VISION_ROPE_THETA = 10_000.0  # fixed in the vision tower
+
+SUPPORTED = "this version runs Qwen2-VL and dense Qwen3-VL, in bf16, fp16 or fp32 safetensors"
+NOT_YET = {
+    "qwen": "Qwen-VL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl_moe": "Qwen3-VL mixture of experts",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallbacks:
+    """What a generation's published checkpoints say, for files that leave the key out."""
+
+    architectures: tuple[str, ...]
+    vision_act: Literal["quick_gelu", "gelu_pytorch_tanh"]
+    patch_px: int
+    norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    min_px: int
+    max_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    vision_heads: int = 16
+    vision_mlp_ratio: int = 4
+    merge: int = 2
+    temporal_patch: int = 2
+    position_rows: int = 2304
+    image_token_id: int = 151655
+    video_token_id: int = 151656
+    vision_start_token_id: int = 151652
+    vision_end_token_id: int = 151653
+    stop_tokens: tuple[str, ...] = ("<|im_end|>", "<|endoftext|>")
+
+
+FALLBACKS: Mapping[Generation, Fallbacks] = {
+    "qwen2_vl": Fallbacks(
+        architectures=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
+        vision_act="quick_gelu",
+        patch_px=14,
+        norm_eps=1e-6,
+        rope_theta=1e6,
+        mrope_section=(16, 24, 24),
+        min_px=3136,
+        max_px=12_845_056,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+    "qwen3_vl": Fallbacks(
+        architectures=("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
+        vision_act="gelu_pytorch_tanh",
+        patch_px=16,
+        norm_eps=1e-6,
+        rope_theta=5e6,
+        mrope_section=(24, 20, 20),
+        min_px=65_536,
+        max_px=16_777_216,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One JSON object of one file; reads are typed and ranged, null counts as absent."""
+
+    file: str
+    path: str  # "" at the top, else "vision_config." and so on
+    values: Mapping[str, Any]
+
+    def bad(self, key: str, why: str) -> ConfigError:
+        return ConfigError(f"{self.file}: {self.path}{key} is {self.show(key)}, {why}")
+
+    def missing(self, key: str) -> ConfigError:
+        return ConfigError(f"{self.file}: {self.path}{key} is missing")
+
+    def show(self, key: str) -> str:
+        return shown(self.values.get(key))
+
+    def has(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def section(self, key: str) -> Section:
+        """The object under the key; an empty one when it is absent."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self.bad(key, "not an object")
+        return Section(self.file, f"{self.path}{key}.", value or {})
+
+    def whole(self, key: str, low: int, high: int, fallback: int | None = None) -> int:
+        return int(self._number(key, (int,), low, high, fallback))
+
+    def real(self, key: str, low: float, high: float, fallback: float | None = None) -> float:
+        return float(self._number(key, (int, float), low, high, fallback))
+
+    def _number(
+        self, key: str, kinds: tuple[type, ...], low: float, high: float, fallback: float | None
+    ) -> float:
+        value = self.values.get(key)
+        if value is None:
+            if fallback is None:
+                raise self.missing(key)
+            return fallback
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise self.bad(key, "not a whole number" if kinds == (int,) else "not a number")
+        if not low <= value <= high:
+            raise self.bad(key, f"out of range {low}..{high}")
+        return value
+
+    def numbers(
+        self, key: str, kinds: tuple[type, ...], low: float, high: float, fallback: Any
+    ) -> tuple[Any, ...]:
+        """A list of numbers, each in the range; fallback when absent."""
+        value = self.values.get(key)
+        if value is None:
+            return fallback
+        if not isinstance(value, list):
+            raise self.bad(key, "not a list")
+        for item in value:
+            if isinstance(item, bool) or not isinstance(item, kinds) or not low <= item <= high:
+                raise self.bad(key, f"not a list of numbers in {low}..{high}")
+        return tuple(value)
+
+    def one_of(self, key: str, known: tuple[Any, ...], what: str) -> None:
+        """Absent, or one of the values that we implement."""
+        value = self.values.get(key)
+        if value is not None and not any(type(value) is type(k) and value == k for k in known):
+            raise ConfigError(
+                f"{self.file}: {self.path}{key} is {self.show(key)}, {what}",
+                hint=f"known here: {', '.join(str(k) for k in known)}",
+            )
+
+
+# ---- config.json -------------------------------------------------------------------------------
+
+
+def parse_config(folder: Path) -> ModelConfig:
+    """The shapes that config.json describes.
+
+    Raises ModelFormatError for another model than those supported, ConfigError for values that we
+    do not know or that contradict each other.
+    """
+    if not (folder / "config.json").exists():
+        raise ModelFormatError(
+            f"no config.json in the model folder {folder.name!r}",
+            hint="a model folder holds config.json, tokenizer.json and *.safetensors",
+        )
+    return model_config(
+        read_json(folder, "config.json", limit_bytes=MAX_JSON_BYTES, error=ConfigError)
+    )
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The shapes that the object of a config.json describes; raises as parse_config does."""
+    top = Section("config.json", "", values)
+    generation = _generation(top)
+    known = FALLBACKS[generation]
+    # Qwen2-VL's published files are flat; Qwen3-VL's, and all that transformers 5 saves, are nested
+    text = top.section("text_config")
+    if not text.values and generation == "qwen2_vl":
+        text = top
+    vision = top.section("vision_config")
+    for part in (top, text, vision):
+        _refuse_what_we_cannot_compute(part)
+    decoder = _decoder(top, text, generation)
+    config = ModelConfig(
+        generation=generation,
+        vision=_vision(vision, generation, decoder.hidden),
+        decoder=decoder,
+        **{
+            key: top.whole(key, 0, decoder.vocab_size - 1, getattr(known, key))
+            for key in (
+                "image_token_id",
+                "video_token_id",
+                "vision_start_token_id",
+                "vision_end_token_id",
+            )
+        },
+    )
+    _check_shapes(config)
+    return config
+
+
+def _generation(top: Section) -> Generation:
+    name = top.values.get("model_type")
+    if isinstance(name, str) and name in NOT_YET:
+        raise ModelFormatError(f"{NOT_YET[name]} ({name}) is not yet supported", hint=SUPPORTED)
+    if not isinstance(name, str) or name not in FALLBACKS:
+        raise ModelFormatError(f"config.json: model_type {shown(name)} is unknown", hint=SUPPORTED)
+    generation = cast(Generation, name)
+    architectures = top.values.get("architectures")
+    if architectures is not None and not (
+        isinstance(architectures, list)
+        and all(a in FALLBACKS[generation].architectures for a in architectures)
+    ):
+        raise ModelFormatError(
+            f"unsupported architecture {shown(architectures)} in config.json", hint=SUPPORTED
+        )
+    return generation
+
+
+def _refuse_what_we_cannot_compute(part: Section) -> None:
+    quantised = part.section("quantization_config")
+    if quantised.values:
+        raise ConfigError(
+            f"{part.file}: quantised checkpoints (quant_method {quantised.show('quant_method')}) "
+            "are not yet supported",
+            hint=SUPPORTED,
+        )
+    for key in ("dtype", "torch_dtype"):
+        part.one_of(key, ("bfloat16", "float16", "float32"), "an unknown dtype")
+    part.one_of("use_sliding_window", (False,), "which is not supported")
+    part.one_of("attention_bias", (False,), "which is not supported")
+
+
+def _decoder(top: Section, text: Section, generation: Generation) -> DecoderConfig:
+    known = FALLBACKS[generation]
+    text.one_of("hidden_act", ("silu",), "an unknown activation")
+    layer_types = text.values.get("layer_types")
+    if layer_types is not None and not (
+        isinstance(layer_types, list) and all(kind == "full_attention" for kind in layer_types)
+    ):
+        raise text.bad("layer_types", "only full_attention is known")
+    hidden = text.whole("hidden_size", 1, MAX_WIDTH)
+    heads = text.whole("num_attention_heads", 1, 1024)
+    theta, section = _rope(text, generation)
+    return DecoderConfig(
+        layers=text.whole("num_hidden_layers", 1, MAX_LAYERS),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=text.whole("num_key_value_heads", 1, heads, heads),
+        head_dim=text.whole("head_dim", 2, 1024, max(2, hidden // heads)),
+        mlp_width=text.whole("intermediate_size", 1, 2**20),
+        vocab_size=text.whole("vocab_size", 1, 2**20),
+        norm_eps=text.real("rms_norm_eps", 1e-12, 1e-2, known.norm_eps),
+        rope_theta=theta,
+        mrope_section=section,
+        mrope_interleaved=generation == "qwen3_vl",
+        qkv_bias=generation == "qwen2_vl",
+        qk_norm=generation == "qwen3_vl",
+        # it has been written at either place; both default to false
+        tied_head=any(part.values.get("tie_word_embeddings") is True for part in (top, text)),
+        max_positions=text.whole("max_position_embeddings", 1, 2**24),
+    )
+
+
+def _rope(text: Section, generation: Generation) -> tuple[float, tuple[int, int, int]]:
+    """(theta, mrope_section) from rope_parameters (transformers 5) or rope_scaling (before)."""
+    known = FALLBACKS[generation]
+    rope = text.section("rope_parameters")
+    if not rope.values:
+        rope = text.section("rope_scaling")
+    for key in ("rope_type", "type"):
+        rope.one_of(key, ("default", "mrope"), "a scaling that is not yet supported")
+    rope.one_of("factor", (1, 1.0), "a scaling that is not yet supported")
+    rope.one_of("mrope_interleaved", (generation == "qwen3_vl",), "not as this generation has it")
+    source = rope if rope.has("rope_theta") else text
+    theta = source.real("rope_theta", 1.0, 1e12, known.rope_theta)
+    section = rope.numbers("mrope_section", (int,), 1, 4096, known.mrope_section)
+    if len(section) != 3:
+        raise rope.bad("mrope_section", "not three numbers (time, row, column)")
+    return theta, (section[0], section[1], section[2])
+
+
+def _vision(vision: Section, generation: Generation, decoder_hidden: int) -> VisionConfig:
+    known = FALLBACKS[generation]
+    vision.one_of("hidden_act", (known.vision_act,), "an unknown activation")
+    rope = vision.section("rope_parameters")
+    rope.one_of("rope_type", ("axial", "default"), "an unknown rotary type")
+    rope.one_of("rope_theta", (VISION_ROPE_THETA, int(VISION_ROPE_THETA)), "an unknown base")
+    # Qwen2-VL calls the width of the tower's output "hidden_size"
+    width_key, out_key = (
+        ("embed_dim", "hidden_size")
+        if generation == "qwen2_vl"
+        else ("hidden_size", "out_hidden_size")
+    )
+    width = vision.whole(width_key, 1, MAX_WIDTH)
+    depth = vision.whole("depth", 1, MAX_LAYERS)
+    if vision.whole(out_key, 1, MAX_WIDTH) != decoder_hidden:
+        raise vision.bad(out_key, f"but the decoder's hidden_size is {decoder_hidden}")
+    switches: dict[str, Any] = (
+        _qwen2_switches(vision, width)
+        if generation == "qwen2_vl"
+        else _qwen3_switches(vision, depth)
+    )
+    return VisionConfig(
+        depth=depth,
+        width=width,
+        heads=vision.whole("num_heads", 1, 1024, known.vision_heads),
+        out_width=decoder_hidden,
+        patch_px=vision.whole("patch_size", 1, 256, known.patch_px),
+        merge=vision.whole("spatial_merge_size", 1, 16, known.merge),
+        temporal_patch=vision.whole("temporal_patch_size", 1, 16, known.temporal_patch),
+        norm="layer",
+        # the published Qwen2-VL files say in_chans
+        in_channels=vision.whole(
+            "in_channels" if vision.has("in_channels") else "in_chans", 3, 3, 3
+        ),
+        **switches,
+    )
+
+
+def _qwen2_switches(vision: Section, width: int) -> dict[str, Any]:
+    ratio = vision.whole("mlp_ratio", 1, 64, FALLBACKS["qwen2_vl"].vision_mlp_ratio)
+    return {
+        "mlp": "quick_gelu",
+        "mlp_width": width * ratio,
+        "patch_bias": False,
+        "pos_grid": 0,
+        "deepstack_after": (),
+    }
+
+
+def _qwen3_switches(vision: Section, depth: int) -> dict[str, Any]:
+    rows = vision.whole("num_position_embeddings", 1, 2**20, FALLBACKS["qwen3_vl"].position_rows)
+    if math.isqrt(rows) ** 2 != rows:
+        raise vision.bad("num_position_embeddings", "not the square of a side")
+    after = vision.numbers("deepstack_visual_indexes", (int,), 0, depth - 1, None)
+    if after is None:
+        raise vision.missing("deepstack_visual_indexes")
+    if list(after) != sorted(set(after)):
+        raise vision.bad("deepstack_visual_indexes", "not in rising order")
+    return {
+        "mlp": "gelu_tanh",
+        "mlp_width": vision.whole("intermediate_size", 1, 2**20),
+        "patch_bias": True,
+        "pos_grid": math.isqrt(rows),
+        "deepstack_after": after,
+    }
+
+
+def _check_shapes(config: ModelConfig) -> None:
+    """Raise ConfigError where two sizes contradict each other, naming both."""
+    vision, decoder = config.vision, config.decoder
+    time, rows, cols = decoder.mrope_section
+    total = time + rows + cols
+    frequencies = decoder.head_dim // 2
+    for fits, what in (
+        (decoder.head_dim % 2 == 0, f"head_dim is {decoder.head_dim}, not even"),
+        (
+            total == frequencies,
+            f"mrope_section {list(decoder.mrope_section)} sums to {total}, "
+            f"half of head_dim is {frequencies}",
+        ),
+        (
+            # every third frequency is a row's, every third a column's
+            not decoder.mrope_interleaved or (3 * rows - 1 <= total and 3 * cols <= total),
+            f"mrope_section {list(decoder.mrope_section)} cannot be interleaved over {total}",
+        ),
+        (
+            decoder.heads % decoder.kv_heads == 0,
+            f"{decoder.heads} num_attention_heads are no multiple of "
+            f"{decoder.kv_heads} num_key_value_heads",
+        ),
+        (
+            vision.width % (4 * vision.heads) == 0,
+            f"the vision width {vision.width} is no multiple of 4 x {vision.heads} heads",
+        ),
+        (
+            len(vision.deepstack_after) <= decoder.layers,
+            f"{len(vision.deepstack_after)} deepstack levels for {decoder.layers} decoder layers",
+        ),
+        (
+            len({config.image_token_id, config.video_token_id}) == 2,
+            f"image_token_id and video_token_id are both {config.image_token_id}",
+        ),
+    ):
+        if not fits:
+            raise ConfigError(f"config.json: {what}")
+
+
+# ---- preprocessor_config.json ------------------------------------------------------------------
+
+
+def parse_pixel_rules(folder: Path, config: ModelConfig) -> PixelRules:
+    """How pictures become patches.
+
+    From processor_config.json, where transformers 5 nests the rules, else preprocessor_config.json.
+    Raises ConfigError for rules that we do not know or that contradict config.json.
+    """
+    part = _pixel_section(folder)
+    known, vision = FALLBACKS[config.generation], config.vision
+    for key in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        part.one_of(key, (True,), "which is not supported")
+    part.one_of("resample", (3,), "another filter than bicubic (3)")
+    if abs(part.real("rescale_factor", 0, 1, 1 / 255) - 1 / 255) > 1e-9:
+        raise part.bad("rescale_factor", f"not {1 / 255}")
+    for key, expected in (
+        ("patch_size", vision.patch_px),
+        ("merge_size", vision.merge),
+        ("temporal_patch_size", vision.temporal_patch),
+    ):
+        if part.whole(key, 1, 256, expected) != expected:
+            raise part.bad(key, f"but the model's is {expected} (config.json)")
+    rules = PixelRules(
+        patch_px=vision.patch_px,
+        merge=vision.merge,
+        temporal_patch=vision.temporal_patch,
+        min_px=_area(part, "min_pixels", "shortest_edge", known.min_px),
+        max_px=_area(part, "max_pixels", "longest_edge", known.max_px),
+        mean=_per_channel(part, "image_mean", -10.0, known.mean),
+        std=_per_channel(part, "image_std", 1e-3, known.std),
+    )
+    token_px = (vision.patch_px * vision.merge) ** 2
+    if not max(rules.min_px, token_px) <= rules.max_px:
+        raise ConfigError(
+            f"{part.file}: at most {rules.max_px} pixels a picture, but at least {rules.min_px} "
+            f"and {token_px} for one visual token"
+        )
+    return rules
+
+
+def _pixel_section(folder: Path) -> Section:
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        if not (folder / file).exists():
+            continue
+        values = read_json(folder, file, limit_bytes=MAX_JSON_BYTES, error=ConfigError)
+        if file == "preprocessor_config.json":
+            return Section(file, "", values)
+        nested = Section(file, "", values).section("image_processor")
+        if nested.values:
+            return nested
+    log.warning("the model folder has no preprocessor_config.json; using the family's pixel rules")
+    return Section("preprocessor_config.json", "", {})
+
+
+def _area(part: Section, legacy: str, edge: str, fallback: int) -> int:
+    """Pixels of a picture; the legacy key wins, `size` holds areas despite the names in it."""
+    if part.has(legacy):
+        return part.whole(legacy, 1, MAX_IMAGE_PX)
+    return part.section("size").whole(edge, 1, MAX_IMAGE_PX, fallback)
+
+
+def _per_channel(
+    part: Section, key: str, low: float, fallback: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    values = part.numbers(key, (int, float), low, 10.0, fallback)
+    if len(values) != 3:
+        raise part.bad(key, "not three numbers (red, green, blue)")
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+# ---- generation_config.json --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """How the checkpoint's authors sample. Temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+
+    stop_ids: tuple[int, ...]
+    do_sample: bool
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    presence_penalty: float = 0.0
+
+
+def parse_generation_defaults(
+    folder: Path, config: ModelConfig, tokenizer: Tokenizer
+) -> GenerationDefaults:
+    """What generation_config.json says; without it, greedy until the family's stop tokens.
+
+    Raises ConfigError for values out of range and for stop ids outside the vocabulary.
+    """
+    file = "generation_config.json"
+    values: dict[str, Any] = {}
+    if (folder / file).exists():
+        values = read_json(folder, file, limit_bytes=MAX_JSON_BYTES, error=ConfigError)
+    part = Section(file, "", values)
+    do_sample = part.values.get("do_sample", False)
+    if not isinstance(do_sample, bool):
+        raise part.bad("do_sample", "neither true nor false")
+    temperature = part.real("temperature", 0.0, 100.0, 1.0)
+    return GenerationDefaults(
+        stop_ids=_stop_ids(part, config, tokenizer),
+        do_sample=do_sample and temperature > 0,
+        temperature=temperature if do_sample else 0.0,
+        top_p=part.real("top_p", 1e-6, 1.0, 1.0),
+        top_k=part.whole("top_k", 0, 2**20, 50),  # 50: transformers' own, when a file is silent
+        repetition_penalty=part.real("repetition_penalty", 0.01, 10.0, 1.0),
+    )
+
+
+def _stop_ids(part: Section, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+    key, last = "eos_token_id", config.decoder.vocab_size - 1
+    if not part.has(key):
+        known = FALLBACKS[config.generation].stop_tokens
+        return tuple(tokenizer.encode_control(token) for token in known)
+    if isinstance(part.values[key], list):
+        stop_ids = part.numbers(key, (int,), 0, last, ())
+    else:
+        stop_ids = (part.whole(key, 0, last),)
+    if not stop_ids:
+        raise part.bad(key, "no stop id at all")
+    return stop_ids

@@ -1,0 +1,186 @@
+"""A model folder -> a model ready to run, with its tokenizer and its rules."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
+from qvl.loading.checkpoint import PICKLED, fill, match, open_checkpoint, refuse_pickle
+from qvl.loading.config import (
+    GenerationDefaults,
+    parse_config,
+    parse_generation_defaults,
+    parse_pixel_rules,
+)
+from qvl.loading.files import regular_file
+from qvl.loading.machine import bf16_instructions, memory_bytes
+from qvl.models.config import ModelConfig
+from qvl.models.qwen_vl import QwenVL
+from qvl.processing.patches import PixelRules
+from qvl.processing.tokenizer import Tokenizer
+
+DTypeName = Literal["bf16", "fp32"]
+DTYPES: dict[DTypeName, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+# of the free memory: what fp32 weights may take where bf16 would be slower but half the size
+FP32_SHARE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    model: QwenVL
+    tokenizer: Tokenizer
+    rules: PixelRules
+    defaults: GenerationDefaults
+    config: ModelConfig
+    dtype: DTypeName
+    device: str
+
+
+def load_model(
+    folder: Path, *, dtype: Literal["auto", "bf16", "fp32"] = "auto", device: str = "cpu"
+) -> LoadedModel:
+    """The model of a local folder in the hub's layout, in inference mode without gradients.
+
+    "auto" takes the checkpoint's own dtype where the device computes in it, see choose_dtype.
+    Raises ModelFormatError, ConfigError or UnsafeCheckpointError for a folder that cannot be used,
+    OutOfMemoryError before anything is read when the weights cannot fit.
+    """
+    place = _device(device)
+    check_folder(folder)
+    config = parse_config(folder)
+    rules = parse_pixel_rules(folder, config)
+    tokenizer = _tokenizer(folder, config)
+    defaults = parse_generation_defaults(folder, config, tokenizer)
+    checkpoint = open_checkpoint(folder)
+    with torch.device("meta"):
+        model = QwenVL(config)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    stored = match(checkpoint, shapes, config.generation)
+    chosen = choose_dtype(
+        dtype,
+        stored_dtype=checkpoint.main_dtype,
+        parameters=sum(p.numel() for p in model.parameters()),
+        free_bytes=_free_bytes(place),
+        computes_bf16=_computes_bf16(place),
+    )
+    fill(model, stored, checkpoint, dtype=DTYPES[chosen], device=place)
+    return LoadedModel(model.eval(), tokenizer, rules, defaults, config, chosen, str(place))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise unless `folder` is a folder whose files can be listed and looked at."""
+    if os.path.isfile(folder):
+        if folder.suffix in PICKLED:
+            raise refuse_pickle(folder.name)
+        raise ModelFormatError(
+            f"{folder.name!r} is a file, not a model folder",
+            hint="give the folder that holds config.json and the safetensors files",
+        )
+    try:
+        next(folder.iterdir(), None)
+        (folder / "config.json").exists()
+    except OSError as err:
+        raise ModelFormatError(f"the model folder {folder.name!r} cannot be read") from err
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    """The folder's tokenizer, once its ids agree with config.json."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            regular_file(folder, name)
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > config.decoder.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"config.json's vocab_size is {config.decoder.vocab_size}"
+        )
+    for token, expected in (
+        ("<|image_pad|>", config.image_token_id),
+        ("<|video_pad|>", config.video_token_id),
+        ("<|vision_start|>", config.vision_start_token_id),
+        ("<|vision_end|>", config.vision_end_token_id),
+    ):
+        found = tokenizer.encode_control(token)
+        if found != expected:
+            raise ConfigError(f"{token} is {found} in the tokenizer, {expected} in config.json")
+    return tokenizer
+
+
+# ---- dtype, device, memory ---------------------------------------------------------------------
+
+
+def choose_dtype(
+    asked: str,
+    *,
+    stored_dtype: str,
+    parameters: int,
+    free_bytes: int | None,
+    computes_bf16: bool,
+) -> DTypeName:
+    """The dtype to run in; free_bytes None means unknown.
+
+    F32 stays fp32. BF16, and F16 whose range the family's activations overflow, run in bf16 on a
+    device that computes it, else in fp32 if that takes at most FP32_SHARE of the free memory.
+    Raises InvalidParamError for an unknown name, OutOfMemoryError when the weights cannot fit.
+    """
+    chosen: DTypeName
+    if asked == "auto":
+        small_enough = free_bytes is None or 4 * parameters <= FP32_SHARE * free_bytes
+        wide = stored_dtype == "F32" or (not computes_bf16 and small_enough)
+        chosen = "fp32" if wide else "bf16"
+    elif asked == "bf16" or asked == "fp32":
+        chosen = asked
+    else:
+        raise InvalidParamError(
+            f"dtype is {asked!r}, not auto, bf16 or fp32", hint=nearest(asked, DTYPES)
+        )
+    needed = parameters * DTYPES[chosen].itemsize
+    if free_bytes is not None and needed > free_bytes:
+        raise OutOfMemoryError(
+            f"the weights take {needed / 2**30:.2f} GiB in {chosen}, "
+            f"{free_bytes / 2**30:.2f} GiB are free",
+            hint="close other programs, or take a smaller model"
+            + (" or dtype bf16" if chosen == "fp32" else ""),
+        )
+    return chosen
+
+
+def _device(name: str) -> torch.device:
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in counts:
+        raise InvalidParamError(
+            f"device is {name!r}, not one of {', '.join(counts)}", hint=nearest(name, counts)
+        )
+    if (device.index or 0) >= counts[device.type]:
+        raise InvalidParamError(f"device {name!r} is not available here", hint="use device cpu")
+    return device
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return True
+    return bool(bf16_instructions())
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Memory that new weights can take, or None where it cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    memory = memory_bytes() if device.type == "cpu" else None
+    return None if memory is None else memory[1]

@@ -1,0 +1,53 @@
+"""Tensor names: what the files of each generation call a parameter -> what our modules call it.
+
+Ours are the newer hub names, those of Qwen3-VL, for every generation. Prefix rules as in
+transformers 5.23 conversion_mapping.py; they take in the hub's files, raw state dicts and saves of
+the base model alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Renames:
+    prefixes: tuple[tuple[str, str], ...]  # the first that fits is replaced
+    vision_parts: tuple[tuple[str, str], ...]  # then each of these, inside model.visual.
+
+
+_PREFIXES = (
+    ("model.visual.", "model.visual."),
+    ("model.language_model.", "model.language_model."),
+    ("visual.", "model.visual."),
+    ("language_model.", "model.language_model."),
+    ("model.", "model.language_model."),
+)
+
+RENAMES: Mapping[str, Renames] = {
+    "qwen2_vl": Renames(
+        _PREFIXES,
+        (
+            (".merger.ln_q.", ".merger.norm."),
+            (".merger.mlp.0.", ".merger.linear_fc1."),
+            (".merger.mlp.2.", ".merger.linear_fc2."),
+            (".mlp.fc1.", ".mlp.linear_fc1."),
+            (".mlp.fc2.", ".mlp.linear_fc2."),
+        ),
+    ),
+    "qwen3_vl": Renames(_PREFIXES, ()),
+}
+
+
+def parameter_name(stored: str, generation: str) -> str:
+    """Our name of the tensor that a file calls `stored`; unknown names come back as they are."""
+    renames = RENAMES[generation]
+    for old, new in renames.prefixes:
+        if stored.startswith(old):
+            stored = new + stored[len(old) :]
+            break
+    if stored.startswith("model.visual."):
+        for old, new in renames.vision_parts:
+            stored = stored.replace(old, new)
+    return stored

@@ -1,0 +1,1 @@
+"""The Qwen-VL family in plain PyTorch: tensors in, tensors out; no text, no files, no requests."""

@@ -1,0 +1,66 @@
+"""Frozen shapes of the family's models: sizes and a few switches; `loading.config` fills them from config.json.
+
+| switch          | Qwen2-VL          | Qwen2.5-VL        | Qwen3-VL          |
+|-----------------|-------------------|-------------------|-------------------|
+| norm            | layer             | rms               | layer             |
+| mlp             | quick_gelu        | silu_gated        | gelu_tanh         |
+| patch_bias      | no                | no                | yes               |
+| pos_grid        | 0 (none)          | 0 (none)          | 48                |
+| deepstack_after | ()                | ()                | (8, 16, 24)       |
+| qkv_bias        | yes               | yes               | no                |
+| qk_norm         | no                | no                | yes               |
+| mrope_interleaved | no              | no                | yes               |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    depth: int
+    width: int
+    heads: int
+    mlp_width: int
+    out_width: int  # hidden size of the decoder
+    patch_px: int
+    merge: int  # merge x merge patches become one visual token
+    temporal_patch: int
+    norm: Literal["layer", "rms"]
+    mlp: Literal["quick_gelu", "gelu_tanh", "silu_gated"]
+    patch_bias: bool
+    pos_grid: int  # side of the learned position table; 0 for none
+    deepstack_after: tuple[int, ...]  # block indexes whose output also feeds the decoder
+    in_channels: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    vocab_size: int
+    norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]  # frequencies of time, row, column; sums to head_dim / 2
+    mrope_interleaved: bool
+    qkv_bias: bool
+    qk_norm: bool
+    tied_head: bool
+    max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    generation: Literal["qwen2_vl", "qwen3_vl"]
+    vision: VisionConfig
+    decoder: DecoderConfig
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int

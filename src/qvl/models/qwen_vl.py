@@ -1,0 +1,54 @@
+"""The whole model: a vision tower, a decoder and the head that turns hidden states into logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvl.errors import EngineError
+from qvl.models.batch import ForwardBatch, VisionFeatures
+from qvl.models.config import ModelConfig
+from qvl.models.decoder import Decoder
+from qvl.models.vision import Grid, VisionTower
+
+
+class VisionAndText(nn.Module):
+    """Only there for the names of the published files: model.visual.*, model.language_model.*."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.visual = VisionTower(config.vision)
+        self.language_model = Decoder(config.decoder)
+
+
+class QwenVL(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = VisionAndText(config)
+        if not config.decoder.tied_head:
+            self.lm_head = nn.Linear(config.decoder.hidden, config.decoder.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[vocab, D]: the embedding table itself where the checkpoint ties the two."""
+        if self.config.decoder.tied_head:
+            return self.model.language_model.embed_tokens.weight
+        return self.lm_head.weight
+
+    def encode_images(self, rows_sc: Tensor, grids: Sequence[Grid]) -> VisionFeatures:
+        """Features of all pictures of the call, in order: [V, D] and the deepstack levels."""
+        return self.model.visual(rows_sc, grids)
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """fp32 logits [B, vocab] of the wanted tokens.
+
+        Raises EngineError when the visual rows are not as many as their places.
+        """
+        rows = 0 if batch.vision is None else len(batch.vision.rows_vd)
+        places = 0 if batch.vision_at_v is None else len(batch.vision_at_v)
+        if rows != places:
+            raise EngineError(f"the prompt has {places} places for {rows} visual tokens")
+        return F.linear(self.model.language_model(batch), self.head_weight).float()

@@ -1,0 +1,253 @@
+"""Training batches: pictures with several independent questions each, under one mask.
+
+Every picture is one row of L tokens: the prompt's beginning with the visual tokens, then for each
+question a branch (question, answer) that sees the beginning and itself, never another branch, so an
+answer cannot be copied from an earlier turn. Positions of every branch go on from the picture.
+Batch number `step` depends on the seed and on nothing else, so a resumed run sees the same data.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from qvl.processing.patches import PixelRules, to_patches
+from qvl.training.phrases import (
+    LANGUAGES,
+    OPPOSITE,
+    QUESTIONS,
+    RELATION_ANSWER,
+    Kind,
+    Shape,
+    box_answer,
+    coloured,
+    counted,
+    describe_question,
+    description,
+    kind_name,
+    placed,
+    printed,
+    relation_question,
+)
+from qvl.training.scenes import SCENE_KINDS, Scene, Split, Thing, draw
+
+PATCH_PX, MERGE = 16, 2
+RULES = PixelRules(
+    patch_px=PATCH_PX,
+    merge=MERGE,
+    temporal_patch=2,
+    min_px=128 * 128,
+    max_px=224 * 224,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+SIDES = (128, 160, 160, 192)
+IGNORE = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question about a scene, its true answer and what it tests."""
+
+    kind: str
+    language: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """T packed tokens about B pictures of one size.
+
+    rows [S, C] patch rows; ids [T], positions [3, T]; branch [T] (0 the beginning, then 1, 2, ...);
+    targets [T], the next token where it is part of an answer, else -100; lengths of the B rows.
+    """
+
+    rows: Tensor
+    grid: tuple[int, int, int]
+    ids: Tensor
+    positions: Tensor
+    branch: Tensor
+    targets: Tensor
+    vision_at: Tensor
+    lengths: tuple[int, ...]
+
+
+def phrase_of(scene: Scene, language: str) -> str:
+    """What the scene shows, as a noun phrase."""
+    first = scene.things[0]
+    if scene.kind == "word":
+        return printed(str(first.what), language)
+    if isinstance(first.what, Shape) and first.colour is not None:
+        return coloured(first.what, first.colour, language)
+    if not isinstance(first.what, Kind):
+        raise TypeError(f"a {scene.kind} scene without an object")
+    if scene.kind != "pair":
+        return counted(first.what, len(scene.things), language)
+    other = scene.things[1].what
+    relation = scene.relation
+    if not isinstance(other, Kind):
+        raise TypeError("a pair scene without two objects")
+    if relation % 2:  # told from the left or upper one, so that a scene has one true wording
+        return placed(other, OPPOSITE[relation], first.what, language)
+    return placed(first.what, relation, other, language)
+
+
+def name_of(what: Kind | Shape | str, language: str) -> str:
+    if isinstance(what, Kind):
+        return kind_name(what, language)
+    if isinstance(what, Shape):
+        return {"en": what.en, "ru": what.ru, "zh": what.zh}[language]
+    return what
+
+
+def reading_order(scene: Scene, thing: Thing) -> tuple[float, float]:
+    """Left to right where the things stand beside each other, top to bottom otherwise."""
+    x, y = (thing.box[0] + thing.box[2]) / 2, (thing.box[1] + thing.box[3]) / 2
+    return (y, x) if scene.relation >= 2 else (x, y)
+
+
+def ask_describe(scene: Scene, language: str, rng: random.Random) -> Asked:
+    style, question = describe_question(language, rng)
+    answer = description(phrase_of(scene, language), style, language)
+    return Asked("describe", language, question, answer)
+
+
+def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
+    """The question `kind` about the scene, in one of its wordings."""
+    if kind == "describe":
+        return ask_describe(scene, language, rng)
+    first = scene.things[0]
+    if kind == "relation":
+        a, b, relation = first.what, scene.things[1].what, scene.relation
+        if rng.random() < 0.5:
+            a, b, relation = b, a, OPPOSITE[relation]
+        if not (isinstance(a, Kind) and isinstance(b, Kind)):
+            raise TypeError("a relation needs two objects")
+        question = relation_question(a, b, language, rng)
+        return Asked(kind, language, question, RELATION_ANSWER[language][relation])
+    if kind == "place":
+        kind = rng.choice(("box", "boxes"))
+    wording = rng.choice(QUESTIONS[kind][language])
+    if kind == "boxes":
+        things = sorted(scene.things, key=lambda t: reading_order(scene, t))
+        found = [(name_of(t.what, language), scene.box_1000(t)) for t in things]
+        return Asked(kind, language, wording, box_answer(found))
+    if kind == "box":
+        thing = rng.choice(scene.things)
+        label = name_of(thing.what, language)
+        answer = box_answer([(label, scene.box_1000(thing))])
+        return Asked(kind, language, wording.format(a=label), answer)
+    if kind == "count":
+        return Asked(kind, language, wording, str(len(scene.things)))
+    if kind == "colour" and first.colour is not None:
+        colour = first.colour
+        gender = first.what.ru_gender if isinstance(first.what, Shape) else 0
+        answer = {"en": colour.en, "ru": colour.ru[gender], "zh": colour.zh}[language]
+        return Asked(kind, language, wording, answer)
+    return Asked(kind, language, wording, name_of(first.what, language))  # name, read
+
+
+# what is asked about each kind of scene in training; languages are drawn for each question
+TRAINING_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "single": ("name", "name", "describe", "describe", "place", "count"),
+    "copies": ("count", "count", "count", "describe", "describe", "name"),
+    "pair": ("relation", "relation", "describe", "describe", "place"),
+    "shape": ("colour", "describe", "name", "place"),
+    "word": ("read", "read", "read", "describe", "place"),
+}
+# the same table for scoring: question kind -> the kinds of scene it is asked about
+SCORED_ON: dict[str, tuple[str, ...]] = {
+    "name": ("single",),
+    "colour": ("shape",),
+    "count": ("single", "copies"),
+    "relation": ("pair",),
+    "box": ("single", "pair"),
+    "read": ("word",),
+    "describe": ("pair",),
+}
+
+
+class Packer:
+    """Builds batch number `step`; holds the tokenizer and the ids of the template."""
+
+    def __init__(self, tokenizer: Tokenizer, *, seed: int, pictures: int) -> None:
+        self.tokenizer, self.seed, self.pictures = tokenizer, seed, pictures
+        self.image_pad = tokenizer.token_to_id("<|image_pad|>")
+        self.end = tokenizer.encode("<|im_end|>").ids
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).ids
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = random.Random(f"{self.seed}/{step}")
+        size = (rng.choice(SIDES), rng.choice(SIDES))
+        scenes = [draw("train", rng, size=size) for _ in range(self.pictures)]
+        asked = [
+            [
+                ask(kind, scene, rng.choice(LANGUAGES), rng)
+                for kind in TRAINING_QUESTIONS[scene.kind]
+            ]
+            for scene in scenes
+        ]
+        return self.pack(scenes, asked)
+
+    def pack(self, scenes: list[Scene], asked: list[list[Asked]]) -> Batch:
+        patches = [to_patches(np.asarray(scene.picture), RULES) for scene in scenes]
+        grid = patches[0].grid
+        head = self.encode("<|im_start|>user\n<|vision_start|>")
+        gh, gw = grid[1] // MERGE, grid[2] // MERGE
+        beginning = [*head, *[self.image_pad] * (gh * gw), *self.encode("<|vision_end|>")]
+        start = len(head)
+        cells = np.indices((1, gh, gw)).reshape(3, -1) + start
+        after = start + max(gh, gw)
+        place = np.concatenate(
+            [np.tile(np.arange(start), (3, 1)), cells, np.full((3, 1), after)], axis=1
+        )
+        lines = [self.row(beginning, place, after + 1, questions) for questions in asked]
+        ids, positions, branch, targets = zip(*lines, strict=True)
+        lengths = tuple(map(len, ids))
+        starts = np.cumsum((0, *lengths[:-1])) + start
+        at = np.arange(gh * gw)[None] + starts[:, None]
+        return Batch(
+            rows=torch.from_numpy(np.concatenate([p.rows for p in patches])),
+            grid=grid,
+            ids=torch.tensor([i for row in ids for i in row]),
+            positions=torch.from_numpy(np.concatenate(positions, axis=1)),
+            branch=torch.tensor([i for row in branch for i in row]),
+            targets=torch.tensor([i for row in targets for i in row]),
+            vision_at=torch.from_numpy(at.reshape(-1)),
+            lengths=lengths,
+        )
+
+    def row(
+        self, beginning: list[int], place: np.ndarray, following: int, asked: list[Asked]
+    ) -> tuple[list[int], np.ndarray, list[int], list[int]]:
+        ids, branch, targets = list(beginning), [0] * len(beginning), [IGNORE] * len(beginning)
+        positions = [place]
+        for number, item in enumerate(asked, start=1):
+            question = self.encode(f"{item.question}<|im_end|>\n<|im_start|>assistant\n")
+            answer = self.encode(item.answer) + self.end
+            ids += question + answer
+            branch += [number] * (len(question) + len(answer))
+            targets += [IGNORE] * (len(question) - 1) + answer + [IGNORE]
+            run = following + np.arange(len(question) + len(answer))
+            positions.append(np.tile(run, (3, 1)))
+        return ids, np.concatenate(positions, axis=1), branch, targets
+
+
+def scored_scenes(kind: str, split: Split, count: int, seed: int) -> list[Scene]:
+    """`count` scenes for the question kind, from a seed of their own."""
+    rng = random.Random(f"scored/{kind}/{split}/{seed}")
+    on = [k for k in SCENE_KINDS if k in SCORED_ON[kind]]
+    sizes = [(rng.choice(SIDES), rng.choice(SIDES)) for _ in range(count)]
+    if kind == "count":  # 1 to 6 alike: one in six is a single
+        weights = [1 if k == "single" else 5 for k in on]
+    else:
+        weights = [1] * len(on)
+    return [draw(split, rng, size=s, kind=rng.choices(on, weights)[0]) for s in sizes]

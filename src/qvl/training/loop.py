@@ -1,0 +1,189 @@
+"""Training `sprout` from its scenes: deterministic data, resumable, one line of log a report.
+
+Run: python -m qvl.training.loop RUN_FOLDER --steps N [--pictures B]
+The run folder holds the tokenizer, state.safetensors + state.json (weights, optimiser, step) and
+log.jsonl; started again with the same arguments it goes on where it stopped.
+Learning rate: warm-up, then constant, then linear to zero over the last `--decay` steps (a
+warm-up-stable-decay schedule), so that a run can be prolonged without regret.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from qvl.models.batch import ForwardBatch
+from qvl.models.qwen_vl import QwenVL
+from qvl.training.batches import Batch, Packer
+from qvl.training.muon import Muon
+from qvl.training.sprout import initialise, save_sprout, sprout_config
+
+MUON_RATE, ADAM_RATE = 3e-3, 2e-3
+
+
+class Branches:
+    """`Attend` for training rows: causal, and only to the beginning and the own branch.
+
+    Only the attention pads rows to one length; everything else runs on packed tokens.
+    """
+
+    def __init__(self, branch_t: Tensor, lengths: Sequence[int]) -> None:
+        rows, longest = len(lengths), max(lengths)
+        padding = torch.arange(longest) >= torch.tensor(lengths)[:, None]
+        self.shape = (rows, longest)
+        self.places = (~padding).flatten().nonzero().flatten()  # [T] into the padded rows
+        branch_bl = torch.full((rows * longest,), -1).index_copy(0, self.places, branch_t)
+        branch_bl = branch_bl.view(rows, longest)
+        keys, queries = branch_bl[:, None, :], branch_bl[:, :, None]
+        causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+        self.mask = (((keys == queries) | (keys == 0)) & causal).unsqueeze(1)
+
+    def pad(self, x_tnh: Tensor) -> Tensor:
+        rows, longest = self.shape
+        out = x_tnh.new_zeros(rows * longest, *x_tnh.shape[1:])
+        return out.index_copy(0, self.places, x_tnh).view(rows, longest, *x_tnh.shape[1:])
+
+    def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
+        groups = q_tnh.shape[1] // k_tkh.shape[1]
+        q, k, v = (self.pad(x).transpose(1, 2) for x in (q_tnh, k_tkh, v_tkh))
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+        return out.transpose(1, 2).flatten(0, 1)[self.places]
+
+
+def loss_of(model: QwenVL, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of the answers' tokens (nats), and how many of them argmax gets right."""
+    wanted = (batch.targets >= 0).nonzero().flatten()
+    vision = model.encode_images(batch.rows, [batch.grid] * len(batch.lengths))
+    forward = ForwardBatch(
+        ids_t=batch.ids,
+        positions_3t=batch.positions,
+        attend=Branches(batch.branch, batch.lengths),
+        wanted_b=wanted,
+        vision=vision,
+        vision_at_v=batch.vision_at,
+    )
+    logits, targets = model(forward), batch.targets[wanted]
+    return F.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean()
+
+
+def optimisers(model: QwenVL) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of blocks, AdamW for mergers, embeddings, norms and biases."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        inner = parameter.ndim == 2 and ("blocks." in name or "layers." in name)
+        (matrices if inner else rest).append(parameter)
+    adam = torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    optims = [Muon(matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.02), adam]
+    for optim in optims:
+        for group in optim.param_groups:
+            group["peak"] = group["lr"]
+    return optims
+
+
+def rate_at(step: int, *, steps: int, warmup: int, decay: int) -> float:
+    """The share of the peak learning rate at this step."""
+    return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / max(1, decay)))
+
+
+def save_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer], step: int) -> None:
+    """Weights and optimiser tensors as safetensors, swapped in whole."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for number, optim in enumerate(optims):
+        for key, entries in optim.state_dict()["state"].items():
+            for name, value in entries.items():
+                tensors[f"optim.{number}.{key}.{name}"] = torch.as_tensor(value)
+    partial = folder / "state.safetensors.part"
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": str(step)}
+    )
+    os.replace(partial, folder / "state.safetensors")
+
+
+def load_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer]) -> int:
+    """Restores what save_state wrote; returns the next step."""
+    from safetensors import safe_open
+
+    path = folder / "state.safetensors"
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+    tensors = load_file(path)
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    for number, optim in enumerate(optims):
+        state = optim.state_dict()
+        for name, value in tensors.items():
+            kind, *where = name.split(".")
+            if kind == "optim" and int(where[0]) == number:
+                state["state"].setdefault(int(where[1]), {})[where[2]] = value
+        optim.load_state_dict(state)
+    return step
+
+
+def train(folder: Path, *, steps: int, pictures: int, decay: int, seed: int) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    torch.manual_seed(seed)
+    model = QwenVL(sprout_config(tokenizer))
+    initialise(model)
+    optims = optimisers(model)
+    first = load_state(folder, model, optims) if (folder / "state.safetensors").exists() else 0
+    packer = Packer(tokenizer, seed=seed, pictures=pictures)
+    loader = DataLoader(packer, batch_size=None, sampler=range(first, steps), num_workers=1)  # type: ignore[arg-type]
+    started, seen, sums = time.monotonic(), 0, [0.0, 0.0]
+    for step, batch in enumerate(loader, start=first):
+        for optim in optims:
+            for group in optim.param_groups:
+                group["lr"] = group["peak"] * rate_at(step, steps=steps, warmup=150, decay=decay)
+        loss, right = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optim in optims:
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+        seen += 1
+        sums = [sums[0] + loss.item(), sums[1] + right.item()]
+        if (step + 1) % 20 == 0:
+            line = {
+                "step": step + 1,
+                "pictures": (step + 1) * pictures,
+                "loss": round(sums[0] / seen, 4),
+                "right": round(sums[1] / seen, 4),
+                "pictures_per_s": round(seen * pictures / (time.monotonic() - started), 1),
+            }
+            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+            started, seen, sums = time.monotonic(), 0, [0.0, 0.0]
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            save_state(folder, model, optims, step + 1)
+            save_sprout(folder / "sprout", model, tokenizer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--pictures", type=int, default=48, help="pictures in a step")
+    parser.add_argument("--decay", type=int, default=600, help="steps of the final decay")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    train(
+        args.folder,
+        steps=args.steps,
+        pictures=args.pictures,
+        decay=args.decay,
+        seed=args.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

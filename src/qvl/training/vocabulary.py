@@ -1,0 +1,98 @@
+"""`sprout`'s vocabulary: a byte-level BPE over Russian, English and Chinese with Qwen's special tokens.
+
+The merges come from word lists, never from running text, so that a Chinese phrase of the training
+scenes does not become one token: frequent words of the three languages (the `wordfreq` package's
+tables) and every word that the product's prompts and scenes use.
+Run: python -m qvl.training.vocabulary FOLDER
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+
+from qvl.tasks.prompts import DESCRIBE
+from qvl.training import phrases
+
+VOCABULARY = 12288
+# the split of Qwen-VL v1 to Qwen3-VL: digits are single tokens
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
+    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+ADDED = (
+    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
+    "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>",
+    "<think>", "</think>",
+)  # fmt: skip
+ROLES = ("user", "assistant", "system", "tool")
+
+
+def product_words() -> set[str]:
+    """Every word of prompts, questions, answers and boxes."""
+    texts = [p for by_language in DESCRIBE.values() for p in by_language.values()]
+    texts += [
+        q for by_language in phrases.QUESTIONS.values() for qs in by_language.values() for q in qs
+    ]
+    texts += [phrases.sentence("", language) for language in phrases.LANGUAGES]
+    texts += [phrases.box_answer([("", (0, 0, 0, 0))] * 2), *phrases.words(), *ROLES]
+    for table in (phrases.RELATION_ANSWER, phrases.RELATION_PHRASE):
+        texts += [text for answers in table.values() for text in answers]
+    for kind in phrases.kinds():
+        texts += [getattr(kind, name) for name in phrases.Kind.__slots__]
+    texts += [form for c in phrases.COLOURS for form in (c.en, *c.ru, c.zh)]
+    texts += [form for s in phrases.SHAPES for form in (s.en, s.ru, s.zh)]
+    found = {w for t in texts for w in re.findall(r"\w+|[^\w\s]+", re.sub(r"\{\w\}", " ", t))}
+    # a run of five or more Chinese characters is a phrase, not a word
+    found = {w for w in found if len(w) < 5 or not "\u4e00" <= w[0] <= "\u9fff"}
+    return found | {word.capitalize() for word in found}
+
+
+def weighted_words() -> Iterator[str]:
+    """Words as often as they should count; Latin and Cyrillic ones as they stand after a space too."""
+    from wordfreq import get_frequency_dict
+
+    for word in product_words():
+        yield from [f" {word}", word] * 700
+    for language, size in (("ru", 60_000), ("en", 40_000), ("zh", 30_000)):
+        for word, frequency in list(get_frequency_dict(language, "best").items())[:size]:
+            times = min(1000, int(frequency * (1e6 if language == "zh" else 5e5)))
+            yield from [word if language == "zh" else f" {word}"] * times
+            yield from [word.capitalize()] * (times // 8)
+
+
+def train() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL) - len(ADDED),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(weighted_words(), trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in ADDED])
+    return tokenizer
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    train().save(str(folder / "tokenizer.json"))

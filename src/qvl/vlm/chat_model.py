@@ -1,0 +1,62 @@
+"""What every way of reaching a model offers, and where a model's name leads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
+
+from qvl.errors import QvlError, UnknownModelError
+from qvl.types import Completion, Delta, Request
+
+EMBEDDED = "sprout"
+EMBEDDED_FOLDER = Path(str(files("qvl.vlm"))) / "sprout"
+# name prefixes of backends that are planned; refused in one plain line until they are built
+LATER = {"openai:": "a remote server", "hf:": "a model run through transformers"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is loaded: the name it was asked by, its commit, and how it runs."""
+
+    name: str
+    revision: str | None
+    generation: str
+    parameters: int
+    dtype: str
+    device: str
+    max_positions: int
+
+
+class ChatModel(Protocol):
+    """A model behind one door; tasks, batch, server and evaluation know no more than this."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+        """One result per request, in their order; an error of one harms no other."""
+        ...
+
+    def generate(self, requests: Iterable[Request]) -> list[Completion]:
+        """All completions, in order; raises the first error."""
+        ...
+
+    def stream(self, request: Request) -> Iterator[Delta]:
+        """Text as it comes; the last delta carries the completion."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def refuse_later(name: str) -> None:
+    """Raise for the names of backends that do not exist yet."""
+    for prefix, what in LATER.items():
+        if name.startswith(prefix):
+            raise UnknownModelError(
+                f"{name!r} names {what}, which this version does not have yet",
+                hint=f"use {EMBEDDED!r}, a model folder or a hub id such as "
+                "Qwen/Qwen3-VL-2B-Instruct",
+            )

@@ -1,0 +1,311 @@
+"""Our own engine behind the door: pictures and messages to prompts, engine events to completions.
+
+Main path: LocalModel.results -> _start (processing.prompt, Engine.add) -> _step -> _completion.
+Requests of all threads share one engine; whoever waits makes its steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import qvl
+from qvl.engine.engine import Engine
+from qvl.engine.request import EngineImage, EngineRequest, Event, Finished, SamplingParams
+from qvl.errors import EngineError, QvlError
+from qvl.loading.config import GenerationDefaults
+from qvl.loading.hub import CheckpointFolder, fetch_checkpoint
+from qvl.loading.model import load_model
+from qvl.processing.prompt import Prompt, PromptImage, build_prompt
+from qvl.types import (
+    Completion,
+    Delta,
+    FinishReason,
+    Provenance,
+    Request,
+    Sampling,
+    Timings,
+    Usage,
+)
+from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, ModelInfo, refuse_later
+
+IN_FLIGHT = 8  # requests computed together; each holds its pictures and its KV cache
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One request on its way: what was asked, and what has come of it so far."""
+
+    key: str
+    request: Request
+    prompt: Prompt
+    sampling: Sampling
+    began_s: float
+    first_token_s: float | None = None
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    reason: FinishReason | None = None
+    error: QvlError | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.reason is not None or self.error is not None
+
+    def take(self, event: Event) -> None:
+        self.text += event.text
+        if isinstance(event, Finished):
+            self.reason, self.error = event.reason, event.error
+            return
+        if self.first_token_s is None:
+            self.first_token_s = time.monotonic() - self.began_s
+        self.token_ids.append(event.token_id)
+        self.probabilities.append(event.probability)
+
+
+class LocalModel:
+    """A loaded checkpoint. Safe to call from several threads: their requests share each step.
+
+    `model` is "sprout" (the embedded model), a hub id or a folder. Raises ModelError when the
+    checkpoint cannot be used, OutOfMemoryError when it cannot fit.
+    """
+
+    def __init__(
+        self,
+        model: str = EMBEDDED,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        offline: bool | None = None,
+    ) -> None:
+        refuse_later(model)
+        if model == EMBEDDED:
+            folder = CheckpointFolder(EMBEDDED_FOLDER, EMBEDDED, None)
+        else:
+            folder = fetch_checkpoint(model, revision=revision, offline=offline)
+        loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
+        self._loaded = loaded
+        self._lock = threading.Lock()  # held for one step or less
+        self._keys = itertools.count()
+        self._answers: dict[str, _Answer] = {}  # those that the engine still computes
+        self._engine = Engine(
+            loaded.model,
+            token_bytes=loaded.tokenizer.token_bytes,
+            vocab_size=loaded.tokenizer.vocab_size,
+        )
+        self._info = ModelInfo(
+            name=folder.name,
+            revision=folder.revision,
+            generation=loaded.config.generation,
+            parameters=sum(p.numel() for p in loaded.model.parameters()),
+            dtype=loaded.dtype,
+            device=loaded.device,
+            max_positions=loaded.config.decoder.max_positions,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def close(self) -> None:
+        """Free the weights; the model cannot be used afterwards."""
+        self._abandon(list(self._answers.values()))
+        with self._lock:
+            del self._engine, self._loaded
+
+    def generate(self, requests: Iterable[Request]) -> list[Completion]:
+        """All completions, in order; raises the first error."""
+        completions = []
+        for result in self.results(requests):
+            if isinstance(result, QvlError):
+                raise result
+            completions.append(result)
+        return completions
+
+    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+        """One result per request, in their order; requests are taken in as room becomes free."""
+        waiting = iter(requests)
+        front: deque[_Answer | QvlError] = deque()
+        try:
+            while True:
+                while len(front) < IN_FLIGHT and (request := next(waiting, None)) is not None:
+                    front.append(self._started(request))
+                if not front:
+                    return
+                self._step_until_finished(front[0])
+                yield self._outcome(front.popleft())
+        finally:  # left early: a consumer that stopped, an interrupt
+            self._abandon([a for a in front if isinstance(a, _Answer)])
+
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
+        """Text as it comes, whole characters only; the last delta carries the completion."""
+        answer = self._start(request)
+        shown = 0
+        try:
+            while not answer.is_finished:
+                self._step()
+                if len(answer.text) > shown:
+                    yield Delta(answer.text[shown:])
+                    shown = len(answer.text)
+        finally:
+            self._abandon([answer])
+        result = self._outcome(answer)
+        if isinstance(result, QvlError):
+            raise result
+        yield Delta("", result)
+
+    def _started(self, request: Request) -> _Answer | QvlError:
+        try:
+            return self._start(request)
+        except QvlError as err:
+            return err
+
+    def _start(self, request: Request) -> _Answer:
+        began_s = time.monotonic()
+        loaded = self._loaded
+        sampling = resolved(request.sampling.checked(), loaded.defaults)
+        prompt = build_prompt(
+            request.messages,
+            tokenizer=loaded.tokenizer,
+            rules=loaded.rules,
+            generation=loaded.config.generation,
+            image_token_id=loaded.config.image_token_id,
+        )
+        answer = _Answer(str(next(self._keys)), request, prompt, sampling, began_s)
+        engine_request = EngineRequest(
+            id=answer.key,
+            ids=prompt.ids,
+            positions=prompt.positions,
+            next_position=prompt.next_position,
+            params=engine_params(sampling, loaded.defaults.stop_ids),
+            images=tuple(engine_image(image) for image in prompt.images),
+        )
+        with self._lock:
+            self._engine.add(engine_request)
+            self._answers[answer.key] = answer
+        return answer
+
+    def _step_until_finished(self, answer: _Answer | QvlError) -> None:
+        while isinstance(answer, _Answer) and not answer.is_finished:
+            self._step()
+
+    def _step(self) -> None:
+        """One step of the engine for everybody who waits, whichever thread makes it."""
+        with self._lock:
+            try:
+                events = self._engine.step()
+            except BaseException:  # an interrupt empties the engine: nobody may wait for ever
+                for answer in self._answers.values():
+                    answer.error = EngineError("the engine was interrupted", hint="ask again")
+                self._answers.clear()
+                raise
+            for event in events:
+                self._answers[event.request_id].take(event)
+                if isinstance(event, Finished):
+                    del self._answers[event.request_id]
+
+    def _abandon(self, answers: Iterable[_Answer]) -> None:
+        with self._lock:
+            for answer in answers:
+                if self._answers.pop(answer.key, None) is not None:
+                    self._engine.abort(answer.key)
+
+    def _outcome(self, answer: _Answer | QvlError) -> Completion | QvlError:
+        if isinstance(answer, QvlError):
+            return answer
+        return answer.error or self._completion(answer)
+
+    def _completion(self, answer: _Answer) -> Completion:
+        if answer.reason is None:
+            raise EngineError("a request ended without a reason")
+        images = tuple(image.info for image in answer.prompt.images)
+        total_s = time.monotonic() - answer.began_s
+        return Completion(
+            id=answer.request.id,
+            text=answer.text,
+            finish_reason=answer.reason,
+            token_ids=tuple(answer.token_ids),
+            confidence=sum(answer.probabilities) / max(1, len(answer.probabilities)),
+            usage=Usage(
+                prompt_tokens=len(answer.prompt.ids),
+                completion_tokens=len(answer.token_ids),
+                image_tokens=sum(image.tokens for image in images),
+            ),
+            timings=Timings(first_token_s=answer.first_token_s or total_s, total_s=total_s),
+            provenance=Provenance(
+                model=self._info.name,
+                revision=self._info.revision,
+                dtype=self._info.dtype,
+                device=self._info.device,
+                seed=answer.sampling.seed,
+                sampling=answer.sampling,
+                images=images,
+                version=qvl.__version__,
+            ),
+        )
+
+
+def engine_image(image: PromptImage) -> EngineImage:
+    return EngineImage(
+        rows=image.patches.rows, grid=image.patches.grid, start=image.start, tokens=image.tokens
+    )
+
+
+def chosen_device(name: str) -> str:
+    """ "auto" is the first CUDA device where there is one, else the CPU."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolved(asked: Sampling, defaults: GenerationDefaults) -> Sampling:
+    """The sampling with nothing left open: asked values first, then the checkpoint's.
+
+    A checkpoint that is greedy by its own top_k of 1 (Qwen2-VL) loses that limit when a
+    temperature is asked for, which would do nothing otherwise. Greedy needs no seed; otherwise one
+    is drawn when none is given, and reported.
+    """
+    own_temperature = defaults.temperature if defaults.do_sample else 0.0
+    temperature = own_temperature if asked.temperature is None else asked.temperature
+    keep_limits = asked.temperature is None or defaults.top_k != 1
+    sampling = replace(
+        asked,
+        temperature=temperature,
+        top_p=pick(asked.top_p, defaults.top_p if keep_limits else 1.0),
+        top_k=pick(asked.top_k, defaults.top_k if keep_limits else None),
+        min_p=pick(asked.min_p, 0.0),
+        repetition_penalty=pick(asked.repetition_penalty, defaults.repetition_penalty),
+        presence_penalty=pick(asked.presence_penalty, defaults.presence_penalty),
+    )
+    if temperature == 0:
+        return replace(sampling, seed=None)
+    return replace(sampling, seed=pick(asked.seed, secrets.randbits(63)))
+
+
+def pick(asked: T | None, default: T) -> T:
+    return default if asked is None else asked
+
+
+def engine_params(sampling: Sampling, stop_ids: Iterable[int]) -> SamplingParams:
+    return SamplingParams(
+        max_new_tokens=sampling.max_new_tokens,
+        seed=sampling.seed or 0,
+        temperature=pick(sampling.temperature, 0.0),
+        top_k=sampling.top_k or 0,
+        top_p=pick(sampling.top_p, 1.0),
+        min_p=pick(sampling.min_p, 0.0),
+        repetition_penalty=pick(sampling.repetition_penalty, 1.0),
+        presence_penalty=pick(sampling.presence_penalty, 0.0),
+        stop_ids=frozenset(stop_ids),
+        stop=sampling.stop,
+    )

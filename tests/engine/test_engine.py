@@ -1,0 +1,546 @@
+"""The engine on tiny random models: equal tokens whatever the order, the split and the company."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qvl.engine.engine import Engine
+from qvl.engine.request import (
+    EngineImage,
+    EngineRequest,
+    Event,
+    Finished,
+    SamplingParams,
+    Token,
+)
+from qvl.engine.sampler import sample
+from qvl.errors import EngineError, OutOfMemoryError, PromptTooLongError, QvlError
+from qvl.models.attention import PackedCausal
+from qvl.models.batch import ForwardBatch
+from qvl.models.config import DecoderConfig, ModelConfig, VisionConfig
+from qvl.models.qwen_vl import QwenVL
+
+GENERATIONS = ("qwen2_vl", "qwen3_vl")
+ROWS, TOKENIZER_SIZE, CONTEXT = 96, 90, 128
+IMAGE, VIDEO, START, END = 80, 81, 82, 83
+PATCH_WIDTH = 3 * 2 * 4 * 4
+TEXT = "Привет, 世界! 🙂 Hello again and again, 再见."
+
+
+def token_bytes(token_id: int) -> bytes:
+    """One byte a token, so that most characters are spread over several tokens."""
+    data = TEXT.encode()
+    return data[token_id : token_id + 1]
+
+
+@cache
+def tiny_model(generation: str) -> QwenVL:
+    newer = generation == "qwen3_vl"
+    vision = VisionConfig(
+        depth=2,
+        width=32,
+        heads=2,
+        mlp_width=48,
+        out_width=64,
+        patch_px=4,
+        merge=2,
+        temporal_patch=2,
+        norm="layer",
+        mlp="gelu_tanh" if newer else "quick_gelu",
+        patch_bias=newer,
+        pos_grid=6 if newer else 0,
+        deepstack_after=(0, 1) if newer else (),
+    )
+    decoder = DecoderConfig(
+        layers=2,
+        hidden=64,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        mlp_width=96,
+        vocab_size=ROWS,
+        norm_eps=1e-6,
+        rope_theta=10_000.0,
+        mrope_section=(6, 5, 5),
+        mrope_interleaved=newer,
+        qkv_bias=not newer,
+        qk_norm=newer,
+        tied_head=newer,
+        max_positions=CONTEXT,
+    )
+    torch.manual_seed(5)
+    config = ModelConfig(
+        generation="qwen3_vl" if newer else "qwen2_vl",
+        vision=vision,
+        decoder=decoder,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+    )
+    model = QwenVL(config).eval().requires_grad_(False)
+    # with the default deviation of 1 a tied head only ever repeats the token before
+    model.model.language_model.embed_tokens.weight.mul_(0.03)
+    return model
+
+
+def picture(start: int, h: int, w: int, seed: int) -> EngineImage:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(h * w, PATCH_WIDTH, generator=generator)
+    return EngineImage(rows=rows.numpy(), grid=(1, h, w), start=start, tokens=h * w // 4)
+
+
+def prompt(request_id: str, parts: Sequence[int | tuple[int, int]], **choices) -> EngineRequest:
+    """Text ids with pictures (h, w in patches) between them; positions as M-RoPE counts them."""
+    ids: list[int] = []
+    columns: list[tuple[int, int, int]] = []
+    images: list[EngineImage] = []
+    at = 0
+    for part in parts:
+        if isinstance(part, int):
+            ids.append(part)
+            columns.append((at, at, at))
+            at += 1
+            continue
+        h, w = part
+        images.append(picture(len(ids), h, w, seed=len(images) + 10 * len(parts)))
+        ids += [IMAGE] * images[-1].tokens
+        columns += [(at, at + i, at + j) for i in range(h // 2) for j in range(w // 2)]
+        at += max(h, w) // 2
+    return EngineRequest(
+        id=request_id,
+        ids=ids,
+        positions=torch.tensor(columns).T,
+        next_position=at,
+        params=replace(SamplingParams(max_new_tokens=6, seed=1, temperature=0.0), **choices),
+        images=tuple(images),
+    )
+
+
+WITH_PICTURE = prompt("picture", [1, 2, START, (4, 6), END, 3, 4, 5])
+MIX = (
+    WITH_PICTURE,
+    prompt("text", [7, 8, 9], max_new_tokens=9),
+    prompt("sampled", [11, START, (6, 4), END, 12], temperature=1.3, top_p=0.95, seed=7),
+    prompt("two", [START, (4, 4), END, 5, START, (2, 6), END], temperature=0.8, top_k=20, seed=8),
+    prompt("penalised", [20, 20, 21], temperature=1.0, repetition_penalty=1.3, seed=9),
+)
+
+
+def new_engine(model: QwenVL, **options) -> Engine:
+    return Engine(model, token_bytes=token_bytes, vocab_size=TOKENIZER_SIZE, **options)
+
+
+def drain(engine: Engine) -> list[Event]:
+    events: list[Event] = []
+    while not engine.idle:
+        events += engine.step()
+    return events
+
+
+def run(model: QwenVL, requests: Sequence[EngineRequest], **options) -> list[Event]:
+    engine = new_engine(model, **options)
+    for request in requests:
+        engine.add(request)
+    return drain(engine)
+
+
+def ids_of(events: Sequence[Event], request_id: str) -> list[int]:
+    return [e.token_id for e in events if isinstance(e, Token) and e.request_id == request_id]
+
+
+def end_of(events: Sequence[Event], request_id: str) -> Finished:
+    (end,) = (e for e in events if isinstance(e, Finished) and e.request_id == request_id)
+    return end
+
+
+def error_of(events: Sequence[Event], request_id: str) -> QvlError:
+    error = end_of(events, request_id).error
+    assert error is not None
+    return error
+
+
+def text_of(events: Sequence[Event]) -> str:
+    return "".join(e.text for e in events)
+
+
+def unfinished_text(events: Sequence[Event], request_id: str) -> str:
+    """What the events so far do not yet show of the text of a request's tokens."""
+    data = b"".join(map(token_bytes, ids_of(events, request_id)))
+    shown = text_of([e for e in events if e.request_id == request_id])
+    return data.decode(errors="replace").removeprefix(shown)
+
+
+@cache
+def alone(generation: str, index: int) -> list[int]:
+    return ids_of(run(tiny_model(generation), [MIX[index]]), MIX[index].id)
+
+
+@torch.inference_mode()
+def uncached(model: QwenVL, request: EngineRequest) -> tuple[list[int], torch.Tensor]:
+    """Tokens and their logits when the whole sequence is computed anew for every token."""
+    rows_sc = torch.cat([torch.as_tensor(image.rows) for image in request.images])
+    vision = model.encode_images(rows_sc, [image.grid for image in request.images])
+    ids = [int(i) for i in request.ids]
+    prompt_ids, positions = ids.copy(), torch.as_tensor(request.positions)
+    places = torch.tensor([i for i, token_id in enumerate(ids) if token_id == IMAGE])
+    banned_v = torch.tensor([i >= TOKENIZER_SIZE or IMAGE <= i <= END for i in range(ROWS)])
+    logits = []
+    for k in range(request.params.max_new_tokens):
+        attend, wanted = PackedCausal([0, len(ids)]), torch.tensor([len(ids) - 1])
+        batch = ForwardBatch(torch.tensor(ids), positions, attend, wanted, vision, places)
+        logits.append(model(batch)[0])
+        token_id, _ = sample(
+            logits[-1],
+            request.params,
+            position=len(ids),
+            prompt_ids=prompt_ids,
+            output_ids=ids[len(prompt_ids) :],
+            banned_v=banned_v,
+        )
+        ids.append(token_id)
+        positions = torch.cat([positions, torch.full((3, 1), request.next_position + k)], dim=1)
+    return ids[len(prompt_ids) :], torch.stack(logits)
+
+
+def with_logits(model: QwenVL, request: EngineRequest, **options) -> tuple[list[int], torch.Tensor]:
+    rows: list[torch.Tensor] = []
+    hook = model.register_forward_hook(lambda _model, _args, out: rows.append(out.clone()))
+    try:
+        events = run(model, [request], **options)
+    finally:
+        hook.remove()
+    return ids_of(events, request.id), torch.cat(rows)
+
+
+# --- one request: the cache and the split of the prompt change nothing
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("index", [0, 2, 3])
+def test_cached_equals_uncached(generation, index):
+    model = tiny_model(generation)
+    ids, logits = with_logits(model, MIX[index])
+    expected_ids, expected_logits = uncached(model, MIX[index])
+    assert ids == expected_ids
+    torch.testing.assert_close(logits, expected_logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_every_token_budget_gives_the_same_tokens(generation):
+    model = tiny_model(generation)
+    whole_ids, whole_logits = with_logits(model, WITH_PICTURE)
+    for budget in range(1, len(WITH_PICTURE.ids) + 1):
+        ids, logits = with_logits(model, WITH_PICTURE, token_budget=budget)
+        assert ids == whole_ids, budget
+        torch.testing.assert_close(logits, whole_logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(budgets=st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_any_split_of_a_prompt_with_two_pictures_gives_the_same_tokens(generation, budgets):
+    engine = new_engine(tiny_model(generation))
+    engine.add(MIX[3])
+    events: list[Event] = []
+    while not engine.idle:
+        engine._token_budget = budgets[0]
+        budgets = budgets[1:] + budgets[:1]
+        events += engine.step()
+    assert ids_of(events, "two") == alone(generation, 3)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_picture_is_seen(generation):
+    """Otherwise the equalities above would hold for an engine that drops the features."""
+    other = replace(WITH_PICTURE, images=(picture(3, 4, 6, seed=99),))
+    model = tiny_model(generation)
+    _, logits = with_logits(model, WITH_PICTURE)
+    _, other_logits = with_logits(model, other)
+    assert not torch.allclose(logits[0], other_logits[0], atol=1e-2)
+
+
+def test_no_token_of_pictures_or_beyond_the_tokenizer_is_generated():
+    model = tiny_model("qwen3_vl")
+    requests = [
+        prompt(f"r{seed}", [1, 2], temperature=2.0, seed=seed, max_new_tokens=20)
+        for seed in range(20)
+    ]
+    events = run(model, requests)
+    generated = {e.token_id for e in events if isinstance(e, Token)}
+    assert len(generated) > 60
+    assert max(generated) < TOKENIZER_SIZE
+    assert not generated & {IMAGE, VIDEO, START, END}
+
+
+# --- many requests: company and order change nothing
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    order=st.permutations(range(len(MIX))),
+    arrivals=st.lists(st.integers(0, 5), min_size=len(MIX), max_size=len(MIX)),
+    budget=st.integers(1, 40),
+    max_running=st.integers(1, len(MIX)),
+)
+def test_a_request_in_any_batch_equals_it_alone(generation, order, arrivals, budget, max_running):
+    engine = new_engine(tiny_model(generation), token_budget=budget, max_running=max_running)
+    events: list[Event] = []
+    for index, wait in zip(order, arrivals, strict=True):
+        for _ in range(wait):
+            events += engine.step()
+        engine.add(MIX[index])
+    events += drain(engine)
+    for index, request in enumerate(MIX):
+        assert ids_of(events, request.id) == alone(generation, index)
+        assert end_of(events, request.id).reason == "length"
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others():
+    model = tiny_model("qwen2_vl")
+    requests = [
+        prompt(name, [1, 2, 3], temperature=1.5, seed=seed, max_new_tokens=12)
+        for name, seed in (("a", 4), ("b", 4), ("c", 5))
+    ]
+    events = run(model, requests)
+    a, b, c = (ids_of(events, name) for name in "abc")
+    assert a == b == ids_of(run(model, requests[:1]), "a")
+    assert a != c
+
+
+def test_a_step_stays_within_its_token_budget_and_generation_goes_first():
+    model = tiny_model("qwen2_vl")
+    steps: list[list[int]] = []
+    hook = model.register_forward_pre_hook(
+        lambda _model, args: steps.append([s.stop - s.start for s in args[0].attend.spans])
+    )
+    try:
+        engine = new_engine(model, token_budget=10)
+        engine.add(prompt("first", [1, 2, 3]))
+        engine.step()
+        engine.add(prompt("second", list(range(25)), max_new_tokens=2))
+        drain(engine)
+    finally:
+        hook.remove()
+    assert steps == [[3], [1, 9], [1, 9], [1, 7], [1, 1], [1]]
+
+
+def test_only_the_oldest_requests_run():
+    engine = new_engine(tiny_model("qwen2_vl"), max_running=2)
+    for name in "abc":
+        engine.add(prompt(name, [1, 2], max_new_tokens=1 if name == "a" else 3))
+    assert {e.request_id for e in engine.step()} == {"a", "b"}
+    assert {e.request_id for e in engine.step()} == {"b", "c"}
+
+
+def test_pictures_of_a_step_are_encoded_in_one_call_and_once(monkeypatch):
+    model = tiny_model("qwen3_vl")
+    calls: list[int] = []
+    encode = model.encode_images
+    monkeypatch.setattr(
+        model, "encode_images", lambda rows, grids: calls.append(len(grids)) or encode(rows, grids)
+    )
+    run(model, MIX)
+    assert calls == [4]
+    calls.clear()
+    run(model, MIX, token_budget=3)
+    assert calls == [1, 1, 2]
+
+
+# --- how requests end
+
+
+def test_a_stop_id_ends_a_request_without_text():
+    model = tiny_model("qwen2_vl")
+    ids = alone("qwen2_vl", 1)
+    stop_id = ids[3]
+    expected = ids[: ids.index(stop_id) + 1]
+    request = prompt("text", [7, 8, 9], max_new_tokens=9, stop_ids=frozenset({stop_id}))
+    events = run(model, [request])
+    assert ids_of(events, "text") == expected
+    assert end_of(events, "text").reason == "stop"
+    assert text_of(events) == b"".join(map(token_bytes, expected[:-1])).decode(errors="replace")
+
+
+def test_a_stop_string_ends_a_request_before_it():
+    model = tiny_model("qwen2_vl")
+    choices = {"temperature": 1.2, "max_new_tokens": 60, "seed": 3}
+    whole = text_of(run(model, [prompt("a", [1], **choices)]))
+    stop = whole[10:13]
+    events = run(model, [prompt("a", [1], stop=(stop,), **choices)])
+    assert text_of(events) == whole[: whole.index(stop)]
+    assert end_of(events, "a").reason == "stop"
+
+
+def test_pieces_of_text_joined_are_the_text_of_the_tokens():
+    model = tiny_model("qwen2_vl")
+    for seed in range(10):
+        request = prompt("a", [1], temperature=1.5, max_new_tokens=40, seed=seed)
+        events = run(model, [request])
+        data = b"".join(token_bytes(i) for i in ids_of(events, "a"))
+        assert text_of(events) == data.decode("utf-8", errors="replace")
+
+
+def test_a_request_ends_where_the_context_does():
+    request = prompt("a", [1] * (CONTEXT - 3), max_new_tokens=50)
+    events = run(tiny_model("qwen2_vl"), [request])
+    assert len(ids_of(events, "a")) == 3
+    assert end_of(events, "a").reason == "length"
+
+
+def test_the_probability_is_the_models():
+    request = prompt("a", [1, START, (2, 2), END], max_new_tokens=1)
+    (token, _) = run(tiny_model("qwen2_vl"), [request])
+    _, logits = uncached(tiny_model("qwen2_vl"), request)
+    assert isinstance(token, Token)
+    assert token.probability == pytest.approx(float(logits[0].softmax(-1)[token.token_id]))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 8])
+def test_an_aborted_request_frees_what_it_holds_and_leaves_the_others_alone(steps):
+    """Waiting, within the prompt before and after its picture began, and while generating."""
+    engine = new_engine(tiny_model("qwen3_vl"), token_budget=4)
+    engine.add(WITH_PICTURE)
+    engine.add(MIX[1])
+    events = [event for _ in range(steps) for event in engine.step()]
+    state = engine._requests["picture"]
+    held = [*state.cache.layers, *([state.vision.rows_vd] if state.vision else [])]
+    refs = [weakref.ref(tensor) for tensor in held]
+    assert bool(refs) == (steps > 0)
+    del state, held
+    rest = unfinished_text(events, "picture")
+    assert engine.abort("picture") == Finished("picture", text=rest, reason="cancelled")
+    assert [ref() for ref in refs] == [None] * len(refs)
+    assert engine.abort("picture") is None
+    events += drain(engine)
+    assert ids_of(events, "text") == alone("qwen3_vl", 1)
+
+
+def test_pictures_are_let_go_when_the_prompt_is_computed():
+    engine = new_engine(tiny_model("qwen3_vl"), token_budget=5)
+    engine.add(WITH_PICTURE)
+    state = engine._requests["picture"]
+    engine.step()
+    assert state.images
+    assert state.vision is not None
+    while state.num_computed < state.prompt_tokens:
+        engine.step()
+    assert state.images == ()
+    assert state.vision is None
+
+
+# --- faults
+
+
+def poison(token_id: int, error: Callable[[], BaseException]):
+    def hook(_model, args) -> None:
+        if token_id in args[0].ids_t.tolist():
+            raise error()
+
+    return hook
+
+
+def bad_requests() -> list[EngineRequest]:
+    (image,) = WITH_PICTURE.images
+    rows = torch.as_tensor(image.rows)
+    narrow = replace(image, rows=rows[:, :-1])
+    blank = replace(image, rows=torch.full_like(rows, torch.nan))
+    return [
+        replace(WITH_PICTURE, id="narrow", images=(narrow,)),
+        replace(WITH_PICTURE, id="blank", images=(blank,)),
+    ]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("budget", [7, 2048])
+def test_a_fault_in_one_request_leaves_the_others_alone(generation, budget):
+    narrow, blank = bad_requests()
+    requests = [MIX[0], narrow, MIX[1], MIX[2], blank, MIX[3], MIX[4]]
+    events = run(tiny_model(generation), requests, token_budget=budget)
+    for index, request in enumerate(MIX):
+        assert ids_of(events, request.id) == alone(generation, index)
+    for request in (narrow, blank):
+        assert ids_of(events, request.id) == []
+        assert isinstance(error_of(events, request.id), EngineError)
+    assert error_of(events, "narrow").message == "request 'narrow' failed while computing"
+    assert "not finite" in error_of(events, "blank").message
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_memory_that_runs_out_is_said_to_have_run_out(error):
+    model = tiny_model("qwen2_vl")
+    hook = model.register_forward_pre_hook(poison(77, error))
+    try:
+        events = run(model, [MIX[1], prompt("large", [1, 77, 2])])
+    finally:
+        hook.remove()
+    assert isinstance(error_of(events, "large"), OutOfMemoryError)
+    assert ids_of(events, "text") == alone("qwen2_vl", 1)
+
+
+def test_a_fault_does_not_keep_the_tensors_of_its_step(monkeypatch):
+    model = tiny_model("qwen2_vl")
+    refs: list[weakref.ref] = []
+
+    def fail(x_td, *_args):
+        refs.append(weakref.ref(x_td))
+        raise RuntimeError("a kernel failed")
+
+    monkeypatch.setattr(model.model.language_model.layers[1], "forward", fail)
+    events = run(model, [prompt("a", [1, 2, 3])])
+    assert isinstance(error_of(events, "a").__cause__, RuntimeError)
+    assert [ref() for ref in refs] == [None]
+
+
+def test_after_an_interrupt_the_engine_is_empty_and_usable():
+    model = tiny_model("qwen2_vl")
+    engine = new_engine(model)
+    engine.add(prompt("a", [1, 77]))
+    engine.add(MIX[1])
+    hook = model.register_forward_pre_hook(poison(77, KeyboardInterrupt))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+    finally:
+        hook.remove()
+    assert engine.idle
+    assert engine.step() == []
+    engine.add(MIX[1])
+    assert ids_of(drain(engine), "text") == alone("qwen2_vl", 1)
+
+
+def test_a_request_whose_parts_do_not_agree_is_refused():
+    engine = new_engine(tiny_model("qwen2_vl"))
+    (image,) = WITH_PICTURE.images
+    wrong = [
+        replace(WITH_PICTURE, images=()),
+        replace(WITH_PICTURE, images=(replace(image, start=image.start + 1),)),
+        replace(WITH_PICTURE, images=(replace(image, grid=(1, 4, 4)),)),
+        replace(WITH_PICTURE, images=(replace(image, rows=image.rows[:-1]),)),
+        replace(WITH_PICTURE, positions=torch.zeros(3, 4)),
+        replace(WITH_PICTURE, ids=[], images=(), positions=torch.zeros(3, 0)),
+    ]
+    for request in wrong:
+        with pytest.raises(EngineError, match="'picture'"):
+            engine.add(request)
+    with pytest.raises(PromptTooLongError, match=f"{CONTEXT} tokens"):
+        engine.add(prompt("long", [1] * CONTEXT))
+    assert engine.idle
+
+
+def test_an_id_can_be_used_again_only_after_its_request_ended():
+    engine = new_engine(tiny_model("qwen2_vl"))
+    engine.add(MIX[1])
+    with pytest.raises(EngineError, match="'text'"):
+        engine.add(MIX[1])
+    drain(engine)
+    engine.add(MIX[1])

@@ -1,0 +1,42 @@
+from qvl.loading.catalogue import CATALOGUE, find
+
+
+def test_each_hub_id_is_listed_once_and_found_in_any_case() -> None:
+    ids = [entry.hub_id for entry in CATALOGUE]
+    assert len(set(ids)) == len(ids)
+    for entry in CATALOGUE:
+        assert find(entry.hub_id) is entry
+        assert find(entry.hub_id.lower()) is entry
+        assert find(entry.hub_id.removeprefix("Qwen/")) is entry
+
+
+def test_this_version_runs_bf16_of_qwen2_vl_and_dense_qwen3_vl() -> None:
+    runs = {entry.hub_id for entry in CATALOGUE if entry.runs}
+    assert "Qwen/Qwen2-VL-7B-Instruct" in runs
+    assert "Qwen/Qwen3-VL-4B-Thinking" in runs
+    assert not any(
+        word in name for name in runs for word in ("2.5", "AWQ", "GPTQ", "FP8", "A3B", "A22B")
+    )
+    assert len(runs) == 3 * 2 + 4 * 2
+
+
+def test_bf16_sizes_are_two_bytes_a_parameter() -> None:
+    for entry in CATALOGUE:
+        if not any(word in entry.hub_id for word in ("AWQ", "Int4", "Int8", "FP8")):
+            assert abs(entry.weights_gib - 2 * entry.parameters / 2**30) < 0.1
+
+
+def test_licences_that_restrict_commercial_use_are_marked() -> None:
+    commercial = {entry.hub_id: entry.commercial for entry in CATALOGUE}
+    assert commercial["Qwen/Qwen2.5-VL-3B-Instruct"] == "no"
+    assert commercial["Qwen/Qwen2-VL-72B-Instruct"] == "conditional"
+    assert commercial["Qwen/Qwen3-VL-235B-A22B-Thinking"] == "yes"
+
+
+def test_the_8b_that_people_type_is_the_7b() -> None:
+    assert find("Qwen/Qwen2-VL-8B-Instruct") is find("Qwen/Qwen2-VL-7B-Instruct")
+
+
+def test_an_unknown_name_is_not_found() -> None:
+    assert find("Qwen/Qwen9-VL") is None
+    assert find("other/Qwen2-VL-7B-Instruct") is None

@@ -1,0 +1,170 @@
+"""One prompt through transformers and through our own code: what the parity tests compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qvl.engine.engine import Engine, banned_ids
+from qvl.engine.request import EngineImage, EngineRequest, Finished, SamplingParams, Token
+from qvl.loading.model import LoadedModel
+from qvl.models.attention import PackedCausal
+from qvl.models.batch import ForwardBatch
+from qvl.processing.prompt import Prompt, build_prompt
+from qvl.types import Message
+
+NAMES = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """vision: [V, D], the rows and then every deepstack level; logits_tv: [T, vocab]."""
+
+    vision: tuple[Tensor, ...]
+    logits_tv: Tensor
+
+
+def prompt_of(loaded: LoadedModel, messages: Sequence[Message]) -> Prompt:
+    return build_prompt(
+        messages,
+        tokenizer=loaded.tokenizer,
+        rules=loaded.rules,
+        generation=loaded.config.generation,
+        image_token_id=loaded.config.image_token_id,
+    )
+
+
+def rows_of(prompt: Prompt) -> Tensor:
+    return torch.cat([torch.from_numpy(image.patches.rows) for image in prompt.images])
+
+
+# ---- ours --------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def ours(loaded: LoadedModel, prompt: Prompt) -> Computed:
+    """Without the engine and its cache: the whole prompt in one pass."""
+    features = loaded.model.encode_images(
+        rows_of(prompt), [image.patches.grid for image in prompt.images]
+    )
+    places = [torch.arange(i.start, i.start + i.tokens) for i in prompt.images]
+    tokens = len(prompt.ids)
+    logits_tv = loaded.model(
+        ForwardBatch(
+            ids_t=torch.from_numpy(prompt.ids),
+            positions_3t=torch.from_numpy(prompt.positions),
+            attend=PackedCausal([0, tokens]),
+            wanted_b=torch.arange(tokens),
+            vision=features,
+            vision_at_v=torch.cat(places),
+        )
+    )
+    return Computed((features.rows_vd, *features.deepstack_vd), logits_tv)
+
+
+def our_greedy(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    new_tokens: int,
+    token_budget: int,
+    stop_ids: frozenset[int] = frozenset(),
+) -> list[list[int]]:
+    """Through the engine, all prompts at once, in parts of at most `token_budget` tokens."""
+    engine = Engine(
+        loaded.model,
+        token_bytes=loaded.tokenizer.token_bytes,
+        vocab_size=loaded.tokenizer.vocab_size,
+        token_budget=token_budget,
+    )
+    params = SamplingParams(
+        max_new_tokens=new_tokens, seed=0, temperature=0.0, stop_ids=stop_ids
+    )
+    for number, prompt in enumerate(prompts):
+        engine.add(
+            EngineRequest(
+                id=str(number),
+                ids=prompt.ids,
+                positions=prompt.positions,
+                next_position=prompt.next_position,
+                params=params,
+                images=tuple(
+                    EngineImage(
+                        rows=i.patches.rows, grid=i.patches.grid, start=i.start, tokens=i.tokens
+                    )
+                    for i in prompt.images
+                ),
+            )
+        )
+    generated: list[list[int]] = [[] for _ in prompts]
+    while not engine.idle:
+        for event in engine.step():
+            if isinstance(event, Token):
+                generated[int(event.request_id)].append(event.token_id)
+            elif isinstance(event, Finished) and event.error is not None:
+                raise event.error
+    return generated
+
+
+# ---- transformers ------------------------------------------------------------------------------
+
+
+def load_theirs(folder: Path, generation: str) -> Any:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    kind = getattr(transformers, f"{NAMES[generation]}ForConditionalGeneration")
+    return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+
+
+def their_inputs(loaded: LoadedModel, prompt: Prompt) -> dict[str, Tensor]:
+    ids = torch.from_numpy(prompt.ids)[None]
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": rows_of(prompt),
+        "image_grid_thw": torch.tensor([image.patches.grid for image in prompt.images]),
+        "mm_token_type_ids": (ids == loaded.config.image_token_id).long(),
+    }
+
+
+@torch.inference_mode()
+def theirs(model: Any, inputs: dict[str, Tensor]) -> Computed:
+    features = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+    levels = getattr(features, "deepstack_features", None) or []
+    vision = tuple(torch.cat(list(rows)) for rows in (features.pooler_output, *levels))
+    return Computed(vision, model(**inputs, use_cache=False).logits[0])
+
+
+@torch.inference_mode()
+def their_greedy(
+    model: Any,
+    inputs: dict[str, Tensor],
+    loaded: LoadedModel,
+    *,
+    new_tokens: int,
+    stop_ids: frozenset[int] = frozenset(),
+) -> tuple[list[int], float]:
+    """The tokens, and the smallest lead of a chosen token's logit over the next best one.
+
+    Ids that our engine never generates are forbidden here too.
+    """
+    from transformers import GenerationConfig
+
+    never = banned_ids(loaded.config, loaded.tokenizer.vocab_size).nonzero().flatten().tolist()
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        suppress_tokens=never,
+        eos_token_id=sorted(stop_ids) or None,
+        pad_token_id=0,
+    )
+    out = model.generate(**inputs, output_scores=True, return_dict_in_generate=True)
+    best = torch.cat(out.scores).topk(2).values
+    prompt_tokens = inputs["input_ids"].shape[1]
+    return out.sequences[0, prompt_tokens:].tolist(), (best[:, 0] - best[:, 1]).min().item()

@@ -1,0 +1,415 @@
+"""Prompts: the published template's ids, whatever people type; the family's positions; pictures once."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+from tokenizers import Tokenizer as Library
+
+from data.published_template import render_published
+from data.rope_check import mrope_positions as plain_positions
+from data.tiny_tokenizer import ADDED, write_tiny_tokenizer
+from qvl.errors import ConfigError, InvalidParamError
+from qvl.processing.image import Picture, read_image
+from qvl.processing.patches import PixelRules, to_patches
+from qvl.processing.prompt import VisionSpan, build_prompt, mrope_positions, span_positions
+from qvl.processing.tokenizer import Tokenizer
+from qvl.types import Image, Message
+
+GENERATIONS = ("qwen2_vl", "qwen3_vl")
+RULES = {
+    generation: PixelRules(
+        patch_px=patch_px,
+        merge=2,
+        temporal_patch=2,
+        min_px=(2 * patch_px) ** 2,
+        max_px=200 * (2 * patch_px) ** 2,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+    for generation, patch_px in (("qwen2_vl", 14), ("qwen3_vl", 16))
+}
+# the sizes are multiples of 28 and of 32, so that no resizing is needed
+CAT = Image(b"224x448 cat", "cat.png")
+DOG = Image(b"448x224 dog", "dog.png")
+TINY = Image(b"224x224 tiny", "tiny.png")
+
+
+def read(image):
+    """Noise of the size that the "file" names."""
+    width, height = (int(side) for side in re.findall(rb"\d+", image.source)[:2])
+    noise = np.random.default_rng(len(image.source)).integers(0, 256, (height, width, 3), np.uint8)
+    return Picture(noise, hashlib.sha256(image.source).hexdigest(), image.name, ())
+
+
+def system(*parts):
+    return Message("system", Message.user(*parts).content)
+
+
+def assistant(*parts):
+    return Message("assistant", Message.user(*parts).content)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return Tokenizer.from_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def library(folder):
+    return Library.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(params=GENERATIONS)
+def generation(request):
+    return request.param
+
+
+@pytest.fixture
+def build(tokenizer, generation):
+    def build(messages, **changes):
+        options: dict[str, Any] = {
+            "tokenizer": tokenizer,
+            "rules": RULES[generation],
+            "generation": generation,
+            "image_token_id": tokenizer.encode_control("<|image_pad|>"),
+            "read": read,
+        }
+        return build_prompt(messages, **(options | changes))
+
+    return build
+
+
+def tokenised_as_one_text(messages, generation, library, tokens):
+    """The ids of the published template's text, each pad repeated as often as its picture needs."""
+    text = render_published(messages, generation)
+    for count in tokens:
+        text = text.replace("<|image_pad|>", "<|pad to be|>" * count, 1)
+    return library.encode(text.replace("<|pad to be|>", "<|image_pad|>")).ids
+
+
+CODE = 'def f(x):\n    return {"a": [x, 1]}\n\n\nprint(f(2))  # ok\n'
+OPENINGS = [
+    "\n",
+    "\n\n\ntext",
+    "\r\ntext",
+    " text",
+    "   text",
+    "\ttext",
+    "...",
+    "?!",
+    ":",
+    "\u0301a",
+]
+CONVERSATIONS = [
+    [Message.user("What is in the picture?")],
+    [Message.user(CAT, "What is in the picture?")],
+    [Message.user("What is in the picture?", CAT)],
+    [Message.user(CAT)],
+    [Message.user(CAT, DOG, "Compare them.")],
+    [Message.user("First: ", CAT, " second: ", DOG, " and third:", TINY, ".")],
+    [Message.user(CAT, CAT, CAT)],
+    [Message.user("One part, ", "another", "\n", "\nand", " more")],
+    [system("You are brief."), Message.user(CAT, "Что здесь изображено?")],
+    [system("\n\nТы краток.\n"), Message.user("Привет!\n")],
+    [system(""), Message.user("a")],
+    [system("Be brief. ", "Be kind."), Message.user("a"), assistant("b"), Message.user("c")],
+    [Message.user(CAT, "Сколько чашек?"), assistant("Две чашки."), Message.user("А цвет?")],
+    [Message.user(CAT, "几个杯子？"), assistant("\n两个。\n"), Message.user("\n什么颜色？", DOG)],
+    [Message.user("Съешь ещё этих мягких французских булок, да выпей чаю…")],
+    [Message.user("请描述这张图片。", CAT, "你好，世界！")],
+    [Message.user("🙂👍🏽", CAT, "❤️🇷🇺", DOG, "🙂")],
+    [Message.user("🙂"), assistant("😀\n😀"), Message.user("  ")],
+    [Message.user(CODE)],
+    [Message.user(CODE, CAT, CODE), assistant("```python\n" + CODE + "```\n"), Message.user("\n")],
+    [Message.user('{"bbox_2d": [1, 20, 300, 400]}', CAT, "<ref>cup</ref> a < b > c | d |> <| e")],
+    [Message.user("")],
+    [Message.user()],
+    [Message.user("", CAT, "", "\n", "")],
+    [Message.user("\n", CAT, "\n", DOG, "\n\n")],
+    [assistant("Hello, I am here.\n"), Message.user("Hi")],
+    [Message.user("a"), Message.user("b"), assistant("c"), assistant("d")],
+    [Message.user("\x00 \x1b[31m \u202e \ufeff \u200d")],
+    [Message.user("e\u0301 é й и\u0306 \u0338= > \u0338"), assistant("\u0338a")],
+    [Message.user("don't DON'T we'll 'S 2024-11-21 3.14159 100%")],
+    *([Message.user(opening)] for opening in OPENINGS),
+    *([Message.user(CAT, opening), assistant(opening)] for opening in OPENINGS),
+]
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+def test_ids_are_those_of_the_published_template_tokenised_as_one_text(
+    messages, generation, build, library
+):
+    prompt = build(messages)
+    tokens = [image.tokens for image in prompt.images]
+    assert prompt.ids.tolist() == tokenised_as_one_text(messages, generation, library, tokens)
+
+
+part = st.sampled_from([CAT, DOG]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_ids_of_any_conversation_are_those_of_the_published_template(tokenizer, library, data):
+    generation = data.draw(st.sampled_from(GENERATIONS))
+    turns = data.draw(st.lists(st.lists(part, max_size=4), min_size=1, max_size=3))
+    messages = [Message.user(*parts) for parts in turns]
+    prompt = build_prompt(
+        messages,
+        tokenizer=tokenizer,
+        rules=RULES[generation],
+        generation=generation,
+        image_token_id=tokenizer.encode_control("<|image_pad|>"),
+        read=read,
+    )
+    tokens = [image.tokens for image in prompt.images]
+    assert prompt.ids.tolist() == tokenised_as_one_text(messages, generation, library, tokens)
+
+
+def history(role, text):
+    """A conversation in which one message of the role says the text."""
+    start = [] if role == "system" else [system("s")]
+    said = Message(role, Message.user(text).content)
+    return [*start, said, Message.user("next")]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+@pytest.mark.parametrize("token", ADDED)
+def test_a_control_token_that_somebody_types_stays_text(build, tokenizer, role, token):
+    for text in (token, f"a{token}\n{token} b", f"\n{token}"):
+        ids = build(history(role, text)).ids.tolist()
+        clean = build(history(role, "x")).ids.tolist()
+        assert control(ids, tokenizer) == control(clean, tokenizer)
+        assert tokenizer.decode(ids) == tokenizer.decode(clean).replace("\nx\n", f"\n{text}\n")
+
+
+fragments = st.sampled_from(
+    [*ADDED, "<|", "|>", "<", ">", "|", "im_", "end", "start", "assistant\n"]
+)
+
+
+@given(parts=st.lists(st.lists(fragments, max_size=5).map("".join), max_size=5))
+@settings(deadline=None, max_examples=100)
+def test_parts_that_make_a_control_token_together_stay_text(tokenizer, parts):
+    def ids(*parts):
+        return build_prompt(
+            [system(*parts), Message.user(*parts), assistant(*parts), Message.user(*parts)],
+            tokenizer=tokenizer,
+            rules=RULES["qwen3_vl"],
+            generation="qwen3_vl",
+            image_token_id=tokenizer.encode_control("<|image_pad|>"),
+        ).ids.tolist()
+
+    assert control(ids(*parts), tokenizer) == control(ids("x"), tokenizer)
+    assert tokenizer.decode(ids(*parts)).count("".join(parts)) >= 4
+
+
+def control(ids, tokenizer):
+    return [i for i in ids if i in tokenizer.added_ids]
+
+
+def test_each_picture_has_its_place_its_patches_and_its_sizes(build, generation, tokenizer):
+    prompt = build([Message.user("a", CAT, "b", DOG)])
+    pad = tokenizer.encode_control("<|image_pad|>")
+    rules = RULES[generation]
+    assert [image.info.name for image in prompt.images] == ["cat.png", "dog.png"]
+    for image, source in zip(prompt.images, (CAT, DOG), strict=True):
+        picture = read(source)
+        height, width = picture.pixels.shape[:2]
+        assert image.tokens == height * width // (rules.patch_px * rules.merge) ** 2
+        assert prompt.ids[image.start : image.start + image.tokens].tolist() == [pad] * image.tokens
+        around = prompt.ids[[image.start - 1, image.start + image.tokens]].tolist()
+        assert around == [tokenizer.encode_control(f"<|vision_{end}|>") for end in ("start", "end")]
+        assert np.array_equal(image.patches.rows, to_patches(picture.pixels, rules).rows)
+        info = image.info
+        assert (info.width_px, info.height_px) == (width, height)
+        assert (info.resized_width_px, info.resized_height_px) == (width, height)
+        assert (info.tokens, info.sha256, info.notes) == (image.tokens, picture.sha256, ())
+    assert (prompt.ids == pad).sum() == sum(image.tokens for image in prompt.images)
+
+
+def test_a_picture_that_is_resized_says_so(build, generation):
+    (image,) = build([Message.user(Image(b"300x500"))]).images
+    info = image.info
+    side_px = 2 * RULES[generation].patch_px
+    assert (info.width_px, info.height_px) == (300, 500)
+    assert info.resized_width_px % side_px == info.resized_height_px % side_px == 0
+    assert info.resized_width_px * info.resized_height_px == info.tokens * side_px**2
+    size = f"{info.resized_width_px}x{info.resized_height_px}"
+    assert info.notes == (f"resized from 300x500 to {size} px",)
+    assert image.sha256 == f"{info.sha256}:{size}"
+
+
+def test_notes_of_reading_come_first(build):
+    def noted(image):
+        picture = read(image)
+        return Picture(picture.pixels, picture.sha256, picture.name, ("turned upright",))
+
+    (image,) = build([Message.user(Image(b"300x500"))], read=noted).images
+    assert image.info.notes[0] == "turned upright"
+    assert len(image.info.notes) == 2
+
+
+def test_equal_pictures_are_read_and_cut_once(build, tmp_path):
+    reads = []
+
+    def counting(image):
+        reads.append(image.name)
+        source = image.source if isinstance(image.source, bytes) else image.source.read_bytes()
+        return read(Image(source, image.name))
+
+    same = Image(bytes(bytearray(b"224x448 cat")), "copy.png")
+    file = tmp_path / "file.png"
+    file.write_bytes(CAT.source)
+    messages = [Message.user(CAT, same, DOG), assistant("ok"), Message.user(Image.open(file), CAT)]
+    images = build(messages, read=counting).images
+    assert reads == ["cat.png", "dog.png", str(file)]
+    names = [image.info.name for image in images]
+    assert names == ["cat.png", "copy.png", "dog.png", str(file), "cat.png"]
+    cats = [images[i] for i in (0, 1, 3, 4)]
+    assert len({id(image.patches) for image in cats}) == 1
+    assert len({image.sha256 for image in cats}) == 1
+    assert len({image.sha256 for image in images}) == 2
+
+
+def test_the_key_of_a_picture_tells_sizes_apart(build, generation):
+    """Same bytes, another resized size: other features."""
+    small = PixelRules(
+        patch_px=RULES[generation].patch_px,
+        merge=2,
+        temporal_patch=2,
+        min_px=1024,
+        max_px=8 * 32 * 32,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+    (large_one,) = build([Message.user(CAT)]).images
+    (small_one,) = build([Message.user(CAT)], rules=small).images
+    assert large_one.info.sha256 == small_one.info.sha256
+    assert large_one.sha256 != small_one.sha256
+
+
+def test_a_picture_file_is_read_by_default(build, tmp_path):
+    file = tmp_path / "red.png"
+    PillowImage.new("RGB", (224, 448), "red").save(file)
+    (image,) = build([Message.user(Image.open(file))], read=read_image).images
+    assert (image.info.width_px, image.info.height_px) == (224, 448)
+    assert image.info.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert image.info.name == str(file)
+    assert inspect.signature(build_prompt).parameters["read"].default is read_image
+
+
+def test_a_conversation_that_is_refused_reads_no_picture(build):
+    def never(image):
+        raise AssertionError(image.name)
+
+    for messages in ([Message.user(CAT, "\ud800")], [Message.user(CAT), Message("tool", ())]):
+        with pytest.raises(InvalidParamError):
+            build(messages, read=never)
+
+
+def test_a_tokenizer_that_disagrees_with_the_config_is_refused(build):
+    with pytest.raises(ConfigError, match="image token 5") as caught:
+        build([Message.user(CAT)], image_token_id=5)
+    assert caught.value.hint
+
+
+def test_arrays_are_int64_and_of_one_length(build):
+    prompt = build([Message.user(CAT, "a")])
+    assert prompt.ids.dtype == prompt.positions.dtype == np.int64
+    assert prompt.positions.shape == (3, len(prompt.ids))
+
+
+PAD, OTHER = 9, 1
+text_run = st.tuples(st.just("text"), st.integers(1, 8))
+sides = st.integers(1, 9).map(lambda merged: 2 * merged)
+picture_run = st.tuples(st.just("span"), st.tuples(st.just(1), sides, sides))
+long_run = st.tuples(st.just("span"), st.tuples(st.integers(1, 12), sides, sides))
+
+
+def merged(grid):
+    time, height, width = grid
+    return time, height // 2, width // 2
+
+
+def tokens_of(item):
+    kind, size = item
+    return size if kind == "text" else int(np.prod(merged(size)))
+
+
+@given(st.lists(st.tuples(text_run, picture_run), max_size=4), st.lists(text_run, max_size=1))
+@settings(deadline=None)
+def test_positions_are_those_of_the_plain_rule(pairs, ending):
+    layout = [item for pair in pairs for item in pair] + ending
+    ids = [i for item in layout for i in [OTHER if item[0] == "text" else PAD] * tokens_of(item)]
+    grids = [size for kind, size in layout if kind == "span"]
+    positions, following = mrope_positions(
+        np.array(ids, np.int64), image_token_id=PAD, grids=grids, merge=2
+    )
+    wanted, wanted_following = plain_positions(layout)
+    assert np.array_equal(positions, wanted)
+    assert following == wanted_following
+
+
+@given(st.lists(text_run | long_run, max_size=8))
+@settings(deadline=None)
+def test_spans_longer_than_wide_and_spans_side_by_side_follow_the_rule_too(layout):
+    spans, at = [], 0
+    for item in layout:
+        if item[0] == "span":
+            spans.append(VisionSpan(at, merged(item[1])))
+        at += tokens_of(item)
+    positions, following = span_positions(at, spans)
+    wanted, wanted_following = plain_positions(layout)
+    assert np.array_equal(positions, wanted)
+    assert following == wanted_following
+
+
+def test_positions_of_one_picture_between_texts():
+    """Counted by hand: 4 x 6 patches are 2 x 3 tokens."""
+    ids = np.array([OTHER] * 3 + [PAD] * 6 + [OTHER] * 2)
+    positions, following = mrope_positions(ids, image_token_id=PAD, grids=[(1, 4, 6)], merge=2)
+    assert positions.tolist() == [
+        [0, 1, 2, 3, 3, 3, 3, 3, 3, 6, 7],
+        [0, 1, 2, 3, 3, 3, 4, 4, 4, 6, 7],
+        [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7],
+    ]
+    assert following == 8
+
+
+def test_a_prompt_goes_on_after_its_largest_position(build):
+    prompt = build([Message.user(CAT, "a", DOG)])
+    assert prompt.next_position == prompt.positions.max() + 1
+    assert prompt.next_position < len(prompt.ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "grids"),
+    [
+        ([OTHER, PAD], []),
+        ([OTHER], [(1, 2, 2)]),
+        ([PAD, PAD, PAD], [(1, 2, 4)]),
+        ([PAD, OTHER, PAD], [(1, 2, 4)]),
+        ([PAD], [(1, 2, 4)]),
+        ([PAD], [(1, 2, 2), (1, 2, 2)]),
+        ([PAD, PAD], [(1, 2, 2)]),
+        ([PAD, PAD], [(1, 2, 5)]),
+    ],
+)
+def test_image_tokens_that_are_not_those_of_the_grids_are_refused(ids, grids):
+    with pytest.raises(InvalidParamError):
+        mrope_positions(np.array(ids), image_token_id=PAD, grids=grids, merge=2)

@@ -1,0 +1,169 @@
+"""Ours equals transformers on the same random checkpoint: pixels, vision, logits, greedy tokens."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+
+import oracle
+import tiny
+from qvl.loading.model import load_model
+from qvl.types import Image, Message, Text
+
+VISION_TOLERANCE = 1e-4
+LOGITS_TOLERANCE = 1e-3
+NEW_TOKENS = 64
+
+# name -> generation, naming, changes of the configuration in tests/tiny.py
+Case = tuple[str, str, dict[str, Any]]
+CASES: dict[str, Case] = {
+    "qwen2-untied-gqa2": ("qwen2_vl", "hub", {}),
+    "qwen2-tied-gqa4-deeper": (
+        "qwen2_vl",
+        "newer",
+        {
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 4,
+            "vision": {"depth": 5, "embed_dim": 64, "num_heads": 4, "mlp_ratio": 2},
+        },
+    ),
+    "qwen2-no-gqa-published-mrope": (
+        "qwen2_vl",
+        "hub",
+        {
+            "hidden_size": 256,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "num_hidden_layers": 2,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+            "vision": {"depth": 2, "hidden_size": 256},
+        },
+    ),
+    "qwen3-untied-gqa2": ("qwen3_vl", "newer", {}),
+    "qwen3-tied-gqa4-three-deepstack-levels": (
+        "qwen3_vl",
+        "hub",
+        {
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 4,
+            "vision": {
+                "depth": 6,
+                "hidden_size": 64,
+                "num_heads": 4,
+                "num_position_embeddings": 2304,
+                "deepstack_visual_indexes": [0, 3, 5],
+            },
+        },
+    ),
+    "qwen3-no-gqa-published-mrope": (
+        "qwen3_vl",
+        "hub",
+        {
+            "head_dim": 128,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "num_hidden_layers": 2,
+            "rope_scaling": {
+                "mrope_interleaved": True,
+                "mrope_section": [24, 20, 20],
+                "rope_type": "default",
+            },
+            "vision": {"depth": 2, "deepstack_visual_indexes": [1]},
+        },
+    ),
+}
+
+
+def picture(width_px: int, height_px: int, *, seed: int) -> Image:
+    """Noise over a gradient, so that every patch and every place differs."""
+    noise = np.random.default_rng(seed).integers(0, 128, (height_px, width_px, 3))
+    ramp = np.linspace(0, 127, width_px)[None, :, None] * [1.0, 0.5, 0.0]
+    ramp = ramp + np.linspace(0, 127, height_px)[:, None, None] * [0.0, 0.5, 1.0]
+    file = io.BytesIO()
+    PILImage.fromarray((noise + ramp).astype(np.uint8)).save(file, "png")
+    return Image(file.getvalue(), f"{width_px}x{height_px}")
+
+
+def pil(image: Image) -> PILImage.Image:
+    assert isinstance(image.source, bytes)
+    return PILImage.open(io.BytesIO(image.source))
+
+
+ONE = (picture(224, 96, seed=1),)
+SEVERAL = (  # none square: wide, made larger, made smaller
+    picture(300, 80, seed=2),
+    picture(33, 51, seed=3),
+    picture(600, 900, seed=4),
+)
+CONVERSATIONS: tuple[tuple[tuple[Image, ...], tuple[Message, ...]], ...] = (
+    (ONE, (Message.user(*ONE, "Describe the picture. Опиши. 描述"),)),
+    (
+        SEVERAL,
+        (
+            Message("system", (Text("You compare pictures."),)),
+            Message.user("The first: ", SEVERAL[0], " the second:", SEVERAL[1], "Alike?"),
+            Message("assistant", (Text("No, they are not."),)),
+            Message.user(SEVERAL[2], "And this one?\n"),
+        ),
+    ),
+)
+
+
+def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ours_equals_transformers(
+    case: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Tokens come from the engine, both conversations at once and in parts of 64 tokens."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    generation, naming, changes = CASES[case]
+    tiny.save_tiny(tmp_path, generation, naming=naming, **changes)  # type: ignore[arg-type]
+    loaded = load_model(tmp_path, dtype="fp32")
+    reference = oracle.load_theirs(tmp_path, generation)
+    processor = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
+    prompts = [oracle.prompt_of(loaded, messages) for _, messages in CONVERSATIONS]
+    generated = oracle.our_greedy(loaded, prompts, new_tokens=NEW_TOKENS, token_budget=64)
+
+    measured = {"vision": 0.0, "logits": 0.0, "spread": math.inf, "lead": math.inf}
+    for (pictures, _), prompt, tokens in zip(CONVERSATIONS, prompts, generated, strict=True):
+        pixels = processor([pil(image) for image in pictures], return_tensors="np")
+        grids = [image.patches.grid for image in prompt.images]
+        assert np.array_equal(grids, pixels["image_grid_thw"])
+        assert np.array_equal(oracle.rows_of(prompt).numpy(), pixels["pixel_values"])
+
+        inputs = oracle.their_inputs(loaded, prompt)
+        expected, found = oracle.theirs(reference, inputs), oracle.ours(loaded, prompt)
+        assert len(found.vision) == 1 + len(loaded.config.vision.deepstack_after)
+        for ours_vd, theirs_vd in zip(found.vision, expected.vision, strict=True):
+            measured["vision"] = max(measured["vision"], largest_difference(ours_vd, theirs_vd))
+        assert measured["vision"] <= VISION_TOLERANCE
+        logits = largest_difference(found.logits_tv, expected.logits_tv)
+        measured["logits"] = max(measured["logits"], logits)
+        assert measured["logits"] <= LOGITS_TOLERANCE
+        # logits that are nearly equal would make the tolerance say nothing
+        measured["spread"] = min(measured["spread"], expected.logits_tv.std(1).min().item())
+        assert measured["spread"] > 100 * LOGITS_TOLERANCE
+
+        same, lead = oracle.their_greedy(reference, inputs, loaded, new_tokens=NEW_TOKENS)
+        assert tokens == same
+        assert len(tokens) == NEW_TOKENS
+        measured["lead"] = min(measured["lead"], lead)
+
+    for name, value in measured.items():
+        record_property(name, value)
+    print(f"\n{case}: " + ", ".join(f"{name} {value:.2e}" for name, value in measured.items()))  # noqa: T201
