@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
 from qvl.engine.engine import Engine, banned_ids
@@ -16,9 +19,14 @@ from qvl.loading.model import LoadedModel
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.processing.prompt import Prompt, build_prompt
-from qvl.types import Message
+from qvl.types import Image, Message
 
 NAMES = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return (a - b).abs().max().item()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,16 @@ class Computed:
 
     vision: tuple[Tensor, ...]
     logits_tv: Tensor
+
+
+def picture(width_px: int, height_px: int, *, seed: int) -> Image:
+    """Noise over a gradient, so that every patch and every place differs."""
+    noise = np.random.default_rng(seed).integers(0, 128, (height_px, width_px, 3))
+    ramp = np.linspace(0, 127, width_px)[None, :, None] * [1.0, 0.5, 0.0]
+    ramp = ramp + np.linspace(0, 127, height_px)[:, None, None] * [0.0, 0.5, 1.0]
+    file = io.BytesIO()
+    PILImage.fromarray((noise + ramp).astype(np.uint8)).save(file, "png")
+    return Image(file.getvalue(), f"{width_px}x{height_px}")
 
 
 def prompt_of(loaded: LoadedModel, messages: Sequence[Message]) -> Prompt:
@@ -82,9 +100,7 @@ def our_greedy(
         vocab_size=loaded.tokenizer.vocab_size,
         token_budget=token_budget,
     )
-    params = SamplingParams(
-        max_new_tokens=new_tokens, seed=0, temperature=0.0, stop_ids=stop_ids
-    )
+    params = SamplingParams(max_new_tokens=new_tokens, seed=0, temperature=0.0, stop_ids=stop_ids)
     for number, prompt in enumerate(prompts):
         engine.add(
             EngineRequest(
@@ -111,6 +127,11 @@ def our_greedy(
     return generated
 
 
+def never_generated(loaded: LoadedModel) -> list[int]:
+    """The ids that our engine forbids itself."""
+    return banned_ids(loaded.config, loaded.tokenizer.vocab_size).nonzero().flatten().tolist()
+
+
 # ---- transformers ------------------------------------------------------------------------------
 
 
@@ -122,14 +143,14 @@ def load_theirs(folder: Path, generation: str) -> Any:
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
 
-def their_inputs(loaded: LoadedModel, prompt: Prompt) -> dict[str, Tensor]:
+def their_inputs(prompt: Prompt, image_token_id: int) -> dict[str, Tensor]:
     ids = torch.from_numpy(prompt.ids)[None]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values": rows_of(prompt),
         "image_grid_thw": torch.tensor([image.patches.grid for image in prompt.images]),
-        "mm_token_type_ids": (ids == loaded.config.image_token_id).long(),
+        "mm_token_type_ids": (ids == image_token_id).long(),
     }
 
 
@@ -145,22 +166,18 @@ def theirs(model: Any, inputs: dict[str, Tensor]) -> Computed:
 def their_greedy(
     model: Any,
     inputs: dict[str, Tensor],
-    loaded: LoadedModel,
     *,
     new_tokens: int,
+    never: Sequence[int],
     stop_ids: frozenset[int] = frozenset(),
 ) -> tuple[list[int], float]:
-    """The tokens, and the smallest lead of a chosen token's logit over the next best one.
-
-    Ids that our engine never generates are forbidden here too.
-    """
+    """The tokens, and the smallest lead of a chosen token's logit over the next best one."""
     from transformers import GenerationConfig
 
-    never = banned_ids(loaded.config, loaded.tokenizer.vocab_size).nonzero().flatten().tolist()
     model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=new_tokens,
-        suppress_tokens=never,
+        suppress_tokens=list(never),
         eos_token_id=sorted(stop_ids) or None,
         pad_token_id=0,
     )

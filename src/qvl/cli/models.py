@@ -75,9 +75,8 @@ def facts_about(name: str) -> dict[str, object]:
     refuse_later(name)
     entry = find(name)
     if name != EMBEDDED and entry is not None:
-        facts = {"id": entry.hub_id, **asdict(entry), "runs_here": verdict(entry, available_gib())}
-        del facts["hub_id"]
-        return facts
+        rest = {key: value for key, value in asdict(entry).items() if key != "hub_id"}
+        return {"id": entry.hub_id, **rest, "runs_here": verdict(entry, available_gib())}
     folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
     if not folder.is_dir():
         raise UnknownModelError(
@@ -92,7 +91,7 @@ def facts_about(name: str) -> dict[str, object]:
 
     config = parse_config(folder)
     size_bytes = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-    facts = {
+    facts: dict[str, object] = {
         "id": name,
         "generation": config.generation,
         "weights_mib": round(size_bytes / 2**20, 1),

@@ -35,6 +35,7 @@ from qvl.training.phrases import (
     relation_question,
 )
 from qvl.training.scenes import SCENE_KINDS, Scene, Split, Thing, draw
+from qvl.training.vocabulary import token_id
 
 PATCH_PX, MERGE = 16, 2
 RULES = PixelRules(
@@ -65,7 +66,8 @@ class Batch:
     """T packed tokens about B pictures of one size.
 
     rows [S, C] patch rows; ids [T], positions [3, T]; branch [T] (0 the beginning, then 1, 2, ...);
-    targets [T], the next token where it is part of an answer, else -100; lengths of the B rows.
+    targets [T], the next token where it is part of an answer, else -100, and what it counts in the
+    loss; lengths of the B rows.
     """
 
     rows: Tensor
@@ -74,6 +76,7 @@ class Batch:
     positions: Tensor
     branch: Tensor
     targets: Tensor
+    weights: Tensor
     vision_at: Tensor
     lengths: tuple[int, ...]
 
@@ -178,7 +181,7 @@ class Packer:
 
     def __init__(self, tokenizer: Tokenizer, *, seed: int, pictures: int) -> None:
         self.tokenizer, self.seed, self.pictures = tokenizer, seed, pictures
-        self.image_pad = tokenizer.token_to_id("<|image_pad|>")
+        self.image_pad = token_id(tokenizer, "<|image_pad|>")
         self.end = tokenizer.encode("<|im_end|>").ids
 
     def encode(self, text: str) -> list[int]:
@@ -210,7 +213,7 @@ class Packer:
             [np.tile(np.arange(start), (3, 1)), cells, np.full((3, 1), after)], axis=1
         )
         lines = [self.row(beginning, place, after + 1, questions) for questions in asked]
-        ids, positions, branch, targets = zip(*lines, strict=True)
+        ids, positions, branch, targets, weights = zip(*lines, strict=True)
         lengths = tuple(map(len, ids))
         starts = np.cumsum((0, *lengths[:-1])) + start
         at = np.arange(gh * gw)[None] + starts[:, None]
@@ -221,14 +224,16 @@ class Packer:
             positions=torch.from_numpy(np.concatenate(positions, axis=1)),
             branch=torch.tensor([i for row in branch for i in row]),
             targets=torch.tensor([i for row in targets for i in row]),
+            weights=torch.tensor([w for row in weights for w in row]),
             vision_at=torch.from_numpy(at.reshape(-1)),
             lengths=lengths,
         )
 
     def row(
         self, beginning: list[int], place: np.ndarray, following: int, asked: list[Asked]
-    ) -> tuple[list[int], np.ndarray, list[int], list[int]]:
+    ) -> tuple[list[int], np.ndarray, list[int], list[int], list[float]]:
         ids, branch, targets = list(beginning), [0] * len(beginning), [IGNORE] * len(beginning)
+        weights = [0.0] * len(beginning)
         positions = [place]
         for number, item in enumerate(asked, start=1):
             question = self.encode(f"{item.question}<|im_end|>\n<|im_start|>assistant\n")
@@ -236,9 +241,11 @@ class Packer:
             ids += question + answer
             branch += [number] * (len(question) + len(answer))
             targets += [IGNORE] * (len(question) - 1) + answer + [IGNORE]
+            # else the digits of boxes, thirty tokens an answer, outweigh names of one or two
+            weights += [len(answer) ** -0.5] * (len(question) + len(answer))
             run = following + np.arange(len(question) + len(answer))
             positions.append(np.tile(run, (3, 1)))
-        return ids, np.concatenate(positions, axis=1), branch, targets
+        return ids, np.concatenate(positions, axis=1), branch, targets, weights
 
 
 def scored_scenes(kind: str, split: Split, count: int, seed: int) -> list[Scene]:
@@ -246,8 +253,5 @@ def scored_scenes(kind: str, split: Split, count: int, seed: int) -> list[Scene]
     rng = random.Random(f"scored/{kind}/{split}/{seed}")
     on = [k for k in SCENE_KINDS if k in SCORED_ON[kind]]
     sizes = [(rng.choice(SIDES), rng.choice(SIDES)) for _ in range(count)]
-    if kind == "count":  # 1 to 6 alike: one in six is a single
-        weights = [1 if k == "single" else 5 for k in on]
-    else:
-        weights = [1] * len(on)
+    weights = [5 if k == "copies" else 1 for k in on]  # counts 1 to 6 alike: one in six is a single
     return [draw(split, rng, size=s, kind=rng.choices(on, weights)[0]) for s in sizes]

@@ -63,7 +63,7 @@ class Branches:
 
 
 def loss_of(model: QwenVL, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the answers' tokens (nats), and how many of them argmax gets right."""
+    """Weighted mean cross-entropy of the answers' tokens (nats), and the share argmax gets right."""
     wanted = (batch.targets >= 0).nonzero().flatten()
     vision = model.encode_images(batch.rows, [batch.grid] * len(batch.lengths))
     forward = ForwardBatch(
@@ -75,7 +75,9 @@ def loss_of(model: QwenVL, batch: Batch) -> tuple[Tensor, Tensor]:
         vision_at_v=batch.vision_at,
     )
     logits, targets = model(forward), batch.targets[wanted]
-    return F.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean()
+    weights = batch.weights[wanted]
+    loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+    return loss, (logits.argmax(-1) == targets).float().mean()
 
 
 def optimisers(model: QwenVL) -> list[torch.optim.Optimizer]:
@@ -85,7 +87,10 @@ def optimisers(model: QwenVL) -> list[torch.optim.Optimizer]:
         inner = parameter.ndim == 2 and ("blocks." in name or "layers." in name)
         (matrices if inner else rest).append(parameter)
     adam = torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    optims = [Muon(matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.02), adam]
+    optims: list[torch.optim.Optimizer] = [
+        Muon(matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.02),
+        adam,
+    ]
     for optim in optims:
         for group in optim.param_groups:
             group["peak"] = group["lr"]
@@ -130,7 +135,16 @@ def load_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer])
     return step
 
 
-def train(folder: Path, *, steps: int, pictures: int, decay: int, seed: int) -> None:
+def train(
+    folder: Path,
+    *,
+    steps: int,
+    pictures: int,
+    decay: int,
+    seed: int,
+    stop_after: int | None = None,
+) -> None:
+    """Train up to step `steps` of the schedule, or to `stop_after` to go on later."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     torch.manual_seed(seed)
     model = QwenVL(sprout_config(tokenizer))
@@ -138,7 +152,9 @@ def train(folder: Path, *, steps: int, pictures: int, decay: int, seed: int) -> 
     optims = optimisers(model)
     first = load_state(folder, model, optims) if (folder / "state.safetensors").exists() else 0
     packer = Packer(tokenizer, seed=seed, pictures=pictures)
-    loader = DataLoader(packer, batch_size=None, sampler=range(first, steps), num_workers=1)  # type: ignore[arg-type]
+    loader = DataLoader(
+        packer, batch_size=None, sampler=range(first, stop_after or steps), num_workers=1
+    )  # type: ignore[arg-type]
     started, seen, sums = time.monotonic(), 0, [0.0, 0.0]
     for step, batch in enumerate(loader, start=first):
         for optim in optims:
@@ -163,7 +179,7 @@ def train(folder: Path, *, steps: int, pictures: int, decay: int, seed: int) -> 
             with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             started, seen, sums = time.monotonic(), 0, [0.0, 0.0]
-        if (step + 1) % 200 == 0 or step + 1 == steps:
+        if (step + 1) % 200 == 0 or step + 1 == (stop_after or steps):
             save_state(folder, model, optims, step + 1)
             save_sprout(folder / "sprout", model, tokenizer)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 import random
 from dataclasses import dataclass
@@ -267,8 +268,7 @@ def draw_shape(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene
 
 @cache
 def face(name: str, size_px: int) -> ImageFont.FreeTypeFont:
-    with (DATA / "fonts" / name).open("rb") as file:
-        return ImageFont.truetype(file, size_px)
+    return ImageFont.truetype(io.BytesIO((DATA / "fonts" / name).read_bytes()), size_px)
 
 
 def draw_word(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:

@@ -12,7 +12,18 @@ from torch import nn
 from qvl.models.config import DecoderConfig, ModelConfig, VisionConfig
 from qvl.models.qwen_vl import QwenVL
 from qvl.training.batches import MERGE, PATCH_PX, RULES
+from qvl.training.vocabulary import token_id
 
+# Qwen3-VL's conversation form, for programs that take templates from the folder; ours is processing.chat
+CHAT_TEMPLATE = (
+    "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{%- if m.content is string -%}{{ m.content }}{%- else -%}{%- for part in m.content -%}"
+    "{%- if part.type == 'text' -%}{{ part.text }}"
+    "{%- elif part.type in ('image', 'image_url') -%}"
+    "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- endif -%}{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
 VISION = VisionConfig(
     depth=6, width=256, heads=4, mlp_width=1024, out_width=256, patch_px=PATCH_PX, merge=MERGE,
     temporal_patch=2, norm="layer", mlp="gelu_tanh", patch_bias=True, pos_grid=16,
@@ -32,10 +43,10 @@ def sprout_config(tokenizer: Tokenizer) -> ModelConfig:
         generation="qwen3_vl",
         vision=VISION,
         decoder=decoder,
-        image_token_id=tokenizer.token_to_id("<|image_pad|>"),
-        video_token_id=tokenizer.token_to_id("<|video_pad|>"),
-        vision_start_token_id=tokenizer.token_to_id("<|vision_start|>"),
-        vision_end_token_id=tokenizer.token_to_id("<|vision_end|>"),
+        image_token_id=token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
     )
 
 
@@ -97,8 +108,8 @@ def config_json(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, object]:
             },
             "attention_bias": decoder.qkv_bias,
             "tie_word_embeddings": decoder.tied_head,
-            "bos_token_id": tokenizer.token_to_id("<|endoftext|>"),
-            "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
+            "bos_token_id": token_id(tokenizer, "<|endoftext|>"),
+            "eos_token_id": token_id(tokenizer, "<|im_end|>"),
         },
     }
 
@@ -110,7 +121,7 @@ def save_sprout(folder: Path, model: QwenVL, tokenizer: Tokenizer) -> None:
     weights = {name: value.bfloat16().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(folder / "tokenizer.json"))
-    ends = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
+    ends = [token_id(tokenizer, "<|im_end|>"), token_id(tokenizer, "<|endoftext|>")]
     documents = {
         "config.json": config_json(config, tokenizer),
         "preprocessor_config.json": {
@@ -134,6 +145,8 @@ def save_sprout(folder: Path, model: QwenVL, tokenizer: Tokenizer) -> None:
             "model_max_length": config.decoder.max_positions,
         },
     }
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE + "\n", encoding="utf-8")
+    (folder / "model.safetensors").chmod(0o644)
     for name, document in documents.items():
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
+from qvl.errors import ConfigError
 from qvl.tasks.prompts import DESCRIBE
 from qvl.training import phrases
 
@@ -35,6 +36,16 @@ ADDED = (
     "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>",
     "<think>", "</think>",
 )  # fmt: skip
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must be there. Raises ConfigError."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ConfigError(f"the tokenizer has no {token}", hint="make it anew with this module")
+    return found
+
+
 ROLES = ("user", "assistant", "system", "tool")
 
 

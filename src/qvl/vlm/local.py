@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import qvl
 from qvl.engine.engine import Engine
@@ -82,7 +82,7 @@ class LocalModel:
         model: str = EMBEDDED,
         *,
         device: str = "auto",
-        dtype: str = "auto",
+        dtype: Literal["auto", "bf16", "fp32"] = "auto",
         revision: str | None = None,
         offline: bool | None = None,
     ) -> None:

@@ -1,0 +1,277 @@
+"""`qvl describe` as a person uses it: what it prints, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+from qvl.cli.main import main
+from tiny import save_tiny
+
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "examples" / "pictures"
+SOME = sorted(PICTURES.glob("*.png"))[0]
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The command, in this process, in an empty folder without settings of anybody's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*args: str | Path, stdin: bytes = b"") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["qvl", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return Ended(code, told.out, told.err)
+
+    return run
+
+
+def test_one_picture_is_one_line_of_text(qvl: Run) -> None:
+    ended = qvl("describe", SOME)
+    assert ended.code == 0
+    assert len(ended.out.splitlines()) == 1
+    assert "sprout" in ended.err  # says who answers, and not on stdout
+    assert "sprout" not in ended.out
+
+
+def test_a_picture_on_stdin_is_the_picture_in_the_file(qvl: Run) -> None:
+    assert qvl("describe", "-", stdin=SOME.read_bytes()).out == qvl("describe", SOME).out
+
+
+def test_json_lines_carry_text_boxes_usage_and_provenance(qvl: Run) -> None:
+    ended = qvl("describe", SOME, "--json", "--boxes", "--language", "ru,zh", "--seed", "5")
+    rows = [json.loads(line) for line in ended.out.splitlines()]
+    assert [row["language"] for row in rows] == ["ru", "zh"]
+    for row in rows:
+        assert row["id"] == str(SOME)
+        assert row["text"]
+        assert row["usage"]["image_tokens"] == row["meta"]["images"][0]["tokens"] > 0
+        assert row["meta"]["model"] == "sprout"
+        assert 0 < row["meta"]["confidence"] <= 1
+        assert all(set(box) == {"label", "x1", "y1", "x2", "y2"} for box in row["boxes"])
+
+
+def test_a_hundred_pictures_of_which_five_are_broken(qvl: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    for number in range(95):
+        place = folder / "deeper" if number % 10 == 0 else folder
+        colour = (number * 2, 120, 200)
+        Pillow.new("RGB", (40, 30), colour).save(place / f"{number:03}.png")
+    whole = (folder / "001.png").read_bytes()
+    broken = {
+        "text.jpg": b"this is not a picture",
+        "cut.png": whole[: len(whole) // 2],
+        "empty.png": b"",
+        "page.png": b"<!doctype html><html></html>",
+        "long.png": png_bytes((2010, 10)),
+    }
+    for name, data in broken.items():
+        (folder / name).write_bytes(data)
+    ended = qvl("describe", folder, "--json", "--max-new-tokens", "4")
+    rows = [json.loads(line) for line in ended.out.splitlines()]
+    failed = {Path(row["id"]).name for row in rows if "error" in row}
+    assert ended.code == 3
+    assert len(rows) == 100
+    assert failed == set(broken)
+    assert "95 described, 5 failed" in ended.err
+    assert all(name in ended.err for name in broken)
+
+
+def png_bytes(size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    Pillow.new("RGB", size).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("gone.jpg", None, "gone.jpg"),
+        ("text.jpg", b"hello there", "text"),
+        ("empty.png", b"", "empty"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+    ],
+)
+def test_one_unusable_picture_ends_with_4(
+    qvl: Run, tmp_path: Path, name: str, data: bytes | None, word: str
+) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    ended = qvl("describe", name)
+    assert ended.code == 4
+    assert name in ended.err
+    assert word.lower() in ended.err.lower()
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--temperature", "5"], 2, ["temperature", "2.0"]),
+        (["--max-new-tokens", "5000"], 2, ["max", "4096"]),
+        (["--top-p", "0.01"], 2, ["top_p", "0.05"]),
+        (["--top-k", "0"], 2, ["top_k", "1000"]),
+        (["--style", "catalog"], 2, ["catalogue"]),
+        (["--language", "russian"], 2, ["language"]),
+        (["--language", "xx"], 2, ["xx"]),
+        (["--tempurature", "1"], 2, ["--temperature"]),
+        (["--device", "cuda:99"], 2, ["cuda"]),
+        (["--dtype", "fp8"], 2, ["bf16"]),
+        (["--model", "sprot"], 4, ["sprout"]),
+        (["--model", "Qwen/Qwen3-VL-2B-Instrukt"], 4, ["Qwen"]),
+        (["--model", "hf:Qwen/Qwen2-VL-2B-Instruct"], 4, ["does not have yet"]),
+        (["--out", "no/such/folder/a.txt"], 6, ["a.txt"]),
+    ],
+)
+def test_a_wrong_flag_says_what_is_right(
+    qvl: Run, args: list[str], code: int, words: list[str]
+) -> None:
+    ended = qvl("describe", SOME, *args)
+    assert ended.code == code
+    assert all(word in ended.err for word in words), ended.err
+
+
+def test_an_empty_folder_and_an_empty_pattern_say_so(qvl: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "nothing-*.jpg"):
+        ended = qvl("describe", source)
+        assert ended.code == 4
+        assert source in ended.err
+
+
+def test_an_address_is_refused_plainly(qvl: Run) -> None:
+    ended = qvl("describe", "https://example.com/a.jpg", SOME)
+    assert ended.code == 3
+    assert "local files" in ended.err
+    assert len(ended.out.splitlines()) == 1
+
+
+def test_results_go_into_a_file_whole(qvl: Run, tmp_path: Path) -> None:
+    printed = qvl("describe", SOME, "--language", "ru,en").out
+    assert qvl("describe", SOME, "--language", "ru,en", "--out", "texts.txt").out == ""
+    assert (tmp_path / "texts.txt").read_text("utf-8") == printed
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_page_shows_pictures_texts_and_boxes_and_nothing_from_outside(
+    qvl: Run, tmp_path: Path
+) -> None:
+    named = tmp_path / "<b>&.png"
+    shutil.copy(SOME, named)
+    ended = qvl("describe", named, "gone.png", "--html", "page.html", "--language", "ru,en")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert ended.code == 3
+    assert "data:image/png;base64," in page
+    assert "<b>&" not in page
+    assert "&lt;b&gt;&amp;.png" in page
+    assert "gone.png" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("damage", ["shard", "shape", "short", "lying", "pickle", "no-config"])
+def test_a_damaged_checkpoint_is_one_error_with_4(qvl: Run, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "model"
+    save_tiny(folder, "qwen3_vl", shards=damage == "shard")
+    weights = folder / "model.safetensors"
+    if damage == "shard":
+        sorted(folder.glob("model-*.safetensors"))[0].unlink()
+    elif damage == "shape":
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["intermediate_size"] += 8
+        (folder / "config.json").write_text(json.dumps(config))
+    elif damage == "short":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif damage == "lying":
+        data = weights.read_bytes()
+        weights.write_bytes((2**40).to_bytes(8, "little") + data[8:])
+    elif damage == "pickle":
+        weights.rename(folder / "pytorch_model.bin")
+    else:
+        (folder / "config.json").unlink()
+    ended = qvl("describe", SOME, "--model", folder)
+    assert ended.code == 4
+    assert ended.err.count("error:") == 1
+    assert ended.out == ""
+
+
+def test_ctrl_c_keeps_what_is_done_and_ends_with_130(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(400):
+        Pillow.new("RGB", (200, 200), (number % 256, 90, 30)).save(folder / f"{number:03}.png")
+    out = tmp_path / "texts.txt"
+    command = [sys.executable, "-m", "qvl", "describe", str(folder), "--out", str(out)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    partial = tmp_path / "texts.txt.part"
+    try:
+        deadline_s = time.monotonic() + 120
+        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    lines = out.read_text("utf-8").splitlines()
+    assert 0 < len(lines) < 400
+    assert not partial.exists()
+
+
+def test_models_and_settings_are_shown(qvl: Run) -> None:
+    listed = qvl("models", "list")
+    assert listed.code == 0
+    assert "sprout" in listed.out
+    assert "Qwen/Qwen3-VL-235B-A22B-Instruct" in listed.out
+    assert "NO commercial use" in listed.out
+    assert "qwen3_vl" in qvl("models", "show", "sprout").out
+    assert "conditional" in qvl("models", "show", "Qwen/Qwen2-VL-72B-Instruct").out
+    wrong = qvl("models", "show", "Qwen/Qwen3-VL-4B-Instrukt")
+    assert wrong.code == 4
+    assert "Qwen/Qwen3-VL-4B-Instruct" in wrong.err
+    assert "default" in qvl("settings").out
+
+
+def test_a_settings_file_is_honoured_and_its_mistakes_named(qvl: Run, tmp_path: Path) -> None:
+    (tmp_path / "qvl.toml").write_text('language = "zh"\n')
+    assert qvl("describe", SOME).out == qvl("describe", SOME, "--language", "zh").out
+    (tmp_path / "qvl.toml").write_text('langage = "zh"\n')
+    ended = qvl("describe", SOME)
+    assert ended.code == 2
+    assert "langage" in ended.err
+    assert "'language'" in ended.err

@@ -1,0 +1,89 @@
+"""The describe task: its wording, its order, its errors, on the embedded model."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from qvl import VLM, Image, Message, Request, Sampling
+from qvl.errors import ImageDecodeError, InvalidParamError, QvlError
+from qvl.tasks.describe import description_request
+from qvl.tasks.prompts import DESCRIBE, LANGUAGES, describe_prompt
+
+PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:4]
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VLM:
+    return VLM()
+
+
+def test_every_style_has_its_wording_in_the_three_languages() -> None:
+    wordings = [text for by_language in DESCRIBE.values() for text in by_language.values()]
+    assert len(set(wordings)) == len(wordings) == 3 * len(DESCRIBE)
+
+
+def test_a_language_without_wording_is_asked_for_by_name() -> None:
+    assert describe_prompt("plain", "de") == f"{DESCRIBE['plain']['en']} Answer in German."
+    assert all(describe_prompt("menu", code) for code in LANGUAGES)
+
+
+def test_a_prompt_of_ones_own_replaces_the_wording() -> None:
+    asked = description_request(Image(b""), language="ru", prompt="What is this?")
+    assert asked.messages == (Message.user(Image(b""), "What is this?"),)
+
+
+def test_unknown_names_are_refused_with_near_ones(vlm: VLM) -> None:
+    with pytest.raises(InvalidParamError) as style:
+        vlm.describe(PICTURES[0], style="marketplac")
+    assert "'marketplace'" in (style.value.hint or "")
+    with pytest.raises(InvalidParamError, match="xx"):
+        vlm.describe(PICTURES[0], language="xx")
+
+
+def test_many_as_one_by_one(vlm: VLM) -> None:
+    images = [Image.open(path) for path in PICTURES]
+    together = list(vlm.describe_all(images, languages=("ru", "zh"), boxes=True))
+    for path, found in zip(PICTURES, together, strict=True):
+        assert not isinstance(found, QvlError)
+        for language in ("ru", "zh"):
+            alone = vlm.describe(path, language=language, boxes=True)
+            assert (alone.text, alone.boxes) == (found[language].text, found[language].boxes)
+
+
+def test_a_broken_picture_is_an_error_in_its_place(vlm: VLM) -> None:
+    images = [Image.open(PICTURES[0]), Image(b"text", "b.jpg"), Image.open(PICTURES[1])]
+    found = list(vlm.describe_all(images, languages=("en",), boxes=True))
+    assert isinstance(found[1], ImageDecodeError)
+    assert not isinstance(found[0], QvlError)
+    assert not isinstance(found[2], QvlError)
+    assert found[2]["en"].text == vlm.describe(PICTURES[1]).text
+
+
+def test_async_says_the_same(vlm: VLM) -> None:
+    asked = description_request(
+        Image.open(PICTURES[0]), language="en", sampling=Sampling(max_new_tokens=16)
+    )
+
+    async def all_three() -> tuple[str, str, str]:
+        described = await vlm.adescribe(PICTURES[0], language="en")
+        generated = (await vlm.agenerate([asked]))[0]
+        streamed = [delta.text async for delta in vlm.astream(asked)]
+        return described.text, generated.text, "".join(streamed)
+
+    described, generated, streamed = asyncio.run(all_three())
+    assert described == generated == streamed == vlm.describe(PICTURES[0], language="en").text
+
+
+def test_a_stop_string_ends_the_text_before_it(vlm: VLM) -> None:
+    whole = vlm.describe(PICTURES[0], language="en").text
+    stop = whole[5:8]
+    asked = Request(
+        messages=(Message.user(Image.open(PICTURES[0]), describe_prompt("plain", "en")),),
+        sampling=Sampling(temperature=0, stop=(stop,)),
+    )
+    told = vlm.generate([asked])[0]
+    assert told.text == whole[: whole.index(stop)]
+    assert told.finish_reason == "stop"

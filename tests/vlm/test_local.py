@@ -1,0 +1,215 @@
+"""The door to our engine: order, company, streams, threads, interruptions, sampling defaults."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from qvl.errors import (
+    ImageDecodeError,
+    InvalidParamError,
+    PromptTooLongError,
+    QvlError,
+    UnknownModelError,
+)
+from qvl.loading.config import GenerationDefaults
+from qvl.types import Completion, Image, Message, Request, Sampling
+from qvl.vlm.local import LocalModel, resolved
+from tiny import save_tiny
+
+SHORT = Sampling(max_new_tokens=12, temperature=0)
+GREEDY_BY_TOP_K = GenerationDefaults(
+    stop_ids=(2,), do_sample=True, temperature=0.01, top_p=0.001, top_k=1, repetition_penalty=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    folder = tmp_path_factory.mktemp("tiny")
+    save_tiny(folder, "qwen3_vl")
+    return LocalModel(str(folder), dtype="fp32")
+
+
+def picture(seed: int, size: tuple[int, int] = (64, 96)) -> Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "PNG")
+    return Image(file.getvalue(), f"picture {seed}")
+
+
+def request(seed: int, words: str = "hello", sampling: Sampling = SHORT) -> Request:
+    return Request(messages=(Message.user(picture(seed), words),), sampling=sampling, id=str(seed))
+
+
+def sampled(seed: int) -> Request:
+    return request(seed, sampling=Sampling(max_new_tokens=12, temperature=1.0, seed=seed))
+
+
+def texts(results: list[Completion]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(r.id, r.token_ids) for r in results]
+
+
+def test_in_company_as_alone(model: LocalModel) -> None:
+    requests = [maker(seed) for seed in range(6) for maker in (request, sampled)]
+    alone = [model.generate([r])[0] for r in requests]
+    assert texts(model.generate(requests)) == texts(alone)
+
+
+def test_a_stream_joins_to_the_whole_text(model: LocalModel) -> None:
+    for ask in (request(1), sampled(2)):
+        *deltas, last = model.stream(ask)
+        assert last.completion is not None
+        assert "".join(d.text for d in deltas) == last.completion.text
+        assert last.completion.token_ids == model.generate([ask])[0].token_ids
+
+
+def test_the_same_seed_gives_the_same_words_and_another_does_not(model: LocalModel) -> None:
+    first, again = (model.generate([sampled(7)])[0] for _ in range(2))
+    other = model.generate([replace(sampled(7), sampling=replace(SHORT, temperature=1, seed=8))])
+    assert first.token_ids == again.token_ids != other[0].token_ids
+
+
+def test_a_seed_that_was_drawn_is_reported_and_repeats(model: LocalModel) -> None:
+    free = request(3, sampling=Sampling(max_new_tokens=12, temperature=1.5))
+    told = model.generate([free])[0]
+    seed = told.provenance.seed
+    assert seed is not None
+    again = replace(free, sampling=replace(free.sampling, seed=seed))
+    assert model.generate([again])[0].token_ids == told.token_ids
+
+
+def test_a_failing_picture_harms_no_other_and_order_is_kept(model: LocalModel) -> None:
+    broken = replace(request(9), messages=(Message.user(Image(b"text", "bad.jpg"), "hello"),))
+    results = list(model.results([request(0), broken, request(1)]))
+    assert isinstance(results[1], ImageDecodeError)
+    assert "bad.jpg" in results[1].message
+    good = [r for r in results if isinstance(r, Completion)]
+    assert texts(good) == texts(model.generate([request(0), request(1)]))
+    with pytest.raises(ImageDecodeError):
+        model.generate([request(0), broken])
+
+
+def test_a_prompt_beyond_the_context_says_both_numbers(model: LocalModel) -> None:
+    long = request(1, "hello " * model.info.max_positions)
+    with pytest.raises(PromptTooLongError, match=str(model.info.max_positions)):
+        model.generate([long])
+
+
+def test_leaving_early_frees_what_was_left(model: LocalModel) -> None:
+    results = model.results(request(seed) for seed in range(8))
+    next(results)
+    results.close()
+    stream = model.stream(request(1))
+    next(stream)
+    stream.close()
+    assert not model._answers
+    assert model._engine.idle
+
+
+def test_an_interrupt_in_the_input_leaves_a_usable_model(model: LocalModel) -> None:
+    def interrupted() -> Iterator[Request]:
+        yield request(0)
+        raise KeyboardInterrupt
+
+    before = model.generate([request(1)])
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(interrupted())
+    assert model._engine.idle
+    assert texts(model.generate([request(1)])) == texts(before)
+
+
+def test_requests_may_be_made_while_results_are_read(model: LocalModel) -> None:
+    asked = [request(seed) for seed in range(3)]
+    expected = texts(model.generate(asked))
+    seen = []
+    for result in model.results(asked):
+        assert isinstance(result, Completion)
+        seen.append(result)
+        assert texts(model.generate([request(5)])) == texts(model.generate([request(5)]))
+    assert texts(seen) == expected
+
+
+def test_threads_share_the_model(model: LocalModel) -> None:
+    asked = [request(seed) for seed in range(6)]
+    expected = texts(model.generate(asked))
+    found: dict[int, Completion] = {}
+
+    def work(number: int) -> None:
+        found[number] = model.generate([asked[number]])[0]
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts([found[n] for n in range(len(asked))]) == expected
+
+
+def test_a_completion_tells_how_it_came_to_be(model: LocalModel) -> None:
+    told = model.generate([request(4)])[0]
+    info = told.provenance.images[0]
+    assert (info.width_px, info.height_px) == (96, 64)
+    assert told.usage.image_tokens == info.tokens
+    assert told.usage.completion_tokens == len(told.token_ids)
+    assert told.usage.prompt_tokens > info.tokens
+    assert 0 < told.confidence <= 1
+    assert 0 < told.timings.first_token_s <= told.timings.total_s
+    assert told.finish_reason in ("stop", "length")
+
+
+def test_values_out_of_range_are_refused_before_any_work(model: LocalModel) -> None:
+    for bad in (
+        Sampling(temperature=5),
+        Sampling(temperature=float("nan")),
+        Sampling(max_new_tokens=0),
+        Sampling(max_new_tokens=4097),
+        Sampling(top_p=0.0),
+        Sampling(top_k=0),
+        Sampling(seed=-1),
+        Sampling(stop=("",)),
+    ):
+        with pytest.raises(InvalidParamError):
+            model.generate([request(1, sampling=bad)])
+
+
+def test_a_checkpoints_own_defaults_may_lie_outside_the_ranges() -> None:
+    """Qwen2-VL publishes temperature 0.01 and top_p 0.001."""
+    sampling = resolved(Sampling(), GREEDY_BY_TOP_K)
+    assert (sampling.temperature, sampling.top_k) == (0.01, 1)
+
+
+def test_an_asked_temperature_is_not_undone_by_a_default_top_k_of_one() -> None:
+    sampling = resolved(Sampling(temperature=1.0, seed=1), GREEDY_BY_TOP_K)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, None, 1.0)
+    assert resolved(Sampling(temperature=1.0, top_k=5), GREEDY_BY_TOP_K).top_k == 5
+
+
+def test_greedy_by_default_where_the_checkpoint_does_not_sample() -> None:
+    defaults = replace(GREEDY_BY_TOP_K, do_sample=False)
+    sampling = resolved(Sampling(), defaults)
+    assert (sampling.temperature, sampling.seed) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:Qwen/Qwen2-VL-2B-Instruct", "openai:m@http://127.0.0.1:1/v1", "no-such-folder"]
+)
+def test_a_name_that_leads_nowhere_is_one_plain_error(name: str) -> None:
+    with pytest.raises(QvlError) as caught:
+        LocalModel(name, offline=True)
+    assert isinstance(caught.value, UnknownModelError)
+    assert caught.value.hint
+
+
+def test_a_closed_model_holds_no_weights(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "qwen2_vl")
+    model = LocalModel(str(tmp_path), dtype="fp32")
+    model.generate([request(1)])
+    model.close()
+    assert not hasattr(model, "_loaded")
