@@ -124,10 +124,10 @@ def describe(
 
 
 @contextmanager
-def output(path: Path | None) -> Iterator[TextIO]:
-    """stdout, or a file that takes the given name only when it is whole or work was interrupted."""
+def output(path: Path | None) -> Iterator[TextIO | None]:
+    """A file that takes its name only when it is whole or work was interrupted; None is stdout."""
     if path is None:
-        yield sys.stdout
+        yield None
         return
     partial = path.with_name(path.name + ".part")
     try:
@@ -144,7 +144,7 @@ def output(path: Path | None) -> Iterator[TextIO]:
         ) from err
 
 
-def show(outcome: Outcome, stream: TextIO, *, as_json: bool, alone: bool) -> None:
+def show(outcome: Outcome, stream: TextIO | None, *, as_json: bool, alone: bool) -> None:
     """One picture's lines: plain text, or a JSON object for each language; errors on stderr too."""
     if isinstance(outcome.found, QvlError):
         if as_json:
@@ -187,10 +187,12 @@ def with_progress(rows: Iterable[T], total: int) -> Iterator[T]:
     """The rows, counted on stderr: a bar on a terminal, otherwise a line every ten seconds."""
     if total > 1 and sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import track
+        from rich.progress import Progress
 
-        console = Console(stderr=True)
-        yield from track(rows, description="describing", total=total, console=console)
+        # lines for a terminal go above the bar; lines for a file or a pipe must stay on stdout
+        console, shared = Console(stderr=True), sys.stdout.isatty()
+        with Progress(console=console, redirect_stdout=shared) as bar:
+            yield from bar.track(rows, total=total, description="describing")
         return
     shown_s = time.monotonic()
     for number, row in enumerate(rows, start=1):

@@ -85,7 +85,8 @@ def fetch_checkpoint(
         if path is None:
             raise OfflineError(
                 f"{hub_id!r} is not in the local cache, and downloads are off",
-                hint=f"with a connection, once: qvl models pull {hub_id}",
+                hint="ask for it once with a connection, or check the name: "
+                + (_nearest_published(hub_id) or "`qvl models list` shows the published ones"),
             )
     else:
         path = _download_or_cached(hub_id, revision)

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 import qvl
 from qvl.engine.engine import Engine
 from qvl.engine.request import EngineImage, EngineRequest, Event, Finished, SamplingParams
-from qvl.errors import EngineError, QvlError
+from qvl.errors import EngineError, QvlError, UnknownModelError, nearest
 from qvl.loading.config import GenerationDefaults
 from qvl.loading.hub import CheckpointFolder, fetch_checkpoint
 from qvl.loading.model import load_model
@@ -86,11 +86,7 @@ class LocalModel:
         revision: str | None = None,
         offline: bool | None = None,
     ) -> None:
-        refuse_later(model)
-        if model == EMBEDDED:
-            folder = CheckpointFolder(EMBEDDED_FOLDER, EMBEDDED, None)
-        else:
-            folder = fetch_checkpoint(model, revision=revision, offline=offline)
+        folder = model_folder(model, revision=revision, offline=offline)
         loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
         self._loaded = loaded
         self._lock = threading.Lock()  # held for one step or less
@@ -251,6 +247,20 @@ class LocalModel:
                 version=qvl.__version__,
             ),
         )
+
+
+def model_folder(name: str, *, revision: str | None, offline: bool | None) -> CheckpointFolder:
+    """Where the model of that name lies on this machine, after a download if need be."""
+    refuse_later(name)
+    if name == EMBEDDED:
+        return CheckpointFolder(EMBEDDED_FOLDER, EMBEDDED, None)
+    try:
+        return fetch_checkpoint(name, revision=revision, offline=offline)
+    except UnknownModelError as err:
+        if err.hint:
+            raise
+        hint = nearest(name, [EMBEDDED]) or "`qvl models list` shows the published ones"
+        raise UnknownModelError(err.message, hint=hint) from err
 
 
 def engine_image(image: PromptImage) -> EngineImage:
