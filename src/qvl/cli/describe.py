@@ -151,7 +151,8 @@ def show(outcome: Outcome, stream: TextIO | None, *, as_json: bool, alone: bool)
             row = {"id": outcome.name, "error": outcome.found.as_json()}
             print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
         if not alone:
-            log.error("%s", outcome.found.message)
+            hint = f" ({outcome.found.hint})" if outcome.found.hint else ""
+            log.error("%s%s", outcome.found.message, hint)
         return
     several = len(outcome.found) > 1
     for language, description in outcome.found.items():

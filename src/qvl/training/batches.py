@@ -150,8 +150,7 @@ def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
         return Asked(kind, language, wording, str(len(scene.things)))
     if kind == "colour" and first.colour is not None:
         colour = first.colour
-        gender = first.what.ru_gender if isinstance(first.what, Shape) else 0
-        answer = {"en": colour.en, "ru": colour.ru[gender], "zh": colour.zh}[language]
+        answer = {"en": colour.en, "ru": colour.ru[0], "zh": colour.zh}[language]
         return Asked(kind, language, wording, answer)
     return Asked(kind, language, wording, name_of(first.what, language))  # name, read
 
@@ -162,6 +161,7 @@ TRAINING_QUESTIONS: dict[str, tuple[str, ...]] = {
     "copies": ("count", "count", "count", "describe", "describe", "name"),
     "pair": ("relation", "relation", "describe", "describe", "place"),
     "shape": ("colour", "describe", "name", "place"),
+    "silhouette": ("colour", "colour"),
     "word": ("read", "read", "read", "describe", "place"),
 }
 # the same table for scoring: question kind -> the kinds of scene it is asked about

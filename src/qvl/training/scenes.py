@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from qvl.training.phrases import COLOURS, DATA, SHAPES, Colour, Kind, Shape, kinds, words
 
 Split = Literal["train", "held-out"]
-SceneKind = Literal["single", "copies", "pair", "shape", "word"]
-SCENE_KINDS: tuple[SceneKind, ...] = ("single", "copies", "pair", "shape", "word")
+SceneKind = Literal["single", "copies", "pair", "shape", "silhouette", "word"]
+SCENE_KINDS: tuple[SceneKind, ...] = ("single", "copies", "pair", "shape", "silhouette", "word")
 CELL_PX = 96
 FACES = (
     "sans.ttf",
@@ -100,7 +100,7 @@ def draw(
     kind: SceneKind | None = None,
 ) -> Scene:
     """A scene of `size` (width, height) pixels; the same rng state gives the same scene."""
-    kind = kind or rng.choices(SCENE_KINDS, weights=(22, 20, 28, 12, 18))[0]
+    kind = kind or rng.choices(SCENE_KINDS, weights=(16, 20, 28, 9, 4, 23))[0]
     return DRAW[kind](split, rng, size)
 
 
@@ -260,10 +260,26 @@ def draw_shape(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene
     cx = rng.uniform(radius, size[0] - radius)
     cy = rng.uniform(radius, size[1] - radius)
     points = shape_points(shape, cx, cy, radius)
-    shade = tuple(max(0, min(255, v + rng.randint(-18, 18))) for v in colour.rgb)
-    ImageDraw.Draw(canvas).polygon(points, fill=shade)
+    ImageDraw.Draw(canvas).polygon(points, fill=shaded(colour, rng))
     xs, ys = zip(*points, strict=True)
     return Scene("shape", canvas, (Thing(shape, (min(xs), min(ys), max(xs), max(ys)), colour),))
+
+
+def shaded(colour: Colour, rng: random.Random) -> tuple[int, int, int]:
+    red, green, blue = (max(0, min(255, v + rng.randint(-18, 18))) for v in colour.rgb)
+    return red, green, blue
+
+
+def draw_silhouette(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
+    """An object's outline in one colour, so that no colour goes with a few shapes only."""
+    kind, colour = rng.choice(kinds()), rng.choice(COLOURS)
+    if held_out("outline", kind.key, colour.en) != (split == "held-out"):
+        return draw_silhouette(split, rng, size)
+    canvas = background(rng, size, rng.randrange(len(BACKGROUNDS)))
+    glyph = sprite(kind, round(min(size) * rng.uniform(0.35, 0.85)), rng)
+    flat = Image.new("RGBA", glyph.size, (*shaded(colour, rng), 255))
+    flat.putalpha(glyph.getchannel("A"))
+    return Scene("silhouette", canvas, (Thing(kind, place_anywhere(canvas, flat, rng), colour),))
 
 
 @cache
@@ -280,15 +296,15 @@ def draw_word(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     name = rng.choice(options)
     probe = face(name, 40).getbbox(text)
     fit = min(size[0] * 0.94 / (probe[2] - probe[0]), size[1] * 0.5 / (probe[3] - probe[1]))
-    font = face(name, max(14, int(40 * fit * rng.uniform(0.65, 1.0))))
+    font = face(name, max(14, int(40 * fit * rng.uniform(0.75, 1.0))))
     canvas = background(rng, size, rng.randrange(len(BACKGROUNDS)))
-    ink = rng.choice(COLOURS).rgb if rng.random() < 0.5 else (30, 30, 34)
+    ink = rng.choice(COLOURS).rgb if rng.random() < 0.2 else (30, 30, 34)
     left, top, right, bottom = font.getbbox(text)
     width, height = int(right - left), int(bottom - top)
     x = rng.randint(0, max(0, size[0] - width))
     y = rng.randint(0, max(0, size[1] - height))
     pen = ImageDraw.Draw(canvas)
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         pen.rectangle((x - 6, y - 6, x + width + 6, y + height + 6), fill=rng.choice(COLOURS).rgb)
         ink = (255, 255, 255)
     pen.text((x - left, y - top), text, font=font, fill=ink)
@@ -302,5 +318,6 @@ DRAW = {
     "copies": draw_copies,
     "pair": draw_pair,
     "shape": draw_shape,
+    "silhouette": draw_silhouette,
     "word": draw_word,
 }
