@@ -85,7 +85,7 @@ def phrase_of(scene: Scene, language: str) -> str:
     """What the scene shows, as a noun phrase."""
     first = scene.things[0]
     if scene.kind == "word":
-        return printed(str(first.what), language)
+        return printed(" ".join(str(thing.what) for thing in scene.things), language)
     if isinstance(first.what, Shape) and first.colour is not None:
         return coloured(first.what, first.colour, language)
     if not isinstance(first.what, Kind):
@@ -110,9 +110,9 @@ def name_of(what: Kind | Shape | str, language: str) -> str:
 
 
 def reading_order(scene: Scene, thing: Thing) -> tuple[float, float]:
-    """Left to right where the things stand beside each other, top to bottom otherwise."""
+    """Top to bottom for lines of text and things above each other, left to right otherwise."""
     x, y = (thing.box[0] + thing.box[2]) / 2, (thing.box[1] + thing.box[3]) / 2
-    return (y, x) if scene.relation >= 2 else (x, y)
+    return (y, x) if scene.relation >= 2 or scene.kind == "word" else (x, y)
 
 
 def ask_describe(scene: Scene, language: str, rng: random.Random) -> Asked:
@@ -148,11 +148,13 @@ def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
         return Asked(kind, language, wording.format(a=label), answer)
     if kind == "count":
         return Asked(kind, language, wording, str(len(scene.things)))
+    if kind == "read":
+        return Asked(kind, language, wording, "\n".join(str(t.what) for t in scene.things))
     if kind == "colour" and first.colour is not None:
         colour = first.colour
         answer = {"en": colour.en, "ru": colour.ru[0], "zh": colour.zh}[language]
         return Asked(kind, language, wording, answer)
-    return Asked(kind, language, wording, name_of(first.what, language))  # name, read
+    return Asked(kind, language, wording, name_of(first.what, language))
 
 
 # what is asked about each kind of scene in training; languages are drawn for each question
@@ -162,7 +164,7 @@ TRAINING_QUESTIONS: dict[str, tuple[str, ...]] = {
     "pair": ("relation", "relation", "describe", "describe", "place"),
     "shape": ("colour", "describe", "name", "place"),
     "silhouette": ("colour", "colour"),
-    "word": ("read", "read", "read", "describe", "place"),
+    "word": ("read", "read", "describe", "place"),
 }
 # the same table for scoring: question kind -> the kinds of scene it is asked about
 SCORED_ON: dict[str, tuple[str, ...]] = {
