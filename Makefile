@@ -11,6 +11,7 @@ setup:
 demo: setup
 	@mkdir -p out
 	$(BIN)/qvl describe examples/pictures --language ru,en,zh --html out/demo.html
+	@echo "the same as a page: out/demo.html"
 
 test: setup
 	$(BIN)/python -m pytest
