@@ -51,7 +51,7 @@ def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         except SystemExit as stop:
             code = int(stop.code or 0)
         told = capsys.readouterr()
-        assert "Traceback" not in told.err
+        assert "Traceback" not in told.err or "--debug" in args
         return Ended(code, told.out, told.err)
 
     return run
@@ -169,6 +169,16 @@ def test_an_empty_folder_and_an_empty_pattern_say_so(qvl: Run, tmp_path: Path) -
         ended = qvl("describe", source)
         assert ended.code == 4
         assert source in ended.err
+
+
+def test_debug_shows_where_an_error_came_from(qvl: Run) -> None:
+    ended = qvl("--debug", "describe", "gone.png")
+    assert ended.code == 4
+    assert "Traceback" in ended.err
+
+
+def test_a_text_that_is_cut_is_said_to_be(qvl: Run) -> None:
+    assert "cut at 2 tokens" in qvl("describe", SOME, "--max-new-tokens", "2").err
 
 
 def test_an_address_is_refused_plainly(qvl: Run) -> None:

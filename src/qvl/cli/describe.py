@@ -158,6 +158,13 @@ def show(outcome: Outcome, stream: TextIO | None, *, as_json: bool, alone: bool)
     for language, description in outcome.found.items():
         for note in description.completion.provenance.images[0].notes:
             log.info("%s: %s", outcome.name, note)
+        if description.completion.finish_reason == "length":
+            limit = description.completion.usage.completion_tokens
+            log.warning(
+                "%s: the text is cut at %d tokens; --max-new-tokens raises that",
+                outcome.name,
+                limit,
+            )
         if as_json:
             print(json_line(outcome.name, description), file=stream, flush=True)
         else:

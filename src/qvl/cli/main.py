@@ -45,9 +45,8 @@ def common(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say which.")
     ] = False,
 ) -> None:
+    del debug  # main() looks for it, where errors end
     set_up_logging(-1 if quiet else verbose)
-    if debug:
-        os.environ["QVL_TRACEBACK"] = "1"
 
 
 app.command()(describe)
