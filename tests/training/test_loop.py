@@ -31,6 +31,16 @@ def test_resumed_is_never_stopped(tmp_path: Path) -> None:
     assert load_model(whole / "sprout", dtype="bf16").config.generation == "qwen3_vl"
 
 
+@pytest.mark.slow
+def test_a_run_may_begin_from_a_checkpoint(tmp_path: Path) -> None:
+    shutil.copy(EMBEDDED_FOLDER / "tokenizer.json", tmp_path)
+    train(tmp_path, steps=1, pictures=2, decay=1, seed=3, start=EMBEDDED_FOLDER)
+    before = load_file(EMBEDDED_FOLDER / "model.safetensors")
+    after = load_file(tmp_path / "sprout" / "model.safetensors")
+    name = "model.language_model.embed_tokens.weight"
+    assert (before[name].float() - after[name].float()).abs().max() < 0.01
+
+
 def test_the_rate_warms_up_stays_and_decays() -> None:
     rates = [rate_at(step, steps=100, warmup=10, decay=20) for step in range(100)]
     assert rates[0] == 0.1

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from qvl.loading.model import load_model
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
 from qvl.training.batches import Batch, Packer
@@ -142,13 +143,19 @@ def train(
     pictures: int,
     decay: int,
     seed: int,
+    start: Path | None = None,
     stop_after: int | None = None,
 ) -> None:
-    """Train up to step `steps` of the schedule, or to `stop_after` to go on later."""
+    """Train up to step `steps` of the schedule, or to `stop_after` to go on later.
+
+    A new run begins from the weights of the checkpoint `start`, or from random ones.
+    """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     torch.manual_seed(seed)
     model = QwenVL(sprout_config(tokenizer))
     initialise(model)
+    if start is not None:
+        model.load_state_dict(load_model(start, dtype="fp32").model.state_dict())
     optims = optimisers(model)
     first = load_state(folder, model, optims) if (folder / "state.safetensors").exists() else 0
     packer = Packer(tokenizer, seed=seed, pictures=pictures)
@@ -191,6 +198,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=48, help="pictures in a step")
     parser.add_argument("--decay", type=int, default=600, help="steps of the final decay")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="a checkpoint folder to begin from")
     args = parser.parse_args()
     train(
         args.folder,
@@ -198,6 +206,7 @@ def main() -> None:
         pictures=args.pictures,
         decay=args.decay,
         seed=args.seed,
+        start=args.start,
     )
 
 
