@@ -161,6 +161,7 @@ def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
 TRAINING_QUESTIONS: dict[str, tuple[str, ...]] = {
     "single": ("name", "name", "describe", "describe", "place", "count"),
     "copies": ("count", "count", "count", "describe", "describe", "name"),
+    "crowd": ("count", "count", "box"),
     "pair": ("relation", "relation", "describe", "describe", "place"),
     "shape": ("colour", "describe", "name", "place"),
     "silhouette": ("colour", "colour"),

@@ -13,9 +13,10 @@ import hashlib
 import io
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -23,8 +24,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from qvl.training.phrases import COLOURS, DATA, SHAPES, Colour, Kind, Shape, kinds, words
 
 Split = Literal["train", "held-out"]
-SceneKind = Literal["single", "copies", "pair", "shape", "silhouette", "word"]
-SCENE_KINDS: tuple[SceneKind, ...] = ("single", "copies", "pair", "shape", "silhouette", "word")
+SceneKind = Literal["single", "copies", "crowd", "pair", "shape", "silhouette", "word"]
+SCENE_KINDS: tuple[SceneKind, ...] = get_args(SceneKind)
 CELL_PX = 96
 FACES = (
     "sans.ttf",
@@ -100,7 +101,7 @@ def draw(
     kind: SceneKind | None = None,
 ) -> Scene:
     """A scene of `size` (width, height) pixels; the same rng state gives the same scene."""
-    kind = kind or rng.choices(SCENE_KINDS, weights=(16, 20, 28, 9, 4, 23))[0]
+    kind = kind or rng.choices(SCENE_KINDS, weights=(13, 19, 9, 25, 7, 4, 23))[0]
     return DRAW[kind](split, rng, size)
 
 
@@ -162,25 +163,36 @@ def draw_single(split: Split, rng: random.Random, size: tuple[int, int]) -> Scen
 
 
 def draw_copies(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
-    """2 to 6 copies of one object in cells of a loose grid, never overlapping."""
+    """2 to 6 copies of one object."""
     kind = rng.choice(kinds())
     options = [n for n in range(2, 7) if held_out("n", kind.key, n) == (split == "held-out")]
     if not options:  # a few objects have no held-out number at all
         return draw_copies(split, rng, size)
-    count = rng.choice(options)
+    return scattered("copies", [kind] * rng.choice(options), rng, size)
+
+
+def draw_crowd(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
+    """2 to 6 different objects, so that no number goes with some objects only."""
+    return scattered("crowd", rng.sample(kinds(), rng.randint(2, 6)), rng, size)
+
+
+def scattered(
+    name: SceneKind, which: Sequence[Kind], rng: random.Random, size: tuple[int, int]
+) -> Scene:
+    """The objects in cells of a loose grid, never overlapping."""
     canvas = background(rng, size, rng.randrange(len(BACKGROUNDS)))
     columns, rows = (3, 2) if size[0] >= size[1] else (2, 3)
-    if count <= 4 and rng.random() < 0.4:
+    if len(which) <= 4 and rng.random() < 0.4:
         columns, rows = 2, 2
     cell_w, cell_h = size[0] / columns, size[1] / rows
     side = min(cell_w, cell_h) * rng.uniform(0.6, 0.9)
     things = []
-    for cell in rng.sample(range(columns * rows), count):
+    for kind, cell in zip(which, rng.sample(range(columns * rows), len(which)), strict=True):
         glyph = sprite(kind, round(side * rng.uniform(0.85, 1.0)), rng)
         x = cell % columns * cell_w + rng.uniform(0, max(0.0, cell_w - glyph.width))
         y = cell // columns * cell_h + rng.uniform(0, max(0.0, cell_h - glyph.height))
         things.append(Thing(kind, paste(canvas, glyph, int(x), int(y))))
-    return Scene("copies", canvas, tuple(things))
+    return Scene(name, canvas, tuple(things))
 
 
 def draw_pair(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
@@ -334,6 +346,7 @@ def draw_line(
 DRAW = {
     "single": draw_single,
     "copies": draw_copies,
+    "crowd": draw_crowd,
     "pair": draw_pair,
     "shape": draw_shape,
     "silhouette": draw_silhouette,
