@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from qvl import VLM, Image
 from qvl.errors import QvlError
+from qvl.tasks.describe import Describe, describe
 
 PICTURES = sorted((Path(__file__).parents[1] / "examples" / "pictures").glob("*.png"))
 
@@ -23,12 +25,14 @@ def cuda() -> str:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_the_embedded_model_says_on_cuda_what_it_says_on_the_cpu(cuda: str, dtype: str) -> None:
+def test_the_embedded_model_says_on_cuda_what_it_says_on_the_cpu(
+    cuda: str, dtype: Literal["fp32", "bf16"]
+) -> None:
     images = [Image.open(path) for path in PICTURES]
     told = []
     for device in ("cpu", cuda):
         model = VLM(device=device, dtype=dtype)
-        found = list(model.describe_all(images, languages=("ru", "en", "zh"), boxes=True))
+        found = list(describe(model, images, Describe(languages=("ru", "en", "zh"), boxes=True)))
         model.close()
         told.append(
             [

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from qvl.errors import QvlError
-from qvl.tasks.describe import Description, describe
+from qvl.tasks.describe import Describe, Description, describe
 from qvl.types import Completion, Delta, Image, Request, Sampling
 from qvl.vlm.local import LocalModel
 
@@ -20,7 +20,7 @@ class VLM(LocalModel):
     """`VLM()` is the embedded model; `VLM("Qwen/Qwen3-VL-2B-Instruct")` or a folder, any other.
 
     generate, results, stream and close are LocalModel's; the variants with an `a` do the same
-    without blocking the event loop.
+    for async code.
     """
 
     def describe(
@@ -33,41 +33,18 @@ class VLM(LocalModel):
         sampling: Sampling | None = None,
         boxes: bool = False,
     ) -> Description:
-        """What is in one picture. Raises QvlError, see `qvl.errors`."""
-        result = next(
-            self.describe_all(
-                [Image.open(picture)],
-                languages=[language],
-                style=style,
-                prompt=prompt,
-                sampling=sampling,
-                boxes=boxes,
-            )
+        """What is in one picture; see `qvl.tasks.describe.Describe`. Raises QvlError."""
+        task = Describe(
+            languages=(language,),
+            style=style,
+            prompt=prompt,
+            sampling=sampling or Sampling(),
+            boxes=boxes,
         )
+        result = next(describe(self, [Image.open(picture)], task))
         if isinstance(result, QvlError):
             raise result
         return result[language]
-
-    def describe_all(
-        self,
-        images: Iterable[Image],
-        *,
-        languages: Sequence[str],
-        style: str = "plain",
-        prompt: str | None = None,
-        sampling: Sampling | None = None,
-        boxes: bool = False,
-    ) -> Iterator[dict[str, Description] | QvlError]:
-        """Many pictures in several languages; see `qvl.tasks.describe.describe`."""
-        return describe(
-            self,
-            images,
-            languages=languages,
-            style=style,
-            prompt=prompt,
-            sampling=sampling,
-            boxes=boxes,
-        )
 
     async def adescribe(
         self,

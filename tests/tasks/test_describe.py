@@ -9,7 +9,7 @@ import pytest
 
 from qvl import VLM, Image, Message, Request, Sampling
 from qvl.errors import ImageDecodeError, InvalidParamError, QvlError
-from qvl.tasks.describe import description_request
+from qvl.tasks.describe import Describe, describe
 from qvl.tasks.prompts import DESCRIBE, LANGUAGES, describe_prompt
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:4]
@@ -31,7 +31,7 @@ def test_a_language_without_wording_is_asked_for_by_name() -> None:
 
 
 def test_a_prompt_of_ones_own_replaces_the_wording() -> None:
-    asked = description_request(Image(b""), language="ru", prompt="What is this?")
+    (asked,) = Describe(languages=("ru",), prompt="What is this?").requests(Image(b""))
     assert asked.messages == (Message.user(Image(b""), "What is this?"),)
 
 
@@ -45,7 +45,7 @@ def test_unknown_names_are_refused_with_near_ones(vlm: VLM) -> None:
 
 def test_many_as_one_by_one(vlm: VLM) -> None:
     images = [Image.open(path) for path in PICTURES]
-    together = list(vlm.describe_all(images, languages=("ru", "zh"), boxes=True))
+    together = list(describe(vlm, images, Describe(languages=("ru", "zh"), boxes=True)))
     for path, found in zip(PICTURES, together, strict=True):
         assert not isinstance(found, QvlError)
         for language in ("ru", "zh"):
@@ -55,7 +55,7 @@ def test_many_as_one_by_one(vlm: VLM) -> None:
 
 def test_a_broken_picture_is_an_error_in_its_place(vlm: VLM) -> None:
     images = [Image.open(PICTURES[0]), Image(b"text", "b.jpg"), Image.open(PICTURES[1])]
-    found = list(vlm.describe_all(images, languages=("en",), boxes=True))
+    found = list(describe(vlm, images, Describe(boxes=True)))
     assert isinstance(found[1], ImageDecodeError)
     assert not isinstance(found[0], QvlError)
     assert not isinstance(found[2], QvlError)
@@ -63,9 +63,7 @@ def test_a_broken_picture_is_an_error_in_its_place(vlm: VLM) -> None:
 
 
 def test_async_says_the_same(vlm: VLM) -> None:
-    asked = description_request(
-        Image.open(PICTURES[0]), language="en", sampling=Sampling(max_new_tokens=16)
-    )
+    (asked,) = Describe().requests(Image.open(PICTURES[0]))
 
     async def all_three() -> tuple[str, str, str]:
         described = await vlm.adescribe(PICTURES[0], language="en")

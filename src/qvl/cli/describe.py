@@ -19,7 +19,8 @@ from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.page import Outcome, write_page
 from qvl.errors import PartialFailure, QvlError, StorageError
 from qvl.settings import load_settings
-from qvl.tasks.describe import Description, check_language, check_style
+from qvl.tasks.describe import Describe, Description
+from qvl.tasks.describe import describe as run_task
 from qvl.types import Image, Sampling
 from qvl.vlm.chat_model import EMBEDDED
 
@@ -72,40 +73,38 @@ def describe(
         style=style,
         max_new_tokens=max_new_tokens,
     )
-    languages = [check_language(code) for code in chosen.language.split(",")]
-    check_style(chosen.style)
     sampling = Sampling(
         max_new_tokens=chosen.max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
         seed=seed,
-    ).checked()
+    )
+    task = Describe(
+        languages=tuple(chosen.language.split(",")),
+        style=chosen.style,
+        prompt=prompt,
+        sampling=sampling.checked(),
+        boxes=boxes or html is not None,
+    )
     items = pictures(sources)
     images = [item for item in items if isinstance(item, Image)]
     outcomes = [Outcome(item.name, item.error) for item in items if isinstance(item, Unusable)]
     if not images and len(outcomes) == 1 and isinstance(outcomes[0].found, QvlError):
         raise outcomes[0].found
 
-    from qvl.api import VLM  # brings torch, so not before the flags are known to be good
+    from qvl.vlm.local import LocalModel  # brings torch: not before the flags are known to be good
 
     if chosen.model == EMBEDDED:
         log.warning(EMBEDDED_NOTICE)
-    vlm = VLM(
+    vlm = LocalModel(
         chosen.model,
         device=chosen.device,
         dtype=chosen.dtype,
         revision=revision,
         offline=offline or None,
     )
-    results = vlm.describe_all(
-        images,
-        languages=languages,
-        style=chosen.style,
-        prompt=prompt,
-        sampling=sampling,
-        boxes=boxes or html is not None,
-    )
+    results = run_task(vlm, images, task)
     with output(out) as stream:
         for outcome in outcomes:
             show(outcome, stream, as_json=as_json, alone=False)

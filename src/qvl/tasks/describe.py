@@ -1,12 +1,12 @@
-"""Describing pictures: the requests, and their results with boxes when asked for.
+"""Describing pictures: what is asked about each, and what the answers become.
 
-Main path: describe -> description_request, boxes_request -> ChatModel.results -> read.
+Main path: describe -> Describe.requests -> ChatModel.results -> Describe.read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, tee
 
 from qvl.errors import InvalidParamError, QvlError, nearest
@@ -26,111 +26,72 @@ class Description:
     completion: Completion
 
 
-def check_style(style: str) -> str:
-    """The style itself; raises InvalidParamError with the nearest names for an unknown one."""
-    if style not in DESCRIBE:
-        raise InvalidParamError(
-            f"there is no style {style!r}",
-            hint=nearest(style, DESCRIBE) or f"the styles are {', '.join(DESCRIBE)}",
-        )
-    return style
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Describe:
+    """The task: every picture is described in each language, in one style.
 
+    `prompt`, where given, replaces the style's own wording. With `boxes` each picture is also
+    asked, in each language, for its objects' boxes.
+    Raises InvalidParamError, with the nearest names, for an unknown language or style.
+    """
 
-def check_language(language: str) -> str:
-    """The language code itself; raises InvalidParamError for one that we have no name for."""
-    if language not in LANGUAGES:
-        raise InvalidParamError(
-            f"there is no language {language!r}",
-            hint=nearest(language, LANGUAGES) or f"the languages are {', '.join(LANGUAGES)}",
-        )
-    return language
+    languages: tuple[str, ...] = ("en",)
+    style: str = "plain"
+    prompt: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    boxes: bool = False
 
+    def __post_init__(self) -> None:
+        check_known("style", self.style, DESCRIBE)
+        for language in self.languages:
+            check_known("language", language, LANGUAGES)
 
-def description_request(
-    image: Image,
-    *,
-    language: str,
-    style: str = "plain",
-    prompt: str | None = None,
-    sampling: Sampling | None = None,
-) -> Request:
-    """The request for one picture; `prompt`, where given, replaces the style's own wording."""
-    words = prompt or describe_prompt(check_style(style), check_language(language))
-    message = Message.user(image, words)
-    return Request(messages=(message,), sampling=sampling or Sampling(), id=image.name)
+    @property
+    def requests_per_language(self) -> int:
+        return 2 if self.boxes else 1
 
+    def requests(self, image: Image) -> Iterator[Request]:
+        """All requests about one picture, language by language."""
+        for language in self.languages:
+            words = self.prompt or describe_prompt(self.style, language)
+            yield _request(image, words, self.sampling)
+            if self.boxes:
+                yield _request(image, LOCATE_ALL.get(language, LOCATE_ALL["en"]), BOXES_SAMPLING)
 
-def boxes_request(image: Image, language: str) -> Request:
-    words = LOCATE_ALL.get(language, LOCATE_ALL["en"])
-    return Request(messages=(Message.user(image, words),), sampling=BOXES_SAMPLING, id=image.name)
+    def read(self, completions: Sequence[Completion]) -> dict[str, Description]:
+        """The completions of `requests`, in their order, as a description for each language."""
+        step = self.requests_per_language
+        descriptions = {}
+        for number, language in enumerate(self.languages):
+            told, *located = completions[number * step : (number + 1) * step]
+            boxes = [box for c in located for box in parse_boxes(c.text, c.provenance.images[0])]
+            descriptions[language] = Description(
+                text=told.text, language=language, boxes=tuple(boxes), completion=told
+            )
+        return descriptions
 
 
 def describe(
-    model: ChatModel,
-    images: Iterable[Image],
-    *,
-    languages: Sequence[str],
-    style: str = "plain",
-    prompt: str | None = None,
-    sampling: Sampling | None = None,
-    boxes: bool = False,
+    model: ChatModel, images: Iterable[Image], task: Describe
 ) -> Iterator[dict[str, Description] | QvlError]:
-    """For each picture, in order: its description in each language, or its error; the rest go on.
-
-    With `boxes` every picture is also asked, in each language, for its objects' boxes.
-    Raises InvalidParamError for an unknown language or style before the first picture is read.
-    """
-    check_style(style)
-    for language in languages:
-        check_language(language)
-    return _results(
-        model,
-        images,
-        languages=languages,
-        style=style,
-        prompt=prompt,
-        sampling=sampling,
-        boxes=boxes,
-    )
-
-
-def _results(
-    model: ChatModel,
-    images: Iterable[Image],
-    *,
-    languages: Sequence[str],
-    style: str,
-    prompt: str | None,
-    sampling: Sampling | None,
-    boxes: bool,
-) -> Iterator[dict[str, Description] | QvlError]:
-    def of_picture(image: Image) -> Iterator[Request]:
-        for language in languages:
-            yield description_request(
-                image, language=language, style=style, prompt=prompt, sampling=sampling
-            )
-            if boxes:
-                yield boxes_request(image, language)
-
+    """For each picture, in order: its description by language, or its error; the rest go on."""
     asked, told = tee(images)
-    results = model.results(request for image in asked for request in of_picture(image))
+    results = model.results(request for image in asked for request in task.requests(image))
     for _ in told:
-        answers = list(islice(results, len(languages) * (2 if boxes else 1)))
+        answers = list(islice(results, len(task.languages) * task.requests_per_language))
         errors = [answer for answer in answers if isinstance(answer, QvlError)]
         completions = [answer for answer in answers if isinstance(answer, Completion)]
-        yield errors[0] if errors else read(completions, languages, boxes=boxes)
+        yield errors[0] if errors else task.read(completions)
 
 
-def read(
-    completions: Sequence[Completion], languages: Sequence[str], *, boxes: bool
-) -> dict[str, Description]:
-    """The completions of one picture as its descriptions."""
-    step = 2 if boxes else 1
-    descriptions = {}
-    for number, language in enumerate(languages):
-        told, *located = completions[number * step : (number + 1) * step]
-        found = [parse_boxes(c.text, c.provenance.images[0]) for c in located]
-        descriptions[language] = Description(
-            text=told.text, language=language, boxes=found[0] if found else (), completion=told
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    names = tuple(known)
+    if name not in names:
+        raise InvalidParamError(
+            f"there is no {what} {name!r}",
+            hint=nearest(name, names) or f"there are {', '.join(names)}",
         )
-    return descriptions
+
+
+def _request(image: Image, words: str, sampling: Sampling) -> Request:
+    return Request(messages=(Message.user(image, words),), sampling=sampling, id=image.name)

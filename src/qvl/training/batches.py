@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from qvl.processing.patches import PixelRules, to_patches
 from qvl.training.phrases import (
@@ -179,7 +180,7 @@ SCORED_ON: dict[str, tuple[str, ...]] = {
 }
 
 
-class Packer:
+class Packer(Dataset[Batch]):
     """Builds batch number `step`; holds the tokenizer and the ids of the template."""
 
     def __init__(self, tokenizer: Tokenizer, *, seed: int, pictures: int) -> None:
@@ -190,8 +191,8 @@ class Packer:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
 
-    def __getitem__(self, step: int) -> Batch:
-        rng = random.Random(f"{self.seed}/{step}")
+    def __getitem__(self, index: int) -> Batch:
+        rng = random.Random(f"{self.seed}/{index}")
         size = (rng.choice(SIDES), rng.choice(SIDES))
         scenes = [draw("train", rng, size=size) for _ in range(self.pictures)]
         asked = [

@@ -161,7 +161,7 @@ def train(
     packer = Packer(tokenizer, seed=seed, pictures=pictures)
     loader = DataLoader(
         packer, batch_size=None, sampler=range(first, stop_after or steps), num_workers=1
-    )  # type: ignore[arg-type]
+    )
     started, seen, sums = time.monotonic(), 0, [0.0, 0.0]
     for step, batch in enumerate(loader, start=first):
         for optim in optims:

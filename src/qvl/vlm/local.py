@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -126,7 +126,7 @@ class LocalModel:
             completions.append(result)
         return completions
 
-    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         """One result per request, in their order; requests are taken in as room becomes free."""
         waiting = iter(requests)
         front: deque[_Answer | QvlError] = deque()
