@@ -28,7 +28,7 @@ def cuda() -> str:
 def test_the_embedded_model_says_on_cuda_what_it_says_on_the_cpu(
     cuda: str, dtype: Literal["fp32", "bf16"]
 ) -> None:
-    images = [Image.open(path) for path in PICTURES]
+    images = [Image.of(path) for path in PICTURES]
     told = []
     for device in ("cpu", cuda):
         model = VLM(device=device, dtype=dtype)

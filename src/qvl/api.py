@@ -41,7 +41,7 @@ class VLM(LocalModel):
             sampling=sampling or Sampling(),
             boxes=boxes,
         )
-        result = next(describe(self, [Image.open(picture)], task))
+        result = next(describe(self, [Image.of(picture)], task))
         if isinstance(result, QvlError):
             raise result
         return result[language]

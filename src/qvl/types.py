@@ -32,7 +32,7 @@ class Image:
     name: str = "image"
 
     @classmethod
-    def open(cls, source: str | Path | bytes) -> Image:
+    def of(cls, source: str | Path | bytes) -> Image:
         """An Image named after its file; bytes are called "image"."""
         if isinstance(source, bytes):
             return cls(source)

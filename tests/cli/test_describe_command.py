@@ -150,7 +150,7 @@ def test_one_unusable_picture_ends_with_4(
         (["--device", "cuda:99"], 2, ["cuda"]),
         (["--dtype", "fp8"], 2, ["bf16"]),
         (["--model", "sprot"], 4, ["sprout"]),
-        (["--model", "Qwen/Qwen3-VL-2B-Instrukt"], 4, ["Qwen"]),
+        (["--model", "Qwen/Qwen3-VL-2B-Instrukt", "--offline"], 4, ["Qwen"]),
         (["--model", "hf:Qwen/Qwen2-VL-2B-Instruct"], 4, ["does not have yet"]),
         (["--out", "no/such/folder/a.txt"], 6, ["a.txt"]),
     ],

@@ -44,7 +44,7 @@ def test_unknown_names_are_refused_with_near_ones(vlm: VLM) -> None:
 
 
 def test_many_as_one_by_one(vlm: VLM) -> None:
-    images = [Image.open(path) for path in PICTURES]
+    images = [Image.of(path) for path in PICTURES]
     together = list(describe(vlm, images, Describe(languages=("ru", "zh"), boxes=True)))
     for path, found in zip(PICTURES, together, strict=True):
         assert not isinstance(found, QvlError)
@@ -54,7 +54,7 @@ def test_many_as_one_by_one(vlm: VLM) -> None:
 
 
 def test_a_broken_picture_is_an_error_in_its_place(vlm: VLM) -> None:
-    images = [Image.open(PICTURES[0]), Image(b"text", "b.jpg"), Image.open(PICTURES[1])]
+    images = [Image.of(PICTURES[0]), Image(b"text", "b.jpg"), Image.of(PICTURES[1])]
     found = list(describe(vlm, images, Describe(boxes=True)))
     assert isinstance(found[1], ImageDecodeError)
     assert not isinstance(found[0], QvlError)
@@ -63,7 +63,7 @@ def test_a_broken_picture_is_an_error_in_its_place(vlm: VLM) -> None:
 
 
 def test_async_says_the_same(vlm: VLM) -> None:
-    (asked,) = Describe().requests(Image.open(PICTURES[0]))
+    (asked,) = Describe().requests(Image.of(PICTURES[0]))
 
     async def all_three() -> tuple[str, str, str]:
         described = await vlm.adescribe(PICTURES[0], language="en")
@@ -79,7 +79,7 @@ def test_a_stop_string_ends_the_text_before_it(vlm: VLM) -> None:
     whole = vlm.describe(PICTURES[0], language="en").text
     stop = whole[5:8]
     asked = Request(
-        messages=(Message.user(Image.open(PICTURES[0]), describe_prompt("plain", "en")),),
+        messages=(Message.user(Image.of(PICTURES[0]), describe_prompt("plain", "en")),),
         sampling=Sampling(temperature=0, stop=(stop,)),
     )
     told = vlm.generate([asked])[0]
