@@ -101,7 +101,7 @@ def test_each_format_gives_the_pixels_that_pillow_gives(kind: str):
 def test_a_path_and_its_bytes_are_the_same_picture(tmp_path: Path):
     path = tmp_path / "фото \u4e2d.png"
     path.write_bytes(encode(photo(), "PNG"))
-    from_path, from_bytes = read_image(Image.open(path)), read(path.read_bytes())
+    from_path, from_bytes = read_image(Image.of(path)), read(path.read_bytes())
     assert np.array_equal(from_path.pixels, from_bytes.pixels)
     assert from_path.sha256 == from_bytes.sha256
 
@@ -459,10 +459,10 @@ def test_damage_anywhere_gives_a_picture_or_a_typed_error(kind, at, length, nois
 
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(InputNotFoundError, match=r"^'no/such\.png' does not exist$"):
-        read_image(Image.open("no/such.png"))
+        read_image(Image.of("no/such.png"))
     (tmp_path / "file").touch()
     with pytest.raises(InputNotFoundError):
-        read_image(Image.open(tmp_path / "file" / "a.png"))
+        read_image(Image.of(tmp_path / "file" / "a.png"))
 
 
 def test_a_message_holds_the_name_that_the_caller_gave_and_no_more(
@@ -471,7 +471,7 @@ def test_a_message_holds_the_name_that_the_caller_gave_and_no_more(
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(b"text")
     with pytest.raises(ImageDecodeError, match=r"^'a\.png' is not a picture") as caught:
-        read_image(Image.open("a.png"))
+        read_image(Image.of("a.png"))
     assert str(tmp_path) not in f"{caught.value.message} {caught.value.hint}"
 
 
@@ -484,7 +484,7 @@ def test_control_characters_and_long_names_are_tamed():
 
 def test_a_folder_is_not_read(tmp_path: Path):
     with pytest.raises(InputUnreadableError, match=r"is a folder$"):
-        read_image(Image.open(tmp_path))
+        read_image(Image.of(tmp_path))
 
 
 def test_a_fifo_a_socket_and_a_device_are_refused_at_once(tmp_path: Path):
@@ -536,7 +536,7 @@ def test_a_file_without_permission_says_so():
 )
 def test_what_cannot_be_a_path_is_a_wrong_parameter(path: str):
     with pytest.raises(InvalidParamError) as caught:
-        read_image(Image.open(path))
+        read_image(Image.of(path))
     caught.value.message.encode()  # can be printed
 
 

@@ -275,7 +275,7 @@ def test_equal_pictures_are_read_and_cut_once(build, tmp_path):
     same = Image(bytes(bytearray(b"224x448 cat")), "copy.png")
     file = tmp_path / "file.png"
     file.write_bytes(CAT.source)
-    messages = [Message.user(CAT, same, DOG), assistant("ok"), Message.user(Image.open(file), CAT)]
+    messages = [Message.user(CAT, same, DOG), assistant("ok"), Message.user(Image.of(file), CAT)]
     images = build(messages, read=counting).images
     assert reads == ["cat.png", "dog.png", str(file)]
     names = [image.info.name for image in images]
@@ -306,7 +306,7 @@ def test_the_key_of_a_picture_tells_sizes_apart(build, generation):
 def test_a_picture_file_is_read_by_default(build, tmp_path):
     file = tmp_path / "red.png"
     PillowImage.new("RGB", (224, 448), "red").save(file)
-    (image,) = build([Message.user(Image.open(file))], read=read_image).images
+    (image,) = build([Message.user(Image.of(file))], read=read_image).images
     assert (image.info.width_px, image.info.height_px) == (224, 448)
     assert image.info.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert image.info.name == str(file)
