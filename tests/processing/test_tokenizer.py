@@ -62,7 +62,8 @@ def test_text_gets_the_ids_that_the_library_gives(tokenizer, library, text):
     assert tokenizer.encode_text(text) == library.encode(text, add_special_tokens=False).ids
 
 
-@given(text=plain_text)
+# text that spells a control token is ours alone to treat: see the tests below
+@given(text=plain_text.filter(lambda text: not any(token in text for token in ADDED)))
 @settings(deadline=None)
 def test_any_text_gets_the_ids_that_the_library_gives(tokenizer, library, text):
     assert tokenizer.encode_text(text) == library.encode(text, add_special_tokens=False).ids
