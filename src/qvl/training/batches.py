@@ -44,7 +44,7 @@ RULES = PixelRules(
     merge=MERGE,
     temporal_patch=2,
     min_px=128 * 128,
-    max_px=224 * 224,
+    max_px=192 * 192,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
