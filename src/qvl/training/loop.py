@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -119,8 +120,6 @@ def save_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer],
 
 def load_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer]) -> int:
     """Restores what save_state wrote; returns the next step."""
-    from safetensors import safe_open
-
     path = folder / "state.safetensors"
     with safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
@@ -154,10 +153,12 @@ def train(
     torch.manual_seed(seed)
     model = QwenVL(sprout_config(tokenizer))
     initialise(model)
-    if start is not None:
-        model.load_state_dict(load_model(start, dtype="fp32").model.state_dict())
     optims = optimisers(model)
-    first = load_state(folder, model, optims) if (folder / "state.safetensors").exists() else 0
+    first = 0
+    if (folder / "state.safetensors").exists():
+        first = load_state(folder, model, optims)
+    elif start is not None:
+        model.load_state_dict(load_model(start, dtype="fp32").model.state_dict())
     packer = Packer(tokenizer, seed=seed, pictures=pictures)
     loader = DataLoader(
         packer, batch_size=None, sampler=range(first, stop_after or steps), num_workers=1

@@ -77,6 +77,11 @@ def held_out(*combination: object) -> bool:
     return digest[0] % 5 == 0
 
 
+def belongs(split: Split, *combination: object) -> bool:
+    """Whether scenes of this split may show the combination."""
+    return held_out(*combination) == (split == "held-out")
+
+
 @cache
 def sprites() -> dict[str, Image.Image]:
     """Every object's glyph, cropped to what is visible."""
@@ -151,9 +156,7 @@ def place_anywhere(canvas: Image.Image, glyph: Image.Image, rng: random.Random) 
 
 def draw_single(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     kind = rng.choice(kinds())
-    options = [
-        g for g in range(len(BACKGROUNDS)) if held_out("on", kind.key, g) == (split == "held-out")
-    ]
+    options = [g for g in range(len(BACKGROUNDS)) if belongs(split, "on", kind.key, g)]
     if not options:  # a few objects have no held-out background at all
         return draw_single(split, rng, size)
     ground = rng.choice(options)
@@ -165,7 +168,7 @@ def draw_single(split: Split, rng: random.Random, size: tuple[int, int]) -> Scen
 def draw_copies(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     """2 to 6 copies of one object."""
     kind = rng.choice(kinds())
-    options = [n for n in range(2, 7) if held_out("n", kind.key, n) == (split == "held-out")]
+    options = [n for n in range(2, 7) if belongs(split, "n", kind.key, n)]
     if not options:  # a few objects have no held-out number at all
         return draw_copies(split, rng, size)
     return scattered("copies", [kind] * rng.choice(options), rng, size)
@@ -202,7 +205,7 @@ def draw_pair(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     while True:
         second = rng.choice(others)
         pair = sorted((first.key, second.key))
-        if held_out("pair", *pair) == (split == "held-out"):
+        if belongs(split, "pair", *pair):
             break
     beside = rng.random() < 0.5
     canvas = background(rng, size, rng.randrange(len(BACKGROUNDS)))
@@ -263,7 +266,7 @@ def shape_points(shape: Shape, cx: float, cy: float, r: float) -> list[tuple[flo
 
 def draw_shape(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     shape = rng.choice(SHAPES)
-    options = [c for c in COLOURS if held_out(shape.en, c.en) == (split == "held-out")]
+    options = [c for c in COLOURS if belongs(split, shape.en, c.en)]
     if not options:
         return draw_shape(split, rng, size)
     colour = rng.choice(options)
@@ -285,7 +288,7 @@ def shaded(colour: Colour, rng: random.Random) -> tuple[int, int, int]:
 def draw_silhouette(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     """An object's outline in one colour, so that no colour goes with a few shapes only."""
     kind, colour = rng.choice(kinds()), rng.choice(COLOURS)
-    if held_out("outline", kind.key, colour.en) != (split == "held-out"):
+    if not belongs(split, "outline", kind.key, colour.en):
         return draw_silhouette(split, rng, size)
     canvas = background(rng, size, rng.randrange(len(BACKGROUNDS)))
     glyph = sprite(kind, round(min(size) * rng.uniform(0.35, 0.85)), rng)
@@ -322,7 +325,7 @@ def draw_line(
     rng: random.Random,
 ) -> Thing | None:
     """The text within `room` (width, height) below top_px, bare or on a plate; None without a face."""
-    options = [f for f in FACES if held_out(text, f) == (split == "held-out")]
+    options = [f for f in FACES if belongs(split, text, f)]
     if not options:
         return None
     name = rng.choice(options)
