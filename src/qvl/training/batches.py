@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from qvl.processing.patches import PixelRules, to_patches
+from qvl.training.dense import CellTruth, cell_truth
 from qvl.training.phrases import (
     LANGUAGES,
     OPPOSITE,
@@ -68,7 +69,7 @@ class Batch:
 
     rows [S, C] patch rows; ids [T], positions [3, T]; branch [T] (0 the beginning, then 1, 2, ...);
     targets [T], the next token where it is part of an answer, else -100, and what it counts in the
-    loss; lengths of the B rows.
+    loss; lengths of the B rows; what stands under each visual token.
     """
 
     rows: Tensor
@@ -80,6 +81,7 @@ class Batch:
     weights: Tensor
     vision_at: Tensor
     lengths: tuple[int, ...]
+    cells: CellTruth
 
 
 def phrase_of(scene: Scene, language: str) -> str:
@@ -160,13 +162,13 @@ def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
 
 # what is asked about each kind of scene in training; languages are drawn for each question
 TRAINING_QUESTIONS: dict[str, tuple[str, ...]] = {
-    "single": ("name", "name", "describe", "describe", "place", "count"),
-    "copies": ("count", "count", "count", "describe", "describe", "name"),
-    "crowd": ("count", "count", "box"),
-    "pair": ("relation", "relation", "describe", "describe", "place"),
+    "single": ("name", "describe", "place", "count"),
+    "copies": ("count", "count", "describe", "name"),
+    "crowd": ("count", "box", "box"),
+    "pair": ("relation", "relation", "relation", "describe", "place"),
     "shape": ("colour", "describe", "name", "place"),
     "silhouette": ("colour", "colour"),
-    "word": ("read", "read", "describe", "place"),
+    "word": ("read", "read", "describe", "box"),
 }
 # the same table for scoring: question kind -> the kinds of scene it is asked about
 SCORED_ON: dict[str, tuple[str, ...]] = {
@@ -231,6 +233,7 @@ class Packer(Dataset[Batch]):
             weights=torch.tensor([w for row in weights for w in row]),
             vision_at=torch.from_numpy(at.reshape(-1)),
             lengths=lengths,
+            cells=cell_truth(scenes, gh, gw),
         )
 
     def row(

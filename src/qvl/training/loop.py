@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,17 +22,21 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from qvl.loading.model import load_model
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
 from qvl.training.batches import Batch, Packer
+from qvl.training.dense import Probes
 from qvl.training.muon import Muon
 from qvl.training.sprout import initialise, save_sprout, sprout_config
 
 MUON_RATE, ADAM_RATE = 3e-3, 2e-3
+CELLS_WEIGHT = 0.5
+LOG_STEPS, SAVE_STEPS = 20, 200
+LOGGED = ("answers", "cells", "right")
 
 
 class Branches:
@@ -64,10 +69,27 @@ class Branches:
         return out.transpose(1, 2).flatten(0, 1)[self.places]
 
 
-def loss_of(model: QwenVL, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted mean cross-entropy of the answers' tokens (nats), and the share argmax gets right."""
+class Taught(nn.Module):
+    """The model and the probes that are trained beside it."""
+
+    def __init__(self, model: QwenVL) -> None:
+        super().__init__()
+        self.model = model
+        self.probes = Probes(model.config.vision.out_width)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Of one batch: nats per answer token, weighted; the cells' loss; share of tokens right."""
+
+    answers: Tensor
+    cells: Tensor
+    right: Tensor
+
+
+def losses_of(taught: Taught, batch: Batch) -> Losses:
     wanted = (batch.targets >= 0).nonzero().flatten()
-    vision = model.encode_images(batch.rows, [batch.grid] * len(batch.lengths))
+    vision = taught.model.encode_images(batch.rows, [batch.grid] * len(batch.lengths))
     forward = ForwardBatch(
         ids_t=batch.ids,
         positions_3t=batch.positions,
@@ -76,16 +98,20 @@ def loss_of(model: QwenVL, batch: Batch) -> tuple[Tensor, Tensor]:
         vision=vision,
         vision_at_v=batch.vision_at,
     )
-    logits, targets = model(forward), batch.targets[wanted]
+    logits, targets = taught.model(forward), batch.targets[wanted]
     weights = batch.weights[wanted]
-    loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
-    return loss, (logits.argmax(-1) == targets).float().mean()
+    entropies = F.cross_entropy(logits, targets, reduction="none")
+    return Losses(
+        answers=(entropies * weights).sum() / weights.sum(),
+        cells=taught.probes.loss(vision.rows_vd, batch.cells),
+        right=(logits.argmax(-1) == targets).float().mean(),
+    )
 
 
-def optimisers(model: QwenVL) -> list[torch.optim.Optimizer]:
+def optimisers(taught: Taught) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of blocks, AdamW for mergers, embeddings, norms and biases."""
     matrices, rest = [], []
-    for name, parameter in model.named_parameters():
+    for name, parameter in taught.named_parameters():
         inner = parameter.ndim == 2 and ("blocks." in name or "layers." in name)
         (matrices if inner else rest).append(parameter)
     adam = torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
@@ -104,9 +130,11 @@ def rate_at(step: int, *, steps: int, warmup: int, decay: int) -> float:
     return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / max(1, decay)))
 
 
-def save_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer], step: int) -> None:
+def save_state(
+    folder: Path, taught: Taught, optims: list[torch.optim.Optimizer], step: int
+) -> None:
     """Weights and optimiser tensors as safetensors, swapped in whole."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors = taught.state_dict()
     for number, optim in enumerate(optims):
         for key, entries in optim.state_dict()["state"].items():
             for name, value in entries.items():
@@ -118,13 +146,13 @@ def save_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer],
     os.replace(partial, folder / "state.safetensors")
 
 
-def load_state(folder: Path, model: QwenVL, optims: list[torch.optim.Optimizer]) -> int:
+def load_state(folder: Path, taught: Taught, optims: list[torch.optim.Optimizer]) -> int:
     """Restores what save_state wrote; returns the next step."""
     path = folder / "state.safetensors"
     with safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
     tensors = load_file(path)
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    taught.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optim.")})
     for number, optim in enumerate(optims):
         state = optim.state_dict()
         for name, value in tensors.items():
@@ -153,43 +181,59 @@ def train(
     torch.manual_seed(seed)
     model = QwenVL(sprout_config(tokenizer))
     initialise(model)
-    optims = optimisers(model)
+    taught = Taught(model)
+    optims = optimisers(taught)
     first = 0
     if (folder / "state.safetensors").exists():
-        first = load_state(folder, model, optims)
+        first = load_state(folder, taught, optims)
     elif start is not None:
         model.load_state_dict(load_model(start, dtype="fp32").model.state_dict())
     packer = Packer(tokenizer, seed=seed, pictures=pictures)
     loader = DataLoader(
         packer, batch_size=None, sampler=range(first, stop_after or steps), num_workers=1
     )
-    started, seen, sums = time.monotonic(), 0, [0.0, 0.0]
+    began, logged = time.monotonic(), []
     for step, batch in enumerate(loader, start=first):
-        for optim in optims:
-            for group in optim.param_groups:
-                group["lr"] = group["peak"] * rate_at(step, steps=steps, warmup=150, decay=decay)
-        loss, right = loss_of(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad(set_to_none=True)
-        seen += 1
-        sums = [sums[0] + loss.item(), sums[1] + right.item()]
-        if (step + 1) % 20 == 0:
-            line = {
-                "step": step + 1,
-                "pictures": (step + 1) * pictures,
-                "loss": round(sums[0] / seen, 4),
-                "right": round(sums[1] / seen, 4),
-                "pictures_per_s": round(seen * pictures / (time.monotonic() - started), 1),
-            }
-            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            started, seen, sums = time.monotonic(), 0, [0.0, 0.0]
-        if (step + 1) % 200 == 0 or step + 1 == (stop_after or steps):
-            save_state(folder, model, optims, step + 1)
+        rate = rate_at(step, steps=steps, warmup=150, decay=decay)
+        logged.append(update(taught, batch, optims, rate))
+        done = step + 1
+        if done % LOG_STEPS == 0:
+            speed = len(logged) * pictures / (time.monotonic() - began)
+            write_log(folder, done, pictures, logged, speed)
+            began, logged = time.monotonic(), []
+        if done % SAVE_STEPS == 0 or done == (stop_after or steps):
+            save_state(folder, taught, optims, done)
             save_sprout(folder / "sprout", model, tokenizer)
+
+
+def update(
+    taught: Taught, batch: Batch, optims: Sequence[torch.optim.Optimizer], rate: float
+) -> tuple[float, ...]:
+    """One step at `rate` of the peak learning rates; returns what LOGGED names."""
+    losses = losses_of(taught, batch)
+    (losses.answers + CELLS_WEIGHT * losses.cells).backward()
+    torch.nn.utils.clip_grad_norm_(taught.parameters(), 1.0)
+    for optim in optims:
+        for group in optim.param_groups:
+            group["lr"] = group["peak"] * rate
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+    return losses.answers.item(), losses.cells.item(), losses.right.item()
+
+
+def write_log(
+    folder: Path, step: int, pictures: int, logged: Sequence[tuple[float, ...]], speed: float
+) -> None:
+    """One line of log.jsonl: the means since the last one."""
+    means = (sum(column) / len(logged) for column in zip(*logged, strict=True))
+    line = {
+        "step": step,
+        "pictures": step * pictures,
+        **{name: round(mean, 4) for name, mean in zip(LOGGED, means, strict=True)},
+        "pictures_per_s": round(speed, 1),
+    }
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
 
 
 def main() -> None:

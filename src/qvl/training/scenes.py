@@ -55,6 +55,7 @@ class Thing:
     what: Kind | Shape | str
     box: PixelBox
     colour: Colour | None = None
+    letters: tuple[tuple[str, PixelBox], ...] = ()  # of a printed text, with their places
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def draw(
     kind: SceneKind | None = None,
 ) -> Scene:
     """A scene of `size` (width, height) pixels; the same rng state gives the same scene."""
-    kind = kind or rng.choices(SCENE_KINDS, weights=(13, 19, 9, 25, 7, 4, 23))[0]
+    kind = kind or rng.choices(SCENE_KINDS, weights=(10, 15, 9, 24, 6, 3, 33))[0]
     return DRAW[kind](split, rng, size)
 
 
@@ -343,7 +344,12 @@ def draw_line(
         pen.rectangle((x - 6, y - 4, x + width + 6, y + height + 4), fill=rng.choice(COLOURS).rgb)
         ink = (255, 255, 255)
     pen.text((x - left, y - top), text, font=font, fill=ink)
-    return Thing(text, (x, y, x + width, y + height))
+    ends = [x - left + font.getlength(text[:n]) for n in range(len(text) + 1)]
+    letters = tuple(
+        (letter, (start, float(y), end, float(y + height)))
+        for letter, start, end in zip(text, ends, ends[1:], strict=False)
+    )
+    return Thing(text, (x, y, x + width, y + height), letters=letters)
 
 
 DRAW = {

@@ -1,0 +1,126 @@
+"""What stands under each visual token, taught to the tower directly.
+
+Answers alone say a few words about a whole picture; the scenes know which thing covers every cell,
+where its box ends and which letters lie there. Linear probes on the tower's output learn that
+beside the answers, so that naming, counting, placing and reading start from features that hold
+the place. The probes serve training only and are not part of the checkpoint. Targets in the manner of
+FCOS (Tian et al. 2019, arXiv 1904.01355): a class for each cell, the box from every cell inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvl.training.phrases import COLOURS, SHAPES, Colour, Kind, Shape, kinds, words
+from qvl.training.scenes import PixelBox, Scene
+
+CLASSES: dict[Kind | Shape | str, int] = {
+    what: number for number, what in enumerate((*kinds(), *SHAPES, *words()), start=1)
+}  # 0 is the background
+LETTERS = {letter: number for number, letter in enumerate(sorted(set("".join(words()))))}
+COVERED = 0.12  # share of a cell that a thing must cover to be its class
+INSIDE = 0.35  # share of a letter that must lie in a cell to be found there
+
+
+@dataclass(frozen=True, slots=True)
+class CellTruth:
+    """Of V visual tokens: the class of the thing there [V] (0 none), its colour [V] (-100 none), its
+    box [V, 4] as shares of the picture's sides, whether a thing's middle is there [V], letters [V, A].
+    """
+
+    what: Tensor
+    colour: Tensor
+    box: Tensor
+    middle: Tensor
+    letters: Tensor
+
+
+def shares(box: PixelBox, rows: int, cols: int, size: tuple[int, int]) -> np.ndarray:
+    """How many pixels of the box lie in each cell, [rows, cols]."""
+    across, down = (
+        np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None)
+        for low, high, edges in (
+            (box[0], box[2], np.linspace(0, size[0], cols + 1)),
+            (box[1], box[3], np.linspace(0, size[1], rows + 1)),
+        )
+    )
+    return down[:, None] * across[None, :]
+
+
+def colour_index(colour: Colour | None) -> int:
+    return -100 if colour is None else COLOURS.index(colour)
+
+
+def cell_truth(scenes: Sequence[Scene], rows: int, cols: int) -> CellTruth:
+    """The truth about rows x cols cells of each scene, in the order of the visual tokens."""
+    per_scene = [truth_of(scene, rows, cols) for scene in scenes]
+    what, colour, box, middle, letters = (
+        torch.from_numpy(np.concatenate(part)) for part in zip(*per_scene, strict=True)
+    )
+    return CellTruth(what, colour, box, middle, letters)
+
+
+def truth_of(scene: Scene, rows: int, cols: int) -> tuple[np.ndarray, ...]:
+    size = scene.picture.size
+    cell_px = size[0] * size[1] / (rows * cols)
+    count = rows * cols
+    what, colour = np.zeros(count, np.int64), np.full(count, -100, np.int64)
+    box, middle = np.zeros((count, 4), np.float32), np.zeros(count, np.float32)
+    letters = np.zeros((count, len(LETTERS)), np.float32)
+    most = np.full(count, COVERED)
+    for thing in scene.things:
+        covered = (shares(thing.box, rows, cols, size) / cell_px).reshape(-1)
+        x1, y1, x2, y2 = thing.box
+        middle_col = min(cols - 1, int((x1 + x2) / 2 / size[0] * cols))
+        middle_row = min(rows - 1, int((y1 + y2) / 2 / size[1] * rows))
+        at_middle = middle_row * cols + middle_col
+        mine = covered > most
+        mine[at_middle] = True
+        middle[at_middle] = 1
+        most = np.where(mine, np.maximum(covered, most), most)
+        what[mine] = CLASSES[thing.what]
+        colour[mine] = colour_index(thing.colour)
+        box[mine] = np.array((x1 / size[0], y1 / size[1], x2 / size[0], y2 / size[1]))
+        for letter, place in thing.letters:
+            area = (place[2] - place[0]) * (place[3] - place[1])
+            inside = shares(place, rows, cols, size).reshape(-1) > INSIDE * area
+            letters[inside, LETTERS[letter]] = 1
+    return what, colour, box, middle, letters
+
+
+class Probes(nn.Module):
+    """Linear readings of the tower's output."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.parts = (len(CLASSES) + 1, len(COLOURS), 4, 1, len(LETTERS))
+        self.norm = nn.LayerNorm(width)
+        self.read = nn.Linear(width, sum(self.parts))
+        nn.init.normal_(self.read.weight, std=0.02)
+        nn.init.zeros_(self.read.bias)
+        with torch.no_grad():
+            self.read.bias[-1 - len(LETTERS) :] = -3.0  # middles and letters are rare
+
+    def loss(self, rows_vd: Tensor, truth: CellTruth) -> Tensor:
+        """One figure (nats and shares of a side, summed) for V visual tokens."""
+        what, colour, box, middle, letters = self.read(self.norm(rows_vd)).split(self.parts, dim=-1)
+        covered = truth.what > 0
+        coloured = truth.colour >= 0
+        written = truth.letters.sum(-1) > 0
+        loss = F.cross_entropy(what, truth.what)
+        loss = loss + F.binary_cross_entropy_with_logits(middle.squeeze(-1), truth.middle)
+        loss = loss + 4 * F.l1_loss(box[covered], truth.box[covered])
+        if coloured.any():
+            loss = loss + 0.2 * F.cross_entropy(colour[coloured], truth.colour[coloured])
+        if written.any():
+            found = F.binary_cross_entropy_with_logits(
+                letters[written], truth.letters[written], reduction="none"
+            )
+            loss = loss + 0.2 * found.sum(-1).mean()
+        return loss
