@@ -36,7 +36,6 @@ from qvl.training.sprout import initialise, save_sprout, sprout_config
 MUON_RATE, ADAM_RATE = 3e-3, 2e-3
 CELLS_WEIGHT = 0.5
 LOG_STEPS, SAVE_STEPS = 20, 200
-LOGGED = ("answers", "cells", "right")
 
 
 class Branches:
@@ -80,7 +79,10 @@ class Taught(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of one batch: nats per answer token, weighted; the cells' loss; share of tokens right."""
+    """Of one batch: nats per answer token, weighted; the cells' loss; share of tokens right.
+
+    Without questions there are no answers: 0, and not a number for the share.
+    """
 
     answers: Tensor
     cells: Tensor
@@ -88,8 +90,11 @@ class Losses:
 
 
 def losses_of(taught: Taught, batch: Batch) -> Losses:
-    wanted = (batch.targets >= 0).nonzero().flatten()
     vision = taught.model.encode_images(batch.rows, [batch.grid] * len(batch.lengths))
+    cells = taught.probes.loss(vision.rows_vd, batch.cells)
+    wanted = (batch.targets >= 0).nonzero().flatten()
+    if not len(wanted):
+        return Losses(torch.zeros(()), cells, torch.tensor(torch.nan))
     forward = ForwardBatch(
         ids_t=batch.ids,
         positions_3t=batch.positions,
@@ -103,7 +108,7 @@ def losses_of(taught: Taught, batch: Batch) -> Losses:
     entropies = F.cross_entropy(logits, targets, reduction="none")
     return Losses(
         answers=(entropies * weights).sum() / weights.sum(),
-        cells=taught.probes.loss(vision.rows_vd, batch.cells),
+        cells=cells,
         right=(logits.argmax(-1) == targets).float().mean(),
     )
 
@@ -195,11 +200,10 @@ def train(
     began, logged = time.monotonic(), []
     for step, batch in enumerate(loader, start=first):
         rate = rate_at(step, steps=steps, warmup=150, decay=decay)
-        logged.append(update(taught, batch, optims, rate))
+        logged.append((update(taught, batch, optims, rate), len(batch.lengths)))
         done = step + 1
         if done % LOG_STEPS == 0:
-            speed = len(logged) * pictures / (time.monotonic() - began)
-            write_log(folder, done, pictures, logged, speed)
+            write_log(folder, done, logged, time.monotonic() - began)
             began, logged = time.monotonic(), []
         if done % SAVE_STEPS == 0 or done == (stop_after or steps):
             save_state(folder, taught, optims, done)
@@ -208,8 +212,8 @@ def train(
 
 def update(
     taught: Taught, batch: Batch, optims: Sequence[torch.optim.Optimizer], rate: float
-) -> tuple[float, ...]:
-    """One step at `rate` of the peak learning rates; returns what LOGGED names."""
+) -> Losses:
+    """One step at `rate` of the peak learning rates; returns the losses before it."""
     losses = losses_of(taught, batch)
     (losses.answers + CELLS_WEIGHT * losses.cells).backward()
     torch.nn.utils.clip_grad_norm_(taught.parameters(), 1.0)
@@ -218,22 +222,27 @@ def update(
             group["lr"] = group["peak"] * rate
         optim.step()
         optim.zero_grad(set_to_none=True)
-    return losses.answers.item(), losses.cells.item(), losses.right.item()
+    return Losses(losses.answers.detach(), losses.cells.detach(), losses.right)
 
 
 def write_log(
-    folder: Path, step: int, pictures: int, logged: Sequence[tuple[float, ...]], speed: float
+    folder: Path, step: int, logged: Sequence[tuple[Losses, int]], seconds: float
 ) -> None:
-    """One line of log.jsonl: the means since the last one."""
-    means = (sum(column) / len(logged) for column in zip(*logged, strict=True))
+    """One line of log.jsonl: the means since the last one, those of answers where any were asked."""
+    asked = [losses for losses, _ in logged if not losses.right.isnan()]
     line = {
         "step": step,
-        "pictures": step * pictures,
-        **{name: round(mean, 4) for name, mean in zip(LOGGED, means, strict=True)},
-        "pictures_per_s": round(speed, 1),
+        "answers": mean_of([losses.answers for losses in asked]),
+        "right": mean_of([losses.right for losses in asked]),
+        "cells": mean_of([losses.cells for losses, _ in logged]),
+        "pictures_per_s": round(sum(pictures for _, pictures in logged) / seconds, 1),
     }
     with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
+
+
+def mean_of(values: Sequence[Tensor]) -> float:
+    return round(torch.stack(list(values)).mean().item(), 4)
 
 
 def main() -> None:

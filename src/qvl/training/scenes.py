@@ -107,7 +107,7 @@ def draw(
     kind: SceneKind | None = None,
 ) -> Scene:
     """A scene of `size` (width, height) pixels; the same rng state gives the same scene."""
-    kind = kind or rng.choices(SCENE_KINDS, weights=(10, 15, 9, 24, 6, 3, 33))[0]
+    kind = kind or rng.choices(SCENE_KINDS, weights=(8, 18, 13, 24, 5, 3, 29))[0]
     return DRAW[kind](split, rng, size)
 
 
@@ -305,7 +305,7 @@ def face(name: str, size_px: int) -> ImageFont.FreeTypeFont:
 
 def draw_word(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     """One item of the closed list; in training also up to four, a line each, top to bottom."""
-    lines = 1 if split == "held-out" else rng.choices((1, 2, 3, 4), weights=(35, 20, 25, 20))[0]
+    lines = 1 if split == "held-out" else rng.choices((1, 2, 3, 4), weights=(18, 17, 30, 35))[0]
     canvas = background(rng, size, rng.randrange(len(BACKGROUNDS)))
     row = (size[0], size[1] // lines)
     texts = rng.sample(words(), lines)
