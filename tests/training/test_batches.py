@@ -13,6 +13,7 @@ from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
 from qvl.training.batches import TRAINING_QUESTIONS, Packer, ask
+from qvl.training.dense import class_names
 from qvl.training.loop import Branches, Taught, losses_of
 from qvl.training.phrases import LANGUAGES, Kind, Shape, counted, kinds, words
 from qvl.training.scenes import SCENE_KINDS, draw, held_out
@@ -156,7 +157,7 @@ def test_training_prompts_are_the_products_own(tokenizer: Tokenizer) -> None:
 def test_a_step_lowers_the_loss(tokenizer: Tokenizer, model: QwenVL) -> None:
     batch = Packer(tokenizer, seed=1, pictures=2)[0]
     for part in ("answers", "cells"):
-        taught = Taught(copy.deepcopy(model))
+        taught = Taught(copy.deepcopy(model), class_names(lambda text: tokenizer.encode(text).ids))
         before = getattr(losses_of(taught, batch), part)
         before.backward()
         # the probes stay as they are: the model itself learns

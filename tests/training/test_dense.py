@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from qvl.training.dense import CLASSES, LETTERS, Probes, cell_truth
+from qvl.training.dense import CLASSES, LETTERS, Probes, cell_truth, class_names, naming_loss
+from qvl.training.phrases import name_of
 from qvl.training.scenes import SCENE_KINDS, draw
 
 ROWS, COLS = 5, 6
@@ -68,3 +69,22 @@ def test_the_probes_loss_is_small_only_for_the_truth() -> None:
         own = probes.loss(features, truth)
         strange = probes.loss(features.flip(0), truth)
     assert own < 0.2 * strange
+
+
+def test_every_class_has_its_name_in_every_language() -> None:
+    names_lct = class_names(lambda text: list(text.encode()))
+    for row, language in zip(names_lct.tolist(), ("ru", "en", "zh"), strict=True):
+        for ids, what in zip(row, CLASSES, strict=True):
+            assert bytes(i for i in ids if i >= 0).decode() == name_of(what, language)
+
+
+def test_the_naming_loss_is_small_where_a_thing_lies_by_its_name() -> None:
+    torch.manual_seed(1)
+    rng = random.Random(11)
+    truth = cell_truth([draw("train", rng, size=(192, 160)) for _ in range(4)], ROWS, COLS)
+    names_lct = torch.arange(len(CLASSES)).view(1, -1, 1)  # one language of one-token names
+    embeddings = torch.randn(len(CLASSES), 64)
+    lies_by_its_name = embeddings[(truth.what - 1).clamp(min=0)]
+    small = naming_loss(3 * lies_by_its_name, truth, embeddings, names_lct)
+    large = naming_loss(lies_by_its_name.roll(1, 0), truth, embeddings, names_lct)
+    assert small < 0.1 < 2 < large

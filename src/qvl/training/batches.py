@@ -31,7 +31,7 @@ from qvl.training.phrases import (
     counted,
     describe_question,
     description,
-    kind_name,
+    name_of,
     placed,
     printed,
     relation_question,
@@ -104,14 +104,6 @@ def phrase_of(scene: Scene, language: str) -> str:
     return placed(first.what, relation, other, language)
 
 
-def name_of(what: Kind | Shape | str, language: str) -> str:
-    if isinstance(what, Kind):
-        return kind_name(what, language)
-    if isinstance(what, Shape):
-        return {"en": what.en, "ru": what.ru, "zh": what.zh}[language]
-    return what
-
-
 def reading_order(scene: Scene, thing: Thing) -> tuple[float, float]:
     """Top to bottom for lines of text and things above each other, left to right otherwise."""
     x, y = (thing.box[0] + thing.box[2]) / 2, (thing.box[1] + thing.box[3]) / 2
@@ -164,8 +156,8 @@ def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
 TRAINING_QUESTIONS: dict[str, tuple[str, ...]] = {
     "single": ("name", "describe", "place", "count"),
     "copies": ("count", "count", "describe", "name"),
-    "crowd": ("count", "count", "box"),
-    "pair": ("relation", "relation", "relation", "describe", "place"),
+    "crowd": ("count", "count", "box", "box", "box"),
+    "pair": ("relation", "relation", "relation", "describe", "box", "place"),
     "shape": ("colour", "describe", "name", "place"),
     "silhouette": ("colour", "colour"),
     "word": ("read", "read", "describe", "box"),

@@ -9,7 +9,7 @@ FCOS (Tian et al. 2019, arXiv 1904.01355): a class for each cell, the box from e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvl.training.phrases import COLOURS, SHAPES, Colour, Kind, Shape, kinds, words
+from qvl.training.phrases import (
+    COLOURS,
+    LANGUAGES,
+    SHAPES,
+    Colour,
+    Kind,
+    Shape,
+    kinds,
+    name_of,
+    words,
+)
 from qvl.training.scenes import PixelBox, Scene
 
 CLASSES: dict[Kind | Shape | str, int] = {
@@ -28,6 +38,7 @@ ALIKE = dict(zip("АВЕКМНОРСТХУ", "ABEKMHOPCTXY", strict=True))
 LETTERS = {letter: number for number, letter in enumerate(sorted(set("".join(words()))))}
 LETTERS |= {letter: LETTERS[ALIKE[letter]] for letter in LETTERS if ALIKE.get(letter) in LETTERS}
 COVERED = 0.12  # share of a cell that a thing must cover to be its class
+SHARPNESS = 16.0  # of the cosines between cells and names
 INSIDE = 0.35  # share of a letter that must lie in a cell to be found there
 
 
@@ -95,6 +106,28 @@ def truth_of(scene: Scene, rows: int, cols: int) -> tuple[np.ndarray, ...]:
             inside = shares(place, rows, cols, size).reshape(-1) > INSIDE * area
             letters[inside, LETTERS[letter]] = 1
     return what, colour, box, middle, letters
+
+
+def class_names(encode: Callable[[str], list[int]]) -> Tensor:
+    """Token ids int64 [languages, classes without the background, longest name], padded with -1."""
+    names = [[encode(name_of(what, code)) for what in CLASSES] for code in LANGUAGES]
+    longest = max(len(ids) for row in names for ids in row)
+    return torch.tensor([[ids + [-1] * (longest - len(ids)) for ids in row] for row in names])
+
+
+def naming_loss(rows_vd: Tensor, truth: CellTruth, embeddings: Tensor, names_lct: Tensor) -> Tensor:
+    """How far the tower's output about a thing is from the embedding of its name, in nats.
+
+    Cosines to the names of all classes, in every language, as in CLIP (arXiv 2103.00020). Attention
+    finds what a question names by likeness; where a cat looks like the word cat, it need not learn
+    that for every object and language apart. The embeddings themselves are not moved.
+    """
+    covered = truth.what > 0
+    tokens = embeddings.detach()[names_lct.clamp(min=0)] * (names_lct >= 0).unsqueeze(-1)
+    names_lcd = F.normalize(tokens.sum(2), dim=-1)
+    cosines = torch.einsum("vd,lcd->lvc", F.normalize(rows_vd[covered], dim=-1), names_lcd)
+    wanted = (truth.what[covered] - 1).expand(len(names_lct), -1)
+    return F.cross_entropy(SHARPNESS * cosines.flatten(0, 1), wanted.flatten())
 
 
 class Probes(nn.Module):

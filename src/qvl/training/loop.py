@@ -29,7 +29,7 @@ from qvl.loading.model import load_model
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
 from qvl.training.batches import Batch, Packer
-from qvl.training.dense import Probes
+from qvl.training.dense import Probes, class_names, naming_loss
 from qvl.training.muon import Muon
 from qvl.training.sprout import initialise, save_sprout, sprout_config
 
@@ -71,9 +71,10 @@ class Branches:
 class Taught(nn.Module):
     """The model and the probes that are trained beside it."""
 
-    def __init__(self, model: QwenVL) -> None:
+    def __init__(self, model: QwenVL, names_lct: Tensor) -> None:
         super().__init__()
         self.model = model
+        self.names_lct = names_lct  # dense.class_names
         self.probes = Probes(model.config.vision.out_width)
 
 
@@ -92,6 +93,8 @@ class Losses:
 def losses_of(taught: Taught, batch: Batch) -> Losses:
     vision = taught.model.encode_images(batch.rows, [batch.grid] * len(batch.lengths))
     cells = taught.probes.loss(vision.rows_vd, batch.cells)
+    embeddings = taught.model.model.language_model.embed_tokens.weight
+    cells = cells + naming_loss(vision.rows_vd, batch.cells, embeddings, taught.names_lct)
     wanted = (batch.targets >= 0).nonzero().flatten()
     if not len(wanted):
         return Losses(torch.zeros(()), cells, torch.tensor(torch.nan))
@@ -183,17 +186,17 @@ def train(
     A new run begins from the weights of the checkpoint `start`, or from random ones.
     """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    packer = Packer(tokenizer, seed=seed, pictures=pictures)
     torch.manual_seed(seed)
     model = QwenVL(sprout_config(tokenizer))
     initialise(model)
-    taught = Taught(model)
+    taught = Taught(model, class_names(packer.encode))
     optims = optimisers(taught)
     first = 0
     if (folder / "state.safetensors").exists():
         first = load_state(folder, taught, optims)
     elif start is not None:
         model.load_state_dict(load_model(start, dtype="fp32").model.state_dict())
-    packer = Packer(tokenizer, seed=seed, pictures=pictures)
     loader = DataLoader(
         packer, batch_size=None, sampler=range(first, stop_after or steps), num_workers=1
     )

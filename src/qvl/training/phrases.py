@@ -195,6 +195,15 @@ def kind_name(kind: Kind, language: str) -> str:
     return {"en": kind.en, "ru": kind.ru_nom, "zh": kind.zh}[language]
 
 
+def name_of(what: Kind | Shape | str, language: str) -> str:
+    """The name of a thing; a printed text is its own."""
+    if isinstance(what, Kind):
+        return kind_name(what, language)
+    if isinstance(what, Shape):
+        return {"en": what.en, "ru": what.ru, "zh": what.zh}[language]
+    return what
+
+
 def relation_question(a: Kind, b: Kind, language: str, rng: random.Random) -> str:
     other = {"en": b.en, "ru": b.ru_gen, "zh": b.zh}[language]
     return rng.choice(QUESTIONS["relation"][language]).format(a=kind_name(a, language), b=other)
