@@ -249,8 +249,9 @@ class Packer(Dataset[Batch]):
             ids += question + answer
             branch += [number] * (len(question) + len(answer))
             targets += [IGNORE] * (len(question) - 1) + answer + [IGNORE]
-            # else the digits of boxes, thirty tokens an answer, outweigh names of one or two
-            weights += [len(answer) ** -0.5] * (len(question) + len(answer))
+            # every answer counts the same: else the digits of boxes, thirty tokens an answer,
+            # outweigh the one word that says left or right
+            weights += [1 / len(answer)] * (len(question) + len(answer))
             run = following + np.arange(len(question) + len(answer))
             positions.append(np.tile(run, (3, 1)))
         return ids, np.concatenate(positions, axis=1), branch, targets, weights
