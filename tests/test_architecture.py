@@ -19,7 +19,7 @@ PICTURE = sorted((ROOT / "examples" / "pictures").glob("*.png"))[0]
 
 # every file of the package in which a function is called while one picture is described
 TRACED = """
-import json, sys
+import json, sys, threading
 from pathlib import Path
 import qvl
 from qvl.cli.main import main
@@ -29,6 +29,7 @@ def note(frame, event, arg):
     if event == "call" and code.co_filename.startswith(src) and not code.co_name.startswith("<"):
         seen.add(code.co_filename[len(src) + 1:])
 sys.argv = ["qvl", "describe", sys.argv[1], "--boxes", "--html", sys.argv[2], "--max-new-tokens", "4"]
+threading.setprofile(note)  # pictures are read in threads
 sys.setprofile(note)
 try:
     code = main()

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qvl.api import VLM
     from qvl.errors import QvlError
-    from qvl.types import Box, Completion, Delta, Image, Message, Request, Sampling, Text
+    from qvl.types import (
+        Box,
+        Completion,
+        Delta,
+        Image,
+        Message,
+        Request,
+        ResponseFormat,
+        Sampling,
+        Text,
+    )
 
 __version__ = "0.1.0"
 
@@ -27,6 +37,7 @@ __all__ = [
     "Message",
     "QvlError",
     "Request",
+    "ResponseFormat",
     "Sampling",
     "Text",
     "__version__",

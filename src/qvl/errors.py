@@ -19,6 +19,7 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  |- OfflineError                      a download is needed and not allowed
 |  `- DownloadError             503     the hub could not be reached (exit 8, retryable)
 |- EngineError                1  500  a fault while computing
+|- DeadlineError              9  504  not finished in the time that was given
 |- OutOfMemoryError           9  503  memory is too small for the model or the request
 |- StorageError               6  500  a result could not be written
 `- PartialFailure             3  -    finished, some items failed (they are listed)
@@ -130,6 +131,10 @@ class DownloadError(ModelError):
 
 class EngineError(QvlError):
     code, retryable = "engine", True
+
+
+class DeadlineError(QvlError):
+    code, exit_code, http_status, retryable = "deadline_exceeded", 9, 504, True
 
 
 class OutOfMemoryError(QvlError):

@@ -15,7 +15,8 @@ from typing import Literal
 from qvl.errors import InvalidParamError
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "cancelled"]
+# "loop": the model repeated itself without end, and was stopped
+FinishReason = Literal["stop", "length", "loop", "cancelled"]
 MAX_NEW_TOKENS = 4096
 
 
@@ -61,6 +62,8 @@ SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
     "min_p": (0.0, 1.0),
     "repetition_penalty": (0.1, 2.0),
     "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "logprobs": (0, 20),
     "seed": (0, 2**63 - 1),
 }
 
@@ -68,6 +71,10 @@ SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How tokens are chosen. None means: the checkpoint's own default; temperature 0 is greedy.
+
+    `logit_bias` is added to the logits of token ids, `allowed_token_ids` (empty: all) are the only
+    ones chosen, `stop_token_ids` end the text besides the checkpoint's own; with `logprobs` the
+    completion tells that many of the likeliest tokens at each place.
 
     What is asked for must lie in SAMPLING_RANGES (`checked`); a checkpoint's defaults need not.
     """
@@ -79,8 +86,14 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    logprobs: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    stop_loops: bool = True
 
     def checked(self) -> Sampling:
         """Itself; raises InvalidParamError for a value outside SAMPLING_RANGES."""
@@ -99,21 +112,44 @@ class Sampling:
                 )
         if len(self.stop) > 8 or any(not 1 <= len(s) <= 256 for s in self.stop):
             raise InvalidParamError("at most 8 stop strings of 1 to 256 characters")
+        if any(not -100 <= bias <= 100 for _, bias in self.logit_bias):
+            raise InvalidParamError("a logit bias lies outside -100 to 100")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """The form that an answer must have; `value` is a JSON schema or a JSON list of choices as text,
+    a regular expression, or a grammar in Lark's language (as llguidance reads it).
+    """
+
+    kind: Literal["json_schema", "choice", "regex", "lark"]
+    value: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
+    """What is asked. Of requests that wait, a lower `priority` goes first; from `deadline_s` seconds
+    after it was asked it is given up; requests of another `tenant` share no work with it.
+    """
+
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
+    response_format: ResponseFormat | None = None
+    priority: int = 0
+    deadline_s: float | None = None
+    tenant: str = ""
     id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
+    """Tokens; of the prompt's, `image_tokens` are of pictures and `cached_tokens` were computed before."""
+
     prompt_tokens: int
     completion_tokens: int
     image_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +198,8 @@ class Completion:
     timings: Timings
     provenance: Provenance
     id: str = ""
+    # for each token the likeliest ids and the natural logarithms of their probabilities, if asked
+    logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

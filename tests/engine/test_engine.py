@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvl.engine.engine import Engine
+from qvl.engine.grammar import Grammars
 from qvl.engine.request import (
     EngineImage,
     EngineRequest,
@@ -22,11 +24,12 @@ from qvl.engine.request import (
     Token,
 )
 from qvl.engine.sampler import sample
-from qvl.errors import EngineError, OutOfMemoryError, PromptTooLongError, QvlError
+from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, PromptTooLongError, QvlError
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.models.config import DecoderConfig, ModelConfig, VisionConfig
 from qvl.models.qwen_vl import QwenVL
+from qvl.types import ResponseFormat
 
 GENERATIONS = ("qwen2_vl", "qwen3_vl")
 ROWS, TOKENIZER_SIZE, CONTEXT = 96, 90, 128
@@ -198,14 +201,14 @@ def uncached(model: QwenVL, request: EngineRequest) -> tuple[list[int], torch.Te
         attend, wanted = PackedCausal([0, len(ids)]), torch.tensor([len(ids) - 1])
         batch = ForwardBatch(torch.tensor(ids), positions, attend, wanted, vision, places)
         logits.append(model(batch)[0])
-        token_id, _ = sample(
+        token_id = sample(
             logits[-1],
             request.params,
             position=len(ids),
             prompt_ids=prompt_ids,
             output_ids=ids[len(prompt_ids) :],
             banned_v=banned_v,
-        )
+        ).token_id
         ids.append(token_id)
         positions = torch.cat([positions, torch.full((3, 1), request.next_position + k)], dim=1)
     return ids[len(prompt_ids) :], torch.stack(logits)
@@ -353,7 +356,7 @@ def test_pictures_of_a_step_are_encoded_in_one_call_and_once(monkeypatch):
     assert calls == [4]
     calls.clear()
     run(model, MIX, token_budget=3)
-    assert calls == [1, 1, 2]
+    assert calls == [1, 1, 1, 1]
 
 
 # --- how requests end
@@ -379,6 +382,14 @@ def test_a_stop_string_ends_a_request_before_it():
     events = run(model, [prompt("a", [1], stop=(stop,), **choices)])
     assert text_of(events) == whole[: whole.index(stop)]
     assert end_of(events, "a").reason == "stop"
+
+
+def test_a_loop_ends_a_request_when_asked():
+    model = tiny_model("qwen2_vl")
+    bias = {"logit_bias": ((5, 100.0),), "max_new_tokens": 100}
+    events = run(model, [prompt("a", [1], stop_loops=True, **bias), prompt("b", [1], **bias)])
+    assert (len(ids_of(events, "a")), end_of(events, "a").reason) == (64, "loop")
+    assert (len(ids_of(events, "b")), end_of(events, "b").reason) == (100, "length")
 
 
 def test_pieces_of_text_joined_are_the_text_of_the_tokens():
@@ -412,30 +423,215 @@ def test_an_aborted_request_frees_what_it_holds_and_leaves_the_others_alone(step
     engine.add(WITH_PICTURE)
     engine.add(MIX[1])
     events = [event for _ in range(steps) for event in engine.step()]
-    state = engine._requests["picture"]
-    held = [*state.cache.layers, *([state.vision.rows_vd] if state.vision else [])]
-    refs = [weakref.ref(tensor) for tensor in held]
-    assert bool(refs) == (steps > 0)
-    del state, held
+    held = len(engine._requests["picture"].blocks)
+    assert (held > 0) == (steps > 0)
+    free = engine._pool.free
     rest = unfinished_text(events, "picture")
     assert engine.abort("picture") == Finished("picture", text=rest, reason="cancelled")
-    assert [ref() for ref in refs] == [None] * len(refs)
+    assert engine._pool.free == free + held
     assert engine.abort("picture") is None
     events += drain(engine)
+    assert engine._pool.free == engine._pool.total
     assert ids_of(events, "text") == alone("qwen3_vl", 1)
 
 
-def test_pictures_are_let_go_when_the_prompt_is_computed():
-    engine = new_engine(tiny_model("qwen3_vl"), token_budget=5)
+def test_features_are_let_go_when_their_tokens_are_computed():
+    engine = new_engine(tiny_model("qwen3_vl"), token_budget=5, feature_bytes=0)
     engine.add(WITH_PICTURE)
     state = engine._requests["picture"]
     engine.step()
-    assert state.images
-    assert state.vision is not None
-    while state.num_computed < state.prompt_tokens:
+    assert len(state.features) == 1
+    while state.num_computed < state.images[0].stop:
         engine.step()
-    assert state.images == ()
-    assert state.vision is None
+    assert state.features == {}
+
+
+# --- answers of a given form
+
+
+def letters() -> Grammars:
+    """A vocabulary of the letters a to j and an end."""
+    return Grammars(
+        token_bytes=lambda i: b"abcdefghij"[i : i + 1],
+        encode=lambda text: [ord(letter) - ord("a") for letter in text],
+        vocab_size=TOKENIZER_SIZE,
+        end_ids=[89],
+    )
+
+
+def test_a_grammar_decides_what_may_be_said_and_skips_what_must():
+    model = tiny_model("qwen3_vl")
+    form = ResponseFormat("regex", "abc(d|e)fg(h|i)j")
+    given = [
+        replace(
+            prompt(f"r{n}", [1, 2, n], max_new_tokens=20, temperature=2.0, seed=n),
+            grammar=letters().compile(form),
+        )
+        for n in range(6)
+    ]
+    steps: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _model, _args: steps.append(1))
+    try:
+        events = run(model, [*given, MIX[1]])
+    finally:
+        hook.remove()
+    said = {"".join("abcdefghij"[i] for i in ids_of(events, r.id)) for r in given}
+    assert said <= {"abcdfghj", "abcdfgij", "abcefghj", "abcefgij"}
+    assert len(said) > 1
+    assert all(end_of(events, r.id).reason == "stop" for r in given)
+    assert ids_of(events, "text") == alone("qwen3_vl", 1)
+    # of eight letters two are a choice; what comes first is chosen too, the rest follows
+    assert len(steps) <= len(alone("qwen3_vl", 1))
+    asked = [e.probability for e in events if isinstance(e, Token) and e.request_id == "r0"]
+    assert [p is None for p in asked] == [False, True, True, False, True, True, False, True]
+
+
+def test_a_grammar_may_begin_after_a_token():
+    model = tiny_model("qwen3_vl")
+    request = replace(
+        prompt("a", [1, 2], max_new_tokens=30, logit_bias=((7, 50.0),), temperature=0.0),
+        grammar=letters().compile(ResponseFormat("regex", "abc")),
+        grammar_after=7,
+    )
+    assert ids_of(run(model, [request]), "a") == [7, 0, 1, 2]
+
+
+# --- what was computed before is found again
+
+NAMED = tuple(replace(picture(0, 8, 8, seed=s), content=f"picture {s}") for s in (1, 2))
+
+
+def asking(
+    request_id: str, question: Sequence[int], image: EngineImage, **choices
+) -> EngineRequest:
+    """20 tokens of text, a picture of 16 tokens, a question: the picture ends within a block."""
+    request = prompt(request_id, [*range(20), START, (8, 8), END, *question], **choices)
+    return replace(request, images=(replace(image, start=request.images[0].start),))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_second_question_about_a_picture_begins_where_the_first_did(generation, monkeypatch):
+    model = tiny_model(generation)
+    calls: list[int] = []
+    encode = model.encode_images
+    monkeypatch.setattr(
+        model, "encode_images", lambda rows, grids: calls.append(len(grids)) or encode(rows, grids)
+    )
+    first = asking("first", [1, 2, 3], NAMED[0])
+    second = asking("second", [4, 5] * 8, NAMED[0], temperature=0.9)
+    other = asking("other", [4, 5] * 8, NAMED[1], temperature=0.9)
+    cold = [ids_of(run(model, [r]), r.id) for r in (first, second, other)]
+    calls.clear()
+    engine = new_engine(model)
+    warm, cached = [], []
+    for request in (first, second, second, other):
+        engine.add(request)
+        events = drain(engine)
+        warm.append(ids_of(events, request.id))
+        cached.append(end_of(events, request.id).cached_tokens)
+    assert warm == [cold[0], cold[1], cold[1], cold[2]]
+    # 38 tokens are common; of a question asked again all full blocks but the last token's
+    assert cached == [0, 32, 48, 16]
+    assert calls == [1, 1]
+
+
+def test_requests_of_one_step_share_what_the_first_computes():
+    model = tiny_model("qwen3_vl")
+    requests = [asking(name, [7 + i, 8], NAMED[0]) for i, name in enumerate("abc")]
+    events = run(model, requests)
+    assert [end_of(events, name).cached_tokens for name in "abc"] == [0, 32, 32]
+    for request in requests:
+        assert ids_of(events, request.id) == ids_of(run(model, [request]), request.id)
+
+
+def test_nothing_is_shared_across_salts_or_for_pictures_without_a_name():
+    model = tiny_model("qwen3_vl")
+    request = asking("a", [1, 2, 3], NAMED[0])
+    unnamed = replace(request, images=(replace(request.images[0], content=""),))
+    cases = [
+        (request, replace(request, salt="another tenant"), 0),
+        (unnamed, unnamed, 16),
+        (request, request, 32),
+    ]
+    for earlier, later, expected in cases:
+        engine = new_engine(model)
+        engine.add(earlier)
+        drain(engine)
+        engine.add(later)
+        assert end_of(drain(engine), "a").cached_tokens == expected
+
+
+def test_a_conversation_goes_on_from_its_answer():
+    model = tiny_model("qwen2_vl")
+    first = prompt("first", list(range(10)), max_new_tokens=30)
+    engine = new_engine(model)
+    engine.add(first)
+    answer = ids_of(drain(engine), "first")
+    turn = prompt("turn", [*range(10), *answer, 3, 4, 5])
+    engine.add(turn)
+    events = drain(engine)
+    assert end_of(events, "turn").cached_tokens == 32
+    assert ids_of(events, "turn") == ids_of(run(model, [turn]), "turn")
+
+
+# --- when room is short
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    order=st.permutations(range(len(MIX))),
+    priorities=st.lists(st.integers(0, 2), min_size=len(MIX), max_size=len(MIX)),
+    waits=st.lists(st.integers(0, 3), min_size=len(MIX), max_size=len(MIX)),
+    budget=st.integers(1, 40),
+    room=st.integers(2, 5),
+)
+def test_requests_that_lose_their_blocks_say_the_same(
+    generation, order, priorities, waits, budget, room
+):
+    engine = new_engine(
+        tiny_model(generation), token_budget=budget, cache_tokens=16 * room, feature_bytes=0
+    )
+    events: list[Event] = []
+    for index, priority, wait in zip(order, priorities, waits, strict=True):
+        for _ in range(wait):
+            events += engine.step()
+        engine.add(replace(MIX[index], priority=priority))
+    events += drain(engine)
+    for index, request in enumerate(MIX):
+        assert ids_of(events, request.id) == alone(generation, index)
+    assert engine._pool.free == room
+
+
+def test_a_request_of_higher_priority_takes_the_room_of_a_lower_one():
+    model = tiny_model("qwen2_vl")
+    engine = new_engine(model, cache_tokens=32)
+    slow = prompt("slow", [1, 2, 3], max_new_tokens=20)
+    urgent = replace(prompt("urgent", list(range(20)), max_new_tokens=3), priority=-1)
+    engine.add(slow)
+    events = [event for _ in range(4) for event in engine.step()]
+    engine.add(urgent)
+    events += drain(engine)
+    ends = [e.request_id for e in events if isinstance(e, Finished)]
+    assert ends == ["urgent", "slow"]
+    for request in (slow, urgent):
+        assert ids_of(events, request.id) == ids_of(run(model, [request]), request.id)
+
+
+def test_a_request_larger_than_the_cache_is_refused():
+    engine = new_engine(tiny_model("qwen2_vl"), cache_tokens=32)
+    with pytest.raises(OutOfMemoryError, match="need 40 tokens of cache, there is room for 32"):
+        engine.add(prompt("large", [1, 2, 3], max_new_tokens=37))
+    assert engine.idle
+
+
+def test_a_request_past_its_deadline_ends_with_an_error_and_the_others_go_on():
+    engine = new_engine(tiny_model("qwen2_vl"))
+    engine.add(replace(prompt("late", [1, 2, 3]), deadline_s=time.monotonic()))
+    engine.add(replace(MIX[1], deadline_s=time.monotonic() + 3600))
+    events = drain(engine)
+    assert isinstance(error_of(events, "late"), DeadlineError)
+    assert ids_of(events, "text") == alone("qwen2_vl", 1)
 
 
 # --- faults

@@ -18,8 +18,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from qvl.engine import sampler
 from qvl.engine.request import SamplingParams
-from qvl.engine.sampler import _mix64, best_candidates, draw, penalise, sample, uniform
+from qvl.engine.sampler import _mix64, adjust, draw, kept, sample, uniform
 from qvl.errors import EngineError
 
 LOGIT = st.one_of(
@@ -34,7 +35,7 @@ def params(**changes) -> SamplingParams:
 
 def choose(logits, given, *, position=0, prompt_ids=(), output_ids=(), banned=()) -> int:
     banned_v = torch.tensor([i in banned for i in range(len(logits))])
-    token_id, _ = sample(
+    sampled = sample(
         torch.tensor(logits),
         given,
         position=position,
@@ -42,7 +43,7 @@ def choose(logits, given, *, position=0, prompt_ids=(), output_ids=(), banned=()
         output_ids=output_ids,
         banned_v=banned_v,
     )
-    return token_id
+    return sampled.token_id
 
 
 def oracle(logits, given, position, prompt_ids, output_ids, banned):
@@ -54,11 +55,26 @@ def oracle(logits, given, position, prompt_ids, output_ids, banned):
                 logit * given.repetition_penalty if logit < 0 else logit / given.repetition_penalty
             )
         if i in output_ids:
-            logit = logit - given.presence_penalty
-        scores[i] = float(logit)
-    order = sorted((i for i in scores if i not in banned), key=lambda i: (-scores[i], i))
+            penalty = given.presence_penalty + given.frequency_penalty * output_ids.count(i)
+            logit = logit - torch.tensor(penalty, dtype=torch.float32)
+        scores[i] = float(logit + torch.tensor(dict(given.logit_bias).get(i, 0.0)))
+    allowed = given.allowed_ids or range(len(logits))
+    order = [i for i in scores if i not in banned and i in allowed]
+    order.sort(key=lambda i: (-scores[i], i))
     if given.temperature == 0:
         return order[0], 1.0
+    if given.top_k == 0 and given.top_p == 1 and given.min_p == 0:
+        best = max(order, key=lambda i: scores[i])
+        order = [best, *(i for i in sorted(order) if i != best)]  # best first only for its weight
+        weights = {i: math.exp((scores[i] - scores[best]) / given.temperature) for i in order}
+        target = uniform(given.seed, position) * sum(weights.values())
+        reached, chosen, margin = 0.0, None, 1.0
+        for i in sorted(order):
+            reached += weights[i]
+            margin = min(margin, abs(reached - target))
+            if chosen is None and reached > target:
+                chosen = i
+        return chosen, margin
     order = order[: given.top_k or None]
     weights = [math.exp((scores[i] - scores[order[0]]) / given.temperature) for i in order]
     p = [w / sum(weights) for w in weights]
@@ -91,11 +107,16 @@ def test_sample_equals_the_slow_oracle(data):
         min_p=data.draw(st.one_of(st.just(0.0), st.floats(0.0, 1.0))),
         repetition_penalty=data.draw(st.sampled_from([1.0, 0.5, 1.05, 2.0])),
         presence_penalty=data.draw(st.sampled_from([0.0, -1.5, 0.5, 2.0])),
+        frequency_penalty=data.draw(st.sampled_from([0.0, -0.5, 1.0])),
+        logit_bias=tuple(data.draw(st.dictionaries(ids, st.sampled_from([-3.0, 2.5]))).items()),
     )
     position = data.draw(st.integers(0, 10**6))
     prompt_ids = data.draw(st.lists(ids, max_size=5))
     output_ids = data.draw(st.lists(ids, max_size=5))
     banned = data.draw(st.sets(ids, max_size=len(logits) - 1))
+    allowed = data.draw(st.sets(ids))
+    if allowed - banned:
+        given_params = replace(given_params, allowed_ids=tuple(allowed))
     expected, margin = oracle(logits, given_params, position, prompt_ids, output_ids, banned)
     assume(margin > 1e-9)
     got = choose(
@@ -129,10 +150,10 @@ def test_kept_candidates_are_those_of_transformers():
             MinPLogitsWarper(0.05),
         ]
     )
-    kept = warpers(torch.LongTensor([[0]]), logits_v[None].clone())[0].isfinite()
+    expected = warpers(torch.LongTensor([[0]]), logits_v[None].clone())[0].isfinite()
     given = params(temperature=0.8, top_k=40, top_p=0.9, min_p=0.05)
-    drawn = {draw(*best_candidates(logits_v, 40), given, position) for position in range(3000)}
-    assert drawn == set(kept.nonzero().squeeze(1).tolist())
+    drawn = {draw(logits_v, given, position) for position in range(3000)}
+    assert drawn == set(expected.nonzero().squeeze(1).tolist())
 
 
 def test_repetition_penalty_is_that_of_transformers():
@@ -141,13 +162,13 @@ def test_repetition_penalty_is_that_of_transformers():
     prompt_ids, output_ids = [3, 3, 7, 41], [7, 0]
     processor = RepetitionPenaltyLogitsProcessor(1.3)
     expected = processor(torch.LongTensor([prompt_ids + output_ids]), logits_v[None].clone())[0]
-    got = penalise(logits_v, params(repetition_penalty=1.3), prompt_ids, output_ids)
+    got = adjust(logits_v, params(repetition_penalty=1.3), prompt_ids, output_ids)
     assert torch.equal(got, expected)
 
 
 def test_presence_penalty_counts_the_output_only_and_each_token_once():
     logits_v = torch.zeros(4)
-    got = penalise(logits_v, params(presence_penalty=1.5), [0, 1], [1, 2, 2, 2])
+    got = adjust(logits_v, params(presence_penalty=1.5), [0, 1], [1, 2, 2, 2])
     assert got.tolist() == [0, -1.5, -1.5, 0]
     assert logits_v.tolist() == [0, 0, 0, 0]
 
@@ -159,12 +180,11 @@ CHI_SQUARE_7 = 24.32
 @pytest.mark.parametrize("vary", ["seed", "position"])
 def test_draws_follow_the_softmax(vary):
     logits_v = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5, 0.5, 1.5, -0.5])
-    ids, scores = best_candidates(logits_v, 0)
     count = 10_000
     drawn = [0] * 8
     for n in range(count):
         seed, position = (n, 17) if vary == "seed" else (17, n)
-        drawn[draw(ids, scores, params(seed=seed, temperature=1.5), position)] += 1
+        drawn[draw(logits_v, params(seed=seed, temperature=1.5), position)] += 1
     expected = ((logits_v / 1.5).softmax(-1) * count).tolist()
     assert sum((d - e) ** 2 / e for d, e in zip(drawn, expected, strict=True)) < CHI_SQUARE_7
 
@@ -200,11 +220,39 @@ def test_the_probability_is_the_models_own():
     logits_v = torch.tensor([3.0, 2.0, 1.0, 0.0])
     given = params(temperature=0.1, top_k=1, repetition_penalty=2.0)
     banned_v = torch.tensor([True, False, False, False])
-    token_id, probability = sample(
-        logits_v, given, position=4, prompt_ids=[3], output_ids=[], banned_v=banned_v
-    )
-    assert token_id == 1
-    assert probability == pytest.approx(float(logits_v.softmax(-1)[1]))
+    sampled = sample(logits_v, given, position=4, prompt_ids=[3], output_ids=[], banned_v=banned_v)
+    assert sampled.token_id == 1
+    assert sampled.probability == pytest.approx(float(logits_v.softmax(-1)[1]))
+
+
+def test_the_likeliest_ids_are_told_with_their_logarithms():
+    logits_v = torch.tensor([0.5, 2.0, 2.0, -1.0])
+    told = sample(
+        logits_v, params(temperature=0, logprobs=3), position=0, prompt_ids=[], output_ids=[]
+    ).best
+    assert [i for i, _ in told] == [1, 2, 0]
+    expected = logits_v.log_softmax(-1)[[1, 2, 0]].tolist()
+    assert [value for _, value in told] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.999])
+def test_few_candidates_first_or_all_of_them_is_the_same(monkeypatch, top_p):
+    """The nucleus of a flat row does not fit into the first ones, that of a steep one does."""
+    torch.manual_seed(4)
+    for scale in (0.1, 5.0):
+        logits_v = torch.randn(3000) * scale
+        given = params(temperature=0.9, top_p=top_p, min_p=0.0)
+        ids, probabilities = kept(logits_v, given)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampler, "FIRST_CANDIDATES", 3000)
+            all_ids, all_probabilities = kept(logits_v, given)
+        assert ids.tolist() == all_ids.tolist()
+        assert probabilities.tolist() == all_probabilities.tolist()
+
+
+def test_when_no_token_is_left_it_is_an_error():
+    with pytest.raises(EngineError, match="no token is allowed at position 3"):
+        choose([1.0, 2.0], params(allowed_ids=(1,)), position=3, banned=(1,))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

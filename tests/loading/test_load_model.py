@@ -218,7 +218,7 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr(loading, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(loading, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(loading, "fill", never)
     with pytest.raises(OutOfMemoryError, match=r"GiB in fp32, 0\.00 GiB are free"):
         load_model(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image as Pillow
 
 from qvl.errors import (
+    DeadlineError,
     ImageDecodeError,
     InvalidParamError,
     PromptTooLongError,
@@ -20,7 +22,7 @@ from qvl.errors import (
     UnknownModelError,
 )
 from qvl.loading.config import GenerationDefaults
-from qvl.types import Completion, Image, Message, Request, Sampling
+from qvl.types import Completion, Image, Message, Request, ResponseFormat, Sampling
 from qvl.vlm.local import LocalModel, resolved
 from tiny import save_tiny
 
@@ -100,6 +102,59 @@ def test_a_prompt_beyond_the_context_says_both_numbers(model: LocalModel) -> Non
     long = request(1, "hello " * model.info.max_positions)
     with pytest.raises(PromptTooLongError, match=str(model.info.max_positions)):
         model.generate([long])
+
+
+def test_a_second_question_about_a_picture_costs_less_and_says_the_same(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "qwen3_vl")
+    model = LocalModel(str(tmp_path), dtype="fp32")
+    shown = picture(1, (192, 192))
+    first, second = (
+        Request(messages=(Message.user(shown, words),), sampling=SHORT) for words in ("a", "b")
+    )
+    cold = model.generate([second])[0]
+    model.generate([first])
+    warm, stranger = model.generate([second, replace(second, tenant="another")])
+    assert warm.token_ids == stranger.token_ids == cold.token_ids
+    assert warm.usage.cached_tokens >= warm.usage.image_tokens > 16
+    assert cold.usage.cached_tokens == stranger.usage.cached_tokens == 0
+
+
+def test_an_answer_has_the_form_that_was_asked_for(model: LocalModel) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    form = ResponseFormat("json_schema", json.dumps(schema))
+    longer = Sampling(max_new_tokens=64, temperature=1.0, seed=1)
+    asked = [request(seed, sampling=longer) for seed in range(4)]
+    asked = [replace(r, response_format=form) for r in asked]
+    for completion in model.generate(asked):
+        assert 0 <= json.loads(completion.text)["n"] <= 9
+        assert completion.finish_reason == "stop"
+    with pytest.raises(InvalidParamError, match="regex"):
+        model.generate([replace(request(1), response_format=ResponseFormat("regex", "["))])
+
+
+def test_logarithms_of_probabilities_are_told_when_asked(model: LocalModel) -> None:
+    asked = replace(request(1), sampling=replace(SHORT, logprobs=3))
+    told = model.generate([asked])[0]
+    assert [len(best) for best in told.logprobs] == [3] * len(told.token_ids)
+    assert [best[0][0] for best in told.logprobs] == list(told.token_ids)
+    assert model.generate([request(1)])[0].logprobs == ()
+
+
+def test_a_request_with_no_time_left_is_given_up_alone(model: LocalModel) -> None:
+    late, other = model.results([replace(request(1), deadline_s=0.0), request(2)])
+    assert isinstance(late, DeadlineError)
+    assert texts([other]) == texts(model.generate([request(2)]))
+
+
+@pytest.mark.parametrize("field", ["allowed_token_ids", "stop_token_ids"])
+def test_a_token_id_that_the_model_lacks_is_refused(model: LocalModel, field: str) -> None:
+    with pytest.raises(InvalidParamError, match="99999"):
+        model.generate([replace(request(1), sampling=replace(SHORT, **{field: (99999,)}))])
 
 
 def test_leaving_early_frees_what_was_left(model: LocalModel) -> None:

@@ -1,65 +1,81 @@
-"""Keys and values of each request, and the attention of one step over them.
+"""Keys and values in blocks, and the attention of one step over them.
 
-Main path: CachedAttention -> KVCache.store, attend_causal. One contiguous tensor per layer and
-request; the attention mask of a step is as large as the step's tokens times the context, so the
-engine's token budget bounds it.
+Main path: CachedAttention -> KVCache.write, KVCache.read, attend_causal. The attention mask of a
+step is as large as the step's tokens times the context, so the engine's token budget bounds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qvl.engine.blocks import BLOCK_TOKENS
 
-@dataclass(slots=True, eq=False)
+
 class KVCache:
-    """Per layer a tensor [2, capacity, kv_heads, head_dim]: keys and values of one request."""
+    """Per layer a tensor [2, blocks, BLOCK_TOKENS, kv_heads, head_dim]: keys and values.
 
-    layers: list[Tensor] = field(default_factory=list)
+    On a CPU the whole room is reserved at once and costs memory only where it has been written.
+    """
 
-    def store(self, layer: int, start: int, k_tkh: Tensor, v_tkh: Tensor) -> tuple[Tensor, Tensor]:
-        """Write tokens from index `start` on; returns keys and values of all tokens up to the last.
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self._layers: list[Tensor] = []
+
+    def write(self, layer: int, slots_t: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> None:
+        """Keys and values of tokens into their slots; a slot is block * BLOCK_TOKENS + offset.
 
         Writing the same tokens again changes nothing, so a step that failed can be repeated.
         """
-        stop = start + len(k_tkh)
-        if layer == len(self.layers):  # the first step goes through the layers in order
-            self.layers.append(k_tkh.new_empty(2, stop, *k_tkh.shape[1:]))
-        kv = self.layers[layer]
-        if stop > kv.shape[1]:
-            grown = kv.new_empty(2, max(stop, 2 * kv.shape[1]), *kv.shape[2:])
-            grown[:, :start] = kv[:, :start]
-            self.layers[layer] = kv = grown
-        kv[0, start:stop], kv[1, start:stop] = k_tkh, v_tkh
-        return kv[0, :stop], kv[1, :stop]
+        if layer == len(self._layers):  # the first step goes through the layers in order
+            shape = (2, self.blocks, BLOCK_TOKENS, *k_tkh.shape[1:])
+            self._layers.append(k_tkh.new_empty(shape))
+        kv = self._layers[layer].flatten(1, 2)
+        kv[0].index_copy_(0, slots_t, k_tkh)
+        kv[1].index_copy_(0, slots_t, v_tkh)
+
+    def read(self, layer: int, span: Span) -> tuple[Tensor, Tensor]:
+        """Keys and values [c, kv_heads, head_dim] of the span's tokens and all before them."""
+        kv, count = self._layers[layer], len(span.blocks)
+        if span.in_a_row:  # a view; otherwise a copy
+            kv = kv[:, span.first : span.first + count]
+        else:
+            kv = kv.index_select(1, span.blocks)
+        kv = kv.flatten(1, 2)[:, : span.stop]
+        return kv[0], kv[1]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """Tokens start .. stop of one request, computed in this step; those before are in the cache."""
+    """Tokens start .. stop of one sequence, computed in this step; those before are in `blocks`."""
 
-    cache: KVCache
-    start: int
-    stop: int
+    __slots__ = ("blocks", "first", "in_a_row", "slots_t", "start", "stop")
+
+    def __init__(self, blocks: Sequence[int], start: int, stop: int, device: torch.device) -> None:
+        used = torch.tensor(blocks[: -(-stop // BLOCK_TOKENS)])
+        at_t = torch.arange(start, stop)
+        slots_t = used[at_t // BLOCK_TOKENS] * BLOCK_TOKENS + at_t % BLOCK_TOKENS
+        self.in_a_row = bool((used.diff() == 1).all())
+        self.first, self.start, self.stop = blocks[0], start, stop
+        self.blocks, self.slots_t = used.to(device), slots_t.to(device)
 
 
 class CachedAttention:
     """`Attend` of one step: the packed tokens are those of the spans, one after the other."""
 
-    def __init__(self, spans: Sequence[Span]) -> None:
-        self.spans = spans
+    def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
+        self.cache, self.spans = cache, spans
+        self.slots_t = torch.cat([span.slots_t for span in spans])
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
-        lengths = [span.stop - span.start for span in self.spans]
-        parts = zip(self.spans, *(x.split(lengths) for x in (q_tnh, k_tkh, v_tkh)), strict=True)
+        self.cache.write(layer, self.slots_t, k_tkh, v_tkh)
+        queries = q_tnh.split([span.stop - span.start for span in self.spans])
         return torch.cat(
             [
-                attend_causal(q, *span.cache.store(layer, span.start, k, v))
-                for span, q, k, v in parts
+                attend_causal(q, *self.cache.read(layer, span))
+                for span, q in zip(self.spans, queries, strict=True)
             ]
         )
 

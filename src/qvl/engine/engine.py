@@ -1,35 +1,47 @@
 """Many requests through one model, a bounded number of tokens at a time.
 
 Main path: Engine.step -> _schedule -> _compute -> _forward (vision, model, sample) -> _settle.
-One rule covers prompts, parts of prompts and generation: a request has `num_computed` of its
-tokens computed, each step brings it nearer to all of them, and when it is there its next token is
-sampled. The rule is that of vLLM V1 (vllm/v1/core/sched/scheduler.py).
+One rule covers prompts, parts of prompts, generation and beginnings computed before: a request has
+`num_computed` of its tokens computed, each step brings it nearer to all of them, and when it is
+there its next token is sampled. Requests have one order, by priority and arrival; who stands later
+gives up its blocks to who stands earlier, and begins again when there is room. The rule is that of
+vLLM V1 (vllm/v1/core/sched/scheduler.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
-from qvl.engine.cache import CachedAttention, Span
-from qvl.engine.request import EngineRequest, Event, Finished, RequestState, Token, new_state
-from qvl.engine.sampler import sample
+from qvl.engine.blocks import BLOCK_TOKENS, BlockPool
+from qvl.engine.cache import CachedAttention, KVCache, Span
+from qvl.engine.features import FeatureCache
+from qvl.engine.request import (
+    EngineImage,
+    EngineRequest,
+    Event,
+    Finished,
+    RequestState,
+    Token,
+    new_state,
+)
+from qvl.engine.sampler import Sampled, sample
 from qvl.engine.stream import Detokenizer
-from qvl.errors import EngineError, OutOfMemoryError, QvlError
+from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, QvlError
 from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.config import ModelConfig
 from qvl.models.qwen_vl import QwenVL
 from qvl.types import FinishReason
 
 log = logging.getLogger(__name__)
-
-Sampled = tuple[int, float]  # token id, the model's probability of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,18 +57,14 @@ class Chunk:
         """Nothing of the request is left to compute, so its next token can be sampled."""
         return self.stop == len(self.state.tokens)
 
-    @property
-    def has_visual(self) -> bool:
-        first, last = self.state.visual_range(self.start, self.stop)
-        return last > first
-
 
 class Engine:
     """Requests in, events out. Not thread-safe: one thread adds, steps and aborts.
 
     `token_bytes` gives the bytes of a token id (empty for a special token); `vocab_size` is the
     tokenizer's, logits beyond it mean nothing. A step computes at most `token_budget` tokens, of
-    the oldest `max_running` requests; the other requests wait.
+    the first `max_running` requests; the other requests wait. `cache_tokens` is the room for keys
+    and values of all requests together, `feature_bytes` that for pictures no request needs now.
     """
 
     def __init__(
@@ -67,6 +75,8 @@ class Engine:
         vocab_size: int,
         token_budget: int = 2048,
         max_running: int = 64,
+        cache_tokens: int = 1 << 16,
+        feature_bytes: int = 256 << 20,
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device
@@ -74,7 +84,12 @@ class Engine:
         self._banned_v = banned_ids(model.config, vocab_size).to(self._device)
         self._token_budget = token_budget
         self._max_running = max_running
-        self._requests: dict[str, RequestState] = {}  # oldest first
+        self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
+        self._cache = KVCache(self._pool.total)
+        self._features = FeatureCache(feature_bytes)
+        self._numbers = itertools.count()
+        self._masks = ThreadPoolExecutor(1, "qvl-grammar")
+        self._requests: dict[str, RequestState] = {}
 
     @property
     def idle(self) -> bool:
@@ -83,12 +98,21 @@ class Engine:
     def add(self, request: EngineRequest) -> None:
         """Take a request in; later steps report on it.
 
-        Raises PromptTooLongError, and EngineError for an id in use or parts that do not agree.
+        Raises PromptTooLongError, OutOfMemoryError when the cache is too small for it, EngineError
+        for an id in use or parts that do not agree.
         """
         if request.id in self._requests:
             raise EngineError(f"a request with the id {request.id!r} is running already")
         detokenizer = Detokenizer(self._token_bytes, request.params.stop)
-        self._requests[request.id] = new_state(request, self._model.config, detokenizer)
+        state = new_state(request, next(self._numbers), self._model.config, detokenizer)
+        room = self._pool.total * BLOCK_TOKENS
+        if state.max_tokens > room:
+            raise OutOfMemoryError(
+                f"request {request.id!r} may need {state.max_tokens} tokens of cache,"
+                f" there is room for {room}",
+                hint="ask for fewer new tokens, or give smaller pictures",
+            )
+        self._requests[request.id] = state
 
     def abort(self, request_id: str) -> Finished | None:
         """End a request and free what it holds: its last event, None if it is not in the engine."""
@@ -96,8 +120,9 @@ class Engine:
         return None if state is None else self._finish(state, "cancelled")
 
     def abort_all(self) -> None:
-        """Drop every request, without events."""
+        """Drop every request, without events, and whatever was worth finding again."""
         self._requests.clear()
+        self._pool = BlockPool(self._pool.total)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -107,28 +132,82 @@ class Engine:
         KeyboardInterrupt, the engine is empty and usable.
         """
         try:
+            events: list[Event] = self._expire()
             chunks = self._schedule()
             outcomes = self._compute(chunks)
-            return [e for c, o in zip(chunks, outcomes, strict=True) for e in self._settle(c, o)]
+            for chunk, outcome in zip(chunks, outcomes, strict=True):
+                events += self._settle(chunk, outcome)
+            return events
         except BaseException:
             self.abort_all()
             raise
 
-    def _schedule(self) -> list[Chunk]:
-        """Share the budget out, oldest first.
+    def _expire(self) -> list[Event]:
+        """End the requests whose time is over."""
+        now_s = time.monotonic()
+        late = [
+            state
+            for state in self._requests.values()
+            if state.deadline_s is not None and state.deadline_s <= now_s
+        ]
+        message = "request {!r} was not finished in the time that it was given"
+        return [self._finish(s, error=DeadlineError(message.format(s.id))) for s in late]
 
-        So a prompt is begun only when all before it are computed, and never delays a request that
-        generates already: those are older.
+    def _schedule(self) -> list[Chunk]:
+        """Share budget and blocks out, first come first.
+
+        A prompt is begun only when all before it are computed, and never delays an earlier request.
+        One that begins like a prompt of this very step waits for it, to share its blocks.
         """
+        order = sorted(self._requests.values(), key=lambda state: state.rank)
         budget = self._token_budget
-        chunks = []
-        for state in islice(self._requests.values(), self._max_running):
+        chunks: list[Chunk] = []
+        coming: set[bytes] = set()  # keys of the blocks that this step fills
+        for index, state in enumerate(order[: self._max_running]):
+            if budget <= 0:
+                break
+            if not state.blocks and not self._begin(state, order[index + 1 :], coming):
+                continue
             start = state.num_computed
             stop = min(len(state.tokens), start + budget)
-            if stop > start:
-                chunks.append(Chunk(state, start, stop))
+            if not self._make_room(state, stop, order[index + 1 :]):
+                continue
+            chunks.append(Chunk(state, start, stop))
+            coming.update(state.block_keys(stop // BLOCK_TOKENS)[start // BLOCK_TOKENS :])
             budget -= stop - start
         return chunks
+
+    def _begin(
+        self, state: RequestState, later: Sequence[RequestState], coming: set[bytes]
+    ) -> bool:
+        """Give a request the blocks that hold its beginning already; False if it has to wait."""
+        keys = state.block_keys((len(state.tokens) - 1) // BLOCK_TOKENS)  # one token is left to do
+        found = self._pool.find(keys)
+        if len(found) < len(keys) and keys[len(found)] in coming:
+            return False
+        self._pool.hold(found)
+        state.blocks, state.num_computed = found, len(found) * BLOCK_TOKENS
+        if state.cached_tokens is None:
+            state.cached_tokens = state.num_computed
+        # all of it must fit now, lest two half computed requests take turns
+        if self._make_room(state, len(state.tokens), later):
+            return True
+        self._pool.release(state.restart())
+        return False
+
+    def _make_room(self, state: RequestState, stop: int, later: Sequence[RequestState]) -> bool:
+        """Blocks for the tokens up to `stop`, if need be from later requests, the last first."""
+        missing = -(-stop // BLOCK_TOKENS) - len(state.blocks)
+        if self._pool.free + sum(len(s.blocks) for s in later) < missing:
+            return False
+        for victim in reversed(later):
+            if self._pool.free >= missing:
+                break
+            self._pool.release(victim.restart())
+        if self._pool.free < missing:  # blocks that several of the later ones shared
+            return False
+        state.blocks += self._pool.take(missing)
+        return True
 
     def _compute(self, chunks: Sequence[Chunk]) -> list[Sampled | QvlError | None]:
         """Per chunk: the token sampled, None for part of a prompt, or the fault of this request.
@@ -148,45 +227,87 @@ class Engine:
         return self._compute(chunks[:middle]) + self._compute(chunks[middle:])
 
     def _forward(self, chunks: Sequence[Chunk]) -> list[Sampled | None]:
+        masks = {
+            chunk.state.id: self._masks.submit(chunk.state.grammar.allowed)
+            for chunk in chunks
+            if chunk.is_last and chunk.state.grammar is not None
+        }
         self._encode_images(chunks)
-        logits = iter(self._model(pack(chunks, self._device)))
-        return [self._sample(c.state, next(logits)) if c.is_last else None for c in chunks]
+        logits = iter(self._model(pack(chunks, self._cache, self._device)))
+        return [
+            self._sample(c.state, next(logits), masks.get(c.state.id)) if c.is_last else None
+            for c in chunks
+        ]
 
-    def _sample(self, state: RequestState, logits_v: Tensor) -> Sampled:
+    def _sample(
+        self, state: RequestState, logits_v: Tensor, mask: Future[Tensor] | None
+    ) -> Sampled:
+        banned_v = self._banned_v
+        if mask is not None:  # the grammar's ids are the tokenizer's, rows beyond are banned anyway
+            allowed_v = mask.result().to(self._device)
+            banned_v = banned_v.clone()
+            banned_v[: len(allowed_v)] |= ~allowed_v
         return sample(
             logits_v,
             state.params,
             position=len(state.tokens),
             prompt_ids=state.tokens[: state.prompt_tokens],
             output_ids=state.output_ids,
-            banned_v=self._banned_v,
+            banned_v=banned_v,
         )
 
     def _encode_images(self, chunks: Sequence[Chunk]) -> None:
-        """Features of the requests that reach their first visual token, all in one call."""
-        states = [c.state for c in chunks if c.has_visual and c.state.vision is None]
-        images = [image for state in states for image in state.images]
-        if not images:
+        """Features of the pictures that this step reaches: kept ones, the others in one call."""
+        new: dict[str, EngineImage] = {}
+        missing: list[tuple[RequestState, int, str]] = []
+        for state, start, stop in ((c.state, c.start, c.stop) for c in chunks):
+            for index, image in state.pictures(start, stop):
+                name = state.content(index)
+                if index not in state.features and (kept := self._features.get(name)) is not None:
+                    state.features[index] = kept
+                elif index not in state.features:
+                    new[name] = image
+                    missing.append((state, index, name))
+        if not new:
             return
-        rows_sc = torch.cat([torch.as_tensor(image.rows).to(self._device) for image in images])
-        features = self._model.encode_images(rows_sc, [image.grid for image in images])
-        first = 0
-        for state in states:
-            last = first + len(state.vision_at_v)
-            state.vision = rows_of(features, first, last)
-            first = last
+        rows_sc = torch.cat([torch.as_tensor(i.rows).to(self._device) for i in new.values()])
+        features = self._model.encode_images(rows_sc, [i.grid for i in new.values()])
+        encoded = dict(
+            zip(new, split_rows(features, [i.tokens for i in new.values()]), strict=True)
+        )
+        for state, index, name in missing:
+            state.features[index] = encoded[name]
+        for name, rows in encoded.items():
+            self._features.put(name, rows)
 
     def _settle(self, chunk: Chunk, outcome: Sampled | QvlError | None) -> list[Event]:
         state = chunk.state
         if isinstance(outcome, QvlError):
             return [self._finish(state, error=outcome)]
         state.advance(chunk.stop)
+        keys = state.block_keys(chunk.stop // BLOCK_TOKENS)
+        for index in range(chunk.start // BLOCK_TOKENS, len(keys)):
+            self._pool.name(state.blocks[index], keys[index])
         if outcome is None:
             return []
-        token_id, probability = outcome
-        text, reason = state.accept(token_id)
-        token = Token(state.id, token_id, probability, text)
-        return [token] if reason is None else [token, self._finish(state, reason)]
+        try:
+            return self._accept(state, outcome)
+        except QvlError as error:  # a grammar that failed
+            return [self._finish(state, error=error)]
+
+    def _accept(self, state: RequestState, sampled: Sampled) -> list[Event]:
+        """Take a token in, and after it those that the grammar leaves no choice about."""
+        events: list[Event] = []
+        tokens = [sampled]
+        while tokens:
+            token = tokens.pop(0)
+            text, reason = state.accept(token.token_id)
+            events.append(Token(state.id, token.token_id, token.probability, text, token.best))
+            if reason is not None:
+                return [*events, self._finish(state, reason)]
+            if not tokens and state.grammar is not None:
+                tokens = [Sampled(token_id, None) for token_id in state.grammar.forced()]
+        return events
 
     def _finish(
         self,
@@ -195,7 +316,9 @@ class Engine:
         error: QvlError | None = None,
     ) -> Finished:
         del self._requests[state.id]
-        return Finished(state.id, state.detokenizer.finish(), reason, error)
+        self._pool.release(state.restart())
+        text, cached = state.detokenizer.finish(), state.cached_tokens or 0
+        return Finished(state.id, text, reason, error, cached)
 
 
 def banned_ids(config: ModelConfig, vocab_size: int) -> Tensor:
@@ -211,7 +334,7 @@ def banned_ids(config: ModelConfig, vocab_size: int) -> Tensor:
     return banned_v
 
 
-def pack(chunks: Sequence[Chunk], device: torch.device) -> ForwardBatch:
+def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> ForwardBatch:
     """The chunks one after the other, with the visual rows that fall into each."""
     ids: list[int] = []
     wanted: list[int] = []
@@ -222,15 +345,17 @@ def pack(chunks: Sequence[Chunk], device: torch.device) -> ForwardBatch:
         ids += state.tokens[chunk.start : chunk.stop]
         if chunk.is_last:
             wanted.append(len(ids) - 1)
-        if chunk.has_visual and state.vision is not None:
-            first, last = state.visual_range(chunk.start, chunk.stop)
-            features.append(rows_of(state.vision, first, last))
-            places.append(state.vision_at_v[first:last] + offset)
+        for index, image in state.pictures(chunk.start, chunk.stop):
+            first, last = max(chunk.start, image.start), min(chunk.stop, image.stop)
+            rows = rows_of(state.features[index], first - image.start, last - image.start)
+            features.append(rows)
+            places.append(torch.arange(first, last) + offset)
+    spans = [Span(c.state.blocks, c.start, c.stop, device) for c in chunks]
     positions = [c.state.positions(c.start, c.stop) for c in chunks]
     return ForwardBatch(
         ids_t=torch.tensor(ids, device=device),
         positions_3t=torch.cat(positions, dim=1).to(device),
-        attend=CachedAttention([Span(c.state.cache, c.start, c.stop) for c in chunks]),
+        attend=CachedAttention(cache, spans),
         wanted_b=torch.tensor(wanted, dtype=torch.int64, device=device),
         vision=joined(features) if features else None,
         vision_at_v=torch.cat(places).to(device) if places else None,
@@ -240,6 +365,15 @@ def pack(chunks: Sequence[Chunk], device: torch.device) -> ForwardBatch:
 def rows_of(features: VisionFeatures, first: int, last: int) -> VisionFeatures:
     levels = tuple(level[first:last] for level in features.deepstack_vd)
     return VisionFeatures(features.rows_vd[first:last], levels)
+
+
+def split_rows(features: VisionFeatures, counts: Sequence[int]) -> list[VisionFeatures]:
+    """One for each picture, in memory of its own, so that each can be let go alone."""
+    rows, *levels = (t.split(list(counts)) for t in (features.rows_vd, *features.deepstack_vd))
+    return [
+        VisionFeatures(part.clone(), tuple(level.clone() for level in deep))
+        for part, *deep in zip(rows, *levels, strict=True)
+    ]
 
 
 def joined(features: Sequence[VisionFeatures]) -> VisionFeatures:

@@ -6,14 +6,16 @@ ends with exactly one Finished. Shape suffixes as in `models.batch`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qvl.engine.cache import KVCache
+from qvl.engine.blocks import BLOCK_TOKENS, block_key
+from qvl.engine.grammar import Grammar
+from qvl.engine.loops import LoopDetector
 from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError, PromptTooLongError, QvlError
 from qvl.models.batch import VisionFeatures
@@ -23,7 +25,10 @@ from qvl.types import FinishReason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """As `types.Sampling`, with nothing left open; temperature 0 is greedy, top_k 0 keeps all."""
+    """As `types.Sampling`, with nothing left open; temperature 0 is greedy, top_k 0 keeps all.
+
+    `allowed_ids` empty allows every id; `logprobs` is how many of the likeliest ids to tell.
+    """
 
     max_new_tokens: int
     seed: int
@@ -33,23 +38,43 @@ class SamplingParams:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_ids: tuple[int, ...] = ()
+    logprobs: int = 0
     stop_ids: frozenset[int] = frozenset()
     stop: tuple[str, ...] = ()
+    stop_loops: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EngineImage:
-    """Patches of one picture and the place of its visual tokens in the prompt."""
+    """Patches of one picture and the place of its visual tokens in the prompt.
+
+    `content` names all that the features depend on; pictures of equal content are encoded once,
+    one without (""), and what stands after it, is computed anew each time.
+    """
 
     rows: np.ndarray | Tensor  # float32 [S, C] in merge order
     grid: tuple[int, int, int]  # time, rows, columns, in patches
     start: int  # index in the prompt's ids of its first visual token
     tokens: int
+    content: str = ""
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EngineRequest:
-    """`next_position` is the rotary position of the first generated token, on all three axes."""
+    """`next_position` is the rotary position of the first generated token, on all three axes.
+
+    Requests of a lower `priority` go first. Requests of different `salt` share no computed tokens,
+    so that none can tell by the time it takes what another has asked. From `deadline_s` on
+    (time.monotonic) the request is given up. `grammar` constrains the answer, from the token
+    `grammar_after` on where one is given (the end of a model's reasoning).
+    """
 
     id: str
     ids: Sequence[int] | np.ndarray | Tensor  # [T]
@@ -57,29 +82,40 @@ class EngineRequest:
     next_position: int
     params: SamplingParams
     images: tuple[EngineImage, ...] = ()  # in the order of their tokens
+    priority: int = 0
+    salt: str = ""
+    deadline_s: float | None = None
+    grammar: Grammar | None = None
+    grammar_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """One generated token, the probability that the model gave it, and the text certain by now.
 
-    The text may belong to earlier tokens; a stop id has none.
+    The text may belong to earlier tokens; a stop id has none. `best` are the likeliest ids with the
+    logarithms of their probabilities, as many as were asked for.
     """
 
     request_id: str
     token_id: int
-    probability: float
+    probability: float | None  # None where a grammar left no choice
     text: str
+    best: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of a request: the rest of its text, and either a reason or an error."""
+    """The last event of a request: the rest of its text, and either a reason or an error.
+
+    `cached_tokens` of its prompt were computed for an earlier request.
+    """
 
     request_id: str
     text: str = ""
     reason: FinishReason | None = None
     error: QvlError | None = None
+    cached_tokens: int = 0
 
 
 Event = Token | Finished
@@ -87,21 +123,28 @@ Event = Token | Finished
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestState:
-    """A request in the engine: `num_computed` of its `tokens` have keys and values in the cache."""
+    """A request in the engine: `num_computed` of its `tokens` have keys and values in `blocks`."""
 
     id: str
+    rank: tuple[int, int]  # priority, number of its arrival: the lowest goes first
+    deadline_s: float | None
     params: SamplingParams
     tokens: list[int]  # the prompt's, then the generated ones
     prompt_tokens: int
     max_tokens: int  # of prompt and generation together
     positions_3t: Tensor  # of the prompt
     next_position: int
-    images: tuple[EngineImage, ...]  # until the prompt is computed
-    vision_at_v: Tensor  # indexes of the visual tokens, ascending
+    images: tuple[EngineImage, ...]
     detokenizer: Detokenizer
-    cache: KVCache = field(default_factory=KVCache)
+    salt: str
+    loops: LoopDetector | None
+    grammar: Grammar | None  # that constrains the next token
+    grammar_later: tuple[int, Grammar] | None  # the token after which one does
+    keys: list[bytes] = field(default_factory=list)  # of the full blocks, as far as asked for
+    blocks: list[int] = field(default_factory=list)
     num_computed: int = 0
-    vision: VisionFeatures | None = None  # from the first visual token until the prompt is computed
+    cached_tokens: int | None = None  # when it began first
+    features: dict[int, VisionFeatures] = field(default_factory=dict)  # by index of the picture
 
     @property
     def output_ids(self) -> list[int]:
@@ -113,32 +156,66 @@ class RequestState:
         generated += self.next_position - self.prompt_tokens
         return torch.cat([self.positions_3t[:, start:stop], generated.expand(3, -1)], dim=1)
 
-    def visual_range(self, start: int, stop: int) -> tuple[int, int]:
-        """The rows of the request's visual features that belong to tokens start .. stop."""
-        bounds = torch.searchsorted(self.vision_at_v, torch.tensor([start, stop])).tolist()
-        return bounds[0], bounds[1]
+    def pictures(self, start: int, stop: int) -> Iterator[tuple[int, EngineImage]]:
+        """The pictures, with their index, that have tokens within start .. stop."""
+        for index, image in enumerate(self.images):
+            if image.start < stop and image.stop > start:
+                yield index, image
+
+    def content(self, index: int) -> str:
+        """What names a picture's content here; one without a name is like no other."""
+        content = self.images[index].content or f"{self.rank[1]}/{index}"
+        return f"{self.salt}|{content}"
+
+    def block_keys(self, count: int) -> list[bytes]:
+        """The keys of the first `count` blocks, whose tokens must all be there."""
+        for index in range(len(self.keys), count):
+            start = index * BLOCK_TOKENS
+            stop = start + BLOCK_TOKENS
+            before = self.keys[-1] if self.keys else self.salt.encode()
+            inside = [(self.content(i), start - p.start) for i, p in self.pictures(start, stop)]
+            self.keys.append(block_key(before, self.tokens[start:stop], inside))
+        return self.keys[:count]
 
     def advance(self, stop: int) -> None:
-        """Tokens up to `stop` are in the cache; past the prompt, its pictures are not needed."""
+        """Tokens up to `stop` are in the cache; the features of pictures before are let go."""
         self.num_computed = stop
-        if stop >= self.prompt_tokens:
-            self.images, self.vision = (), None
+        passed = [i for i in self.features if self.images[i].stop <= stop]
+        for index in passed:
+            del self.features[index]
+
+    def restart(self) -> list[int]:
+        """Forget what is computed; returns the blocks that it held."""
+        blocks, self.blocks = self.blocks, []
+        self.num_computed = 0
+        self.features.clear()
+        return blocks
 
     def accept(self, token_id: int) -> tuple[str, FinishReason | None]:
-        """Append a generated token: the text that is certain by now, and why the request ends."""
+        """Append a generated token: the text that is certain by now, and why the request ends.
+
+        Raises EngineError when the grammar fails.
+        """
         self.tokens.append(token_id)
         if token_id in self.params.stop_ids:
             return "", "stop"
         text = self.detokenizer.push(token_id)
-        if self.detokenizer.is_stopped:
+        if self.grammar is not None:
+            self.grammar.accept(token_id)
+        elif self.grammar_later is not None and token_id == self.grammar_later[0]:
+            self.grammar, self.grammar_later = self.grammar_later[1], None
+        is_complete = self.grammar is not None and self.grammar.is_complete
+        if self.detokenizer.is_stopped or is_complete:
             return text, "stop"
+        if self.loops is not None and self.loops.push(token_id):
+            return text, "loop"
         return text, "length" if len(self.tokens) >= self.max_tokens else None
 
 
 def new_state(
-    request: EngineRequest, config: ModelConfig, detokenizer: Detokenizer
+    request: EngineRequest, number: int, config: ModelConfig, detokenizer: Detokenizer
 ) -> RequestState:
-    """A state with nothing computed.
+    """The state, with nothing computed, of the request that came as the engine's `number`th.
 
     Raises PromptTooLongError, and EngineError when ids, positions and pictures do not fit together.
     """
@@ -154,8 +231,14 @@ def new_state(
             f"request {request.id!r} has {total} tokens and positions of shape"
             f" {tuple(positions_3t.shape)}"
         )
+    check_visual_places(request, ids_t, config)
+    later = None
+    if request.grammar is not None and request.grammar_after is not None:
+        later = (request.grammar_after, request.grammar)
     return RequestState(
         id=request.id,
+        rank=(request.priority, number),
+        deadline_s=request.deadline_s,
         params=request.params,
         tokens=ids_t.tolist(),
         prompt_tokens=total,
@@ -163,13 +246,16 @@ def new_state(
         positions_3t=positions_3t,
         next_position=request.next_position,
         images=request.images,
-        vision_at_v=visual_places(request, ids_t, config),
         detokenizer=detokenizer,
+        salt=request.salt,
+        loops=LoopDetector() if request.params.stop_loops else None,
+        grammar=None if later else request.grammar,
+        grammar_later=later,
     )
 
 
-def visual_places(request: EngineRequest, ids_t: Tensor, config: ModelConfig) -> Tensor:
-    """Indexes int64 [V] of the visual tokens; raises EngineError unless pictures and ids agree."""
+def check_visual_places(request: EngineRequest, ids_t: Tensor, config: ModelConfig) -> None:
+    """Raises EngineError unless pictures and ids agree about which tokens are visual."""
     for image in request.images:
         t, h, w = image.grid
         if (len(image.rows), image.tokens) != (t * h * w, t * h * w // config.vision.merge**2):
@@ -177,7 +263,7 @@ def visual_places(request: EngineRequest, ids_t: Tensor, config: ModelConfig) ->
                 f"request {request.id!r}: a picture of {t}x{h}x{w} patches has {len(image.rows)}"
                 f" patch rows and {image.tokens} visual tokens"
             )
-    places = [torch.arange(i.start, i.start + i.tokens) for i in request.images]
+    places = [torch.arange(i.start, i.stop) for i in request.images]
     claimed_v = torch.cat([torch.empty(0, dtype=torch.int64), *places])
     actual_v = (ids_t == config.image_token_id).nonzero().squeeze(1)
     if not torch.equal(claimed_v, actual_v):
@@ -185,4 +271,3 @@ def visual_places(request: EngineRequest, ids_t: Tensor, config: ModelConfig) ->
             f"request {request.id!r}: {len(claimed_v)} visual tokens of its pictures and"
             f" {len(actual_v)} image tokens of its ids are not at the same places"
         )
-    return actual_v

@@ -1,7 +1,7 @@
 """One token from one row of logits, as a pure function: no generator, no state between calls.
 
-Main path: sample -> penalise -> best_candidates -> draw. The noise is a counter-based function of
-(seed, position), so a request gets the same tokens alone, in any batch, chunked and after a resume.
+Main path: sample -> adjust -> draw -> kept. The noise is a counter-based function of (seed, position),
+so a request gets the same tokens alone, in any batch, chunked and after a resume.
 
 Shape suffix: v vocabulary. Past the candidates everything is float64 in numpy, on every device.
 """
@@ -9,6 +9,7 @@ Shape suffix: v vocabulary. Past the candidates everything is float64 in numpy, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +20,21 @@ from qvl.errors import EngineError
 
 _WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+# a sort of the whole vocabulary costs as much as a step of a small model; nearly always the
+# candidates that count are among the first ones
+FIRST_CANDIDATES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token, the probability that the model gave it, and the `logprobs` best ids with theirs.
+
+    A token that a grammar leaves no choice about is never asked of the model: None.
+    """
+
+    token_id: int
+    probability: float | None
+    best: tuple[tuple[int, float], ...] = ()  # (id, natural logarithm of its probability)
 
 
 def sample(
@@ -29,76 +45,117 @@ def sample(
     prompt_ids: Sequence[int],
     output_ids: Sequence[int],
     banned_v: Tensor | None = None,
-) -> tuple[int, float]:
-    """The chosen token id and the probability that the model itself gave it.
+) -> Sampled:
+    """The chosen token and what the model itself thought of it.
 
     `logits_v` is float32 and is not modified; `position` is the new token's index in the sequence;
-    ids marked in `banned_v` (bool) are never chosen. The probability is the softmax of the raw
+    ids marked in `banned_v` (bool) are never chosen. Probabilities are the softmax of the raw
     logits: before penalties, bans, temperature and cuts. Raises EngineError for a logit that is not
-    finite.
+    finite, or when no token is left to choose from.
     """
     if not bool(torch.isfinite(logits_v).all()):
         raise EngineError(
             f"the model gave a logit that is not finite at position {position}",
             hint="load the model in another precision (float16 overflows), or check its weights",
         )
-    scores_v = penalise(logits_v, params, prompt_ids, output_ids)
+    scores_v = adjust(logits_v, params, prompt_ids, output_ids)
     if banned_v is not None:
         scores_v = scores_v.masked_fill(banned_v, -torch.inf)
-    if params.temperature == 0:
-        token_id = int(scores_v.argmax())  # the first of equals, so the lowest id
-    else:
-        token_id = draw(*best_candidates(scores_v, params.top_k), params, position)
-    return token_id, float((logits_v[token_id] - logits_v.logsumexp(-1)).exp())
+    best_id = int(scores_v.argmax())  # the first of equals, so the lowest id
+    if scores_v[best_id] == -torch.inf:
+        raise EngineError(f"no token is allowed at position {position}")
+    token_id = best_id if params.temperature == 0 else draw(scores_v, params, position)
+    logarithms_v = logits_v - logits_v.logsumexp(-1)
+    probability = float(logarithms_v[token_id].exp())
+    return Sampled(token_id, probability, best_of(logarithms_v, params.logprobs))
 
 
-def penalise(
+def best_of(logarithms_v: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest ids with their logarithms, of equals the lower id first."""
+    ids, values = best_candidates(logarithms_v, count) if count else ((), ())
+    return tuple((int(i), float(value)) for i, value in zip(ids, values, strict=True))
+
+
+def adjust(
     logits_v: Tensor, params: SamplingParams, prompt_ids: Sequence[int], output_ids: Sequence[int]
 ) -> Tensor:
-    """Logits with the tokens that occurred made less likely, however often they occurred.
+    """Logits after penalties for tokens that occurred, biases and the list of allowed ids.
 
-    Repetition: prompt and output tokens, as transformers' RepetitionPenaltyLogitsProcessor.
-    Presence: output tokens only, as in OpenAI's API and vLLM.
+    Repetition: prompt and output tokens, however often, as transformers'
+    RepetitionPenaltyLogitsProcessor. Presence (once) and frequency (each time): output tokens only,
+    as in OpenAI's API and vLLM.
     """
     scores_v = logits_v
     if params.repetition_penalty != 1:
-        seen = torch.tensor([*prompt_ids, *output_ids], dtype=torch.int64, device=scores_v.device)
+        seen = index_of([*prompt_ids, *output_ids], scores_v)
         old = scores_v[seen]
         factor = params.repetition_penalty
         scores_v = scores_v.index_put((seen,), torch.where(old < 0, old * factor, old / factor))
-    if params.presence_penalty != 0:
-        seen = torch.tensor(output_ids, dtype=torch.int64, device=scores_v.device)
-        scores_v = scores_v.index_put((seen,), scores_v[seen] - params.presence_penalty)
+    if params.presence_penalty != 0 or params.frequency_penalty != 0:
+        seen, times = index_of(output_ids, scores_v).unique(return_counts=True)
+        penalty = params.presence_penalty + params.frequency_penalty * times
+        scores_v = scores_v.index_put((seen,), scores_v[seen] - penalty)
+    if params.logit_bias:
+        ids, bias = zip(*params.logit_bias, strict=True)
+        seen = index_of(ids, scores_v)
+        scores_v = scores_v.index_put((seen,), scores_v[seen] + scores_v.new_tensor(bias))
+    if params.allowed_ids:
+        seen = index_of(params.allowed_ids, scores_v)
+        only_v = torch.full_like(scores_v, -torch.inf)
+        scores_v = only_v.index_put((seen,), scores_v[seen])
     return scores_v
 
 
-def best_candidates(scores_v: Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, scores) of the `top_k` best (0: of all), best first, of equals the lower id first."""
-    if 0 < top_k < scores_v.numel():
-        # topk leaves open which of equal scores it returns, so only its lowest value is used;
-        # a sort of the whole vocabulary would cost a hundred times as much
-        worst = scores_v.topk(top_k).values[-1]
+def index_of(ids: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int64, device=like.device)
+
+
+def best_candidates(scores_v: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, scores) of the `count` best (0: of all), best first, of equals the lower id first."""
+    if 0 < count < scores_v.numel():
+        # topk leaves open which of equal scores it returns, so only its lowest value is used
+        worst = scores_v.topk(count).values[-1]
         ids = (scores_v >= worst).nonzero().squeeze(1)
     else:
         ids = torch.arange(scores_v.numel(), device=scores_v.device)
     scores, order = scores_v[ids].sort(descending=True, stable=True)
-    count = top_k or scores.numel()
+    count = count or scores.numel()
     return ids[order][:count].cpu().numpy(), scores[:count].double().cpu().numpy()
 
 
-def draw(ids: np.ndarray, scores: np.ndarray, params: SamplingParams, position: int) -> int:
-    """One of `ids` (best first): temperature, then top-p, then min-p, then the inverse of the CDF.
+def draw(scores_v: Tensor, params: SamplingParams, position: int) -> int:
+    """One id by the inverse of the CDF of what `kept` leaves."""
+    ids, weights = kept(scores_v, params)
+    reached = weights.cumsum()
+    chosen = reached.searchsorted(uniform(params.seed, position) * reached[-1], side="right")
+    return int(ids[chosen])
+
+
+def kept(scores_v: Tensor, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, probabilities) that may be drawn, best first: temperature, top-k, top-p, min-p.
 
     Top-p keeps the fewest candidates that reach the share, min-p those with at least that share of
-    the best one's probability; the best one is always kept.
+    the best one's probability; the best one is always kept. Shares are of all that top-k leaves.
     """
-    weights = np.exp((scores - scores[0]) / params.temperature)
-    probabilities = weights / weights.sum()
-    before = probabilities.cumsum() - probabilities
-    kept = (before < params.top_p) & (probabilities >= params.min_p * probabilities[0])
-    reached = probabilities[kept].cumsum()
-    chosen = reached.searchsorted(uniform(params.seed, position) * reached[-1], side="right")
-    return int(ids[kept][chosen])
+    if not params.top_k and params.top_p == 1 and params.min_p == 0:  # nothing to cut: no order
+        return np.arange(scores_v.numel()), softmax(scores_v, params.temperature).cpu().numpy()
+    for count in (params.top_k or FIRST_CANDIDATES, 0):
+        ids, scores = best_candidates(scores_v, count)
+        if params.top_k:
+            weights = np.exp((scores - scores[0]) / params.temperature)
+            probabilities = weights / weights.sum()
+        else:
+            probabilities = softmax(scores_v, params.temperature).cpu().numpy()[ids]
+        before = probabilities.cumsum() - probabilities
+        keep = (before < params.top_p) & (probabilities >= params.min_p * probabilities[0])
+        # where the worst candidate is cut, so is everything beyond it
+        if params.top_k or not keep[-1]:
+            break
+    return ids[keep], probabilities[keep]
+
+
+def softmax(scores_v: Tensor, temperature: float) -> Tensor:
+    return (scores_v.double() / temperature).softmax(-1)
 
 
 def uniform(seed: int, position: int) -> float:

@@ -66,7 +66,7 @@ def load_model(
         dtype,
         stored_dtype=checkpoint.main_dtype,
         parameters=sum(p.numel() for p in model.parameters()),
-        free_bytes=_free_bytes(place),
+        free_bytes=free_bytes(place),
         computes_bf16=_computes_bf16(place),
     )
     fill(model, stored, checkpoint, dtype=DTYPES[chosen], device=place)
@@ -178,7 +178,7 @@ def _computes_bf16(device: torch.device) -> bool:
     return bool(bf16_instructions())
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Memory that new weights can take, or None where it cannot be told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

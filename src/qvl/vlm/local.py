@@ -1,6 +1,7 @@
 """Our own engine behind the door: pictures and messages to prompts, engine events to completions.
 
-Main path: LocalModel.results -> _start (processing.prompt, Engine.add) -> _step -> _completion.
+Main path: LocalModel.results -> _prepare (processing.prompt) -> _enter (Engine.add) -> _step ->
+_completion.
 Requests of all threads share one engine; whoever waits makes its steps.
 """
 
@@ -12,16 +13,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
+import torch
+
 import qvl
 from qvl.engine.engine import Engine
+from qvl.engine.grammar import Grammar, Grammars
 from qvl.engine.request import EngineImage, EngineRequest, Event, Finished, SamplingParams
-from qvl.errors import EngineError, QvlError, UnknownModelError, nearest
+from qvl.errors import (
+    EngineError,
+    InvalidParamError,
+    QvlError,
+    UnknownModelError,
+    UsageError,
+    nearest,
+)
 from qvl.loading.config import GenerationDefaults
 from qvl.loading.hub import CheckpointFolder, fetch_checkpoint
-from qvl.loading.model import load_model
+from qvl.loading.model import DTYPES, LoadedModel, free_bytes, load_model
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.types import (
     Completion,
@@ -35,7 +47,11 @@ from qvl.types import (
 )
 from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, ModelInfo, refuse_later
 
-IN_FLIGHT = 8  # requests computed together; each holds its pictures and its KV cache
+IN_FLIGHT = 8  # requests computed together; each holds its pictures
+READ_AHEAD = 8  # requests whose pictures are read while those in flight are computed
+READERS = 2
+MIN_CACHE_TOKENS = 8192
+FALLBACK_BYTES = 4 << 30  # taken for free memory where the system does not say
 T = TypeVar("T")
 
 
@@ -48,10 +64,13 @@ class _Answer:
     prompt: Prompt
     sampling: Sampling
     began_s: float
+    grammar: Grammar | None
     first_token_s: float | None = None
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
+    logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    cached_tokens: int = 0
     reason: FinishReason | None = None
     error: QvlError | None = None
 
@@ -63,11 +82,15 @@ class _Answer:
         self.text += event.text
         if isinstance(event, Finished):
             self.reason, self.error = event.reason, event.error
+            self.cached_tokens = event.cached_tokens
             return
         if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self.began_s
         self.token_ids.append(event.token_id)
-        self.probabilities.append(event.probability)
+        if event.probability is not None:
+            self.probabilities.append(event.probability)
+        if event.best:
+            self.logprobs.append(event.best)
 
 
 class LocalModel:
@@ -90,12 +113,15 @@ class LocalModel:
         loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
         self._loaded = loaded
         self._lock = threading.Lock()  # held for one step or less
+        self._grammars_lock = threading.Lock()
+        self._made_grammars: Grammars | None = None
         self._keys = itertools.count()
         self._answers: dict[str, _Answer] = {}  # those that the engine still computes
         self._engine = Engine(
             loaded.model,
             token_bytes=loaded.tokenizer.token_bytes,
             vocab_size=loaded.tokenizer.vocab_size,
+            cache_tokens=cache_room(loaded),
         )
         self._info = ModelInfo(
             name=folder.name,
@@ -127,23 +153,34 @@ class LocalModel:
         return completions
 
     def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
-        """One result per request, in their order; requests are taken in as room becomes free."""
+        """One result per request, in their order; requests are taken in as room becomes free.
+
+        Pictures of the next requests are read by threads while the model computes.
+        """
         waiting = iter(requests)
-        front: deque[_Answer | QvlError] = deque()
+        ahead: deque[Future[_Answer | QvlError]] = deque()  # being read
+        front: deque[_Answer | QvlError] = deque()  # in the engine, or ended
+        readers = ThreadPoolExecutor(READERS, "qvl-read")
         try:
             while True:
-                while len(front) < IN_FLIGHT and (request := next(waiting, None)) is not None:
-                    front.append(self._started(request))
+                while len(ahead) < READ_AHEAD and (request := next(waiting, None)) is not None:
+                    ahead.append(readers.submit(self._prepared, request))
+                while ahead and len(front) < IN_FLIGHT and (ahead[0].done() or not front):
+                    front.append(self._entered(ahead.popleft().result()))
                 if not front:
                     return
-                self._step_until_finished(front[0])
-                yield self._outcome(front.popleft())
+                if is_over(front[0]):
+                    yield self._outcome(front.popleft())
+                else:
+                    self._step()
         finally:  # left early: a consumer that stopped, an interrupt
+            readers.shutdown(wait=False, cancel_futures=True)
             self._abandon([a for a in front if isinstance(a, _Answer)])
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
         """Text as it comes, whole characters only; the last delta carries the completion."""
-        answer = self._start(request)
+        answer = self._prepare(request)
+        self._enter(answer)
         shown = 0
         try:
             while not answer.is_finished:
@@ -158,16 +195,27 @@ class LocalModel:
             raise result
         yield Delta("", result)
 
-    def _started(self, request: Request) -> _Answer | QvlError:
+    def _prepared(self, request: Request) -> _Answer | QvlError:
         try:
-            return self._start(request)
+            return self._prepare(request)
         except QvlError as err:
             return err
 
-    def _start(self, request: Request) -> _Answer:
+    def _entered(self, prepared: _Answer | QvlError) -> _Answer | QvlError:
+        if isinstance(prepared, QvlError):
+            return prepared
+        try:
+            self._enter(prepared)
+        except QvlError as err:
+            return err
+        return prepared
+
+    def _prepare(self, request: Request) -> _Answer:
+        """Read the pictures and make the prompt; touches nothing that is shared."""
         began_s = time.monotonic()
         loaded = self._loaded
         sampling = resolved(request.sampling.checked(), loaded.defaults)
+        check_token_ids(sampling, loaded.tokenizer.vocab_size)
         prompt = build_prompt(
             request.messages,
             tokenizer=loaded.tokenizer,
@@ -175,23 +223,47 @@ class LocalModel:
             generation=loaded.config.generation,
             image_token_id=loaded.config.image_token_id,
         )
-        answer = _Answer(str(next(self._keys)), request, prompt, sampling, began_s)
+        form = request.response_format
+        grammar = None if form is None else self._grammars().compile(form)
+        return _Answer(str(next(self._keys)), request, prompt, sampling, began_s, grammar)
+
+    def _grammars(self) -> Grammars:
+        """Made when the first form is asked for; needs the `grammar` extra."""
+        with self._grammars_lock:
+            if self._made_grammars is None:
+                tokenizer, defaults = self._loaded.tokenizer, self._loaded.defaults
+                try:
+                    self._made_grammars = Grammars(
+                        token_bytes=tokenizer.token_bytes,
+                        encode=tokenizer.encode_text,
+                        vocab_size=tokenizer.vocab_size,
+                        end_ids=defaults.stop_ids,
+                    )
+                except ModuleNotFoundError as err:
+                    raise UsageError(
+                        "answers of a given form need the package llguidance",
+                        hint="pip install 'qvl[grammar]'",
+                    ) from err
+            return self._made_grammars
+
+    def _enter(self, answer: _Answer) -> None:
+        """Hand a prepared request to the engine."""
+        prompt, wait_s = answer.prompt, answer.request.deadline_s
         engine_request = EngineRequest(
             id=answer.key,
             ids=prompt.ids,
             positions=prompt.positions,
             next_position=prompt.next_position,
-            params=engine_params(sampling, loaded.defaults.stop_ids),
+            params=engine_params(answer.sampling, self._loaded.defaults.stop_ids),
             images=tuple(engine_image(image) for image in prompt.images),
+            priority=answer.request.priority,
+            salt=answer.request.tenant,
+            deadline_s=None if wait_s is None else answer.began_s + wait_s,
+            grammar=answer.grammar,
         )
         with self._lock:
             self._engine.add(engine_request)
             self._answers[answer.key] = answer
-        return answer
-
-    def _step_until_finished(self, answer: _Answer | QvlError) -> None:
-        while isinstance(answer, _Answer) and not answer.is_finished:
-            self._step()
 
     def _step(self) -> None:
         """One step of the engine for everybody who waits, whichever thread makes it."""
@@ -229,11 +301,13 @@ class LocalModel:
             text=answer.text,
             finish_reason=answer.reason,
             token_ids=tuple(answer.token_ids),
+            logprobs=tuple(answer.logprobs),
             confidence=sum(answer.probabilities) / max(1, len(answer.probabilities)),
             usage=Usage(
                 prompt_tokens=len(answer.prompt.ids),
                 completion_tokens=len(answer.token_ids),
                 image_tokens=sum(image.tokens for image in images),
+                cached_tokens=answer.cached_tokens,
             ),
             timings=Timings(first_token_s=answer.first_token_s or total_s, total_s=total_s),
             provenance=Provenance(
@@ -247,6 +321,10 @@ class LocalModel:
                 version=qvl.__version__,
             ),
         )
+
+
+def is_over(answer: _Answer | QvlError) -> bool:
+    return isinstance(answer, QvlError) or answer.is_finished
 
 
 def model_folder(name: str, *, revision: str | None, offline: bool | None) -> CheckpointFolder:
@@ -263,9 +341,26 @@ def model_folder(name: str, *, revision: str | None, offline: bool | None) -> Ch
         raise UnknownModelError(err.message, hint=hint) from err
 
 
+def cache_room(loaded: LoadedModel) -> int:
+    """How many tokens of keys and values to have room for: a quarter of the memory that is free now.
+
+    At most what all requests in flight can fill, at least one long prompt. On a CPU the room costs
+    memory only as far as it is used.
+    """
+    decoder = loaded.config.decoder
+    size = torch.empty((), dtype=DTYPES[loaded.dtype]).element_size()
+    token_bytes = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * size
+    fits = (free_bytes(torch.device(loaded.device)) or FALLBACK_BYTES) // 4 // token_bytes
+    return max(MIN_CACHE_TOKENS, min(fits, IN_FLIGHT * decoder.max_positions))
+
+
 def engine_image(image: PromptImage) -> EngineImage:
     return EngineImage(
-        rows=image.patches.rows, grid=image.patches.grid, start=image.start, tokens=image.tokens
+        rows=image.patches.rows,
+        grid=image.patches.grid,
+        start=image.start,
+        tokens=image.tokens,
+        content=image.sha256,
     )
 
 
@@ -273,8 +368,6 @@ def chosen_device(name: str) -> str:
     """ "auto" is the first CUDA device where there is one, else the CPU."""
     if name != "auto":
         return name
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -302,6 +395,16 @@ def resolved(asked: Sampling, defaults: GenerationDefaults) -> Sampling:
     return replace(sampling, seed=pick(asked.seed, secrets.randbits(63)))
 
 
+def check_token_ids(sampling: Sampling, vocab_size: int) -> None:
+    """Raises InvalidParamError for an id that the tokenizer does not have."""
+    biased = (token_id for token_id, _ in sampling.logit_bias)
+    for token_id in (*biased, *sampling.allowed_token_ids, *sampling.stop_token_ids):
+        if not 0 <= token_id < vocab_size:
+            raise InvalidParamError(
+                f"the token id {token_id} is not one of the model's 0 to {vocab_size - 1}"
+            )
+
+
 def pick(asked: T | None, default: T) -> T:
     return default if asked is None else asked
 
@@ -316,6 +419,11 @@ def engine_params(sampling: Sampling, stop_ids: Iterable[int]) -> SamplingParams
         min_p=pick(sampling.min_p, 0.0),
         repetition_penalty=pick(sampling.repetition_penalty, 1.0),
         presence_penalty=pick(sampling.presence_penalty, 0.0),
-        stop_ids=frozenset(stop_ids),
+        frequency_penalty=pick(sampling.frequency_penalty, 0.0),
+        logit_bias=sampling.logit_bias,
+        allowed_ids=sampling.allowed_token_ids,
+        logprobs=sampling.logprobs,
+        stop_ids=frozenset((*stop_ids, *sampling.stop_token_ids)),
         stop=sampling.stop,
+        stop_loops=sampling.stop_loops,
     )
