@@ -14,6 +14,7 @@ PUBLIC = [
     "Message",
     "QvlError",
     "Request",
+    "ResponseFormat",
     "Sampling",
     "Text",
     "VLM",

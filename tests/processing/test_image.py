@@ -76,6 +76,12 @@ def png(width: int, height: int, rows: bytes, **kind: int) -> bytes:
     return png_header(width, height, **kind) + body
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_workers_of_other_tests() -> None:
+    """Threads of other tests may have started several; here one picture at a time is read."""
+    image_module._POOL.close()
+
+
 def workers() -> list[psutil.Process]:
     return [
         child

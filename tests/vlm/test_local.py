@@ -148,13 +148,21 @@ def test_logarithms_of_probabilities_are_told_when_asked(model: LocalModel) -> N
 def test_a_request_with_no_time_left_is_given_up_alone(model: LocalModel) -> None:
     late, other = model.results([replace(request(1), deadline_s=0.0), request(2)])
     assert isinstance(late, DeadlineError)
+    assert isinstance(other, Completion)
     assert texts([other]) == texts(model.generate([request(2)]))
 
 
-@pytest.mark.parametrize("field", ["allowed_token_ids", "stop_token_ids"])
-def test_a_token_id_that_the_model_lacks_is_refused(model: LocalModel, field: str) -> None:
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        replace(SHORT, allowed_token_ids=(5, 99999)),
+        replace(SHORT, stop_token_ids=(99999,)),
+        replace(SHORT, logit_bias=((99999, 1.0),)),
+    ],
+)
+def test_a_token_id_that_the_model_lacks_is_refused(model: LocalModel, sampling: Sampling) -> None:
     with pytest.raises(InvalidParamError, match="99999"):
-        model.generate([replace(request(1), sampling=replace(SHORT, **{field: (99999,)}))])
+        model.generate([request(1, sampling=sampling)])
 
 
 def test_leaving_early_frees_what_was_left(model: LocalModel) -> None:

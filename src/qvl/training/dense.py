@@ -34,9 +34,11 @@ CLASSES: dict[Kind | Shape | str, int] = {
     what: number for number, what in enumerate((*kinds(), *SHAPES, *words()), start=1)
 }  # 0 is the background
 # Cyrillic capitals that look like Latin ones are the same letter to the eye
-ALIKE = dict(zip("АВЕКМНОРСТХУ", "ABEKMHOPCTXY", strict=True))
-LETTERS = {letter: number for number, letter in enumerate(sorted(set("".join(words()))))}
-LETTERS |= {letter: LETTERS[ALIKE[letter]] for letter in LETTERS if ALIKE.get(letter) in LETTERS}
+ALIKE: dict[str, str] = dict(zip("АВЕКМНОРСТХУ", "ABEKMHOPCTXY", strict=True))
+LETTERS: dict[str, int] = {
+    letter: number for number, letter in enumerate(sorted(set("".join(words()))))
+}
+LETTERS |= {cyrillic: LETTERS[latin] for cyrillic, latin in ALIKE.items() if latin in LETTERS}
 COVERED = 0.12  # share of a cell that a thing must cover to be its class
 SHARPNESS = 16.0  # of the cosines between cells and names
 INSIDE = 0.35  # share of a letter that must lie in a cell to be found there
