@@ -561,6 +561,18 @@ def test_nothing_is_shared_across_salts_or_for_pictures_without_a_name():
         assert end_of(drain(engine), "a").cached_tokens == expected
 
 
+def test_of_a_prompt_that_is_all_there_one_block_is_computed_again():
+    """Its last token's logits are in no cache."""
+    model = tiny_model("qwen2_vl")
+    request = prompt("a", list(range(32)))
+    engine = new_engine(model)
+    for expected in (0, 16):
+        engine.add(request)
+        events = drain(engine)
+        assert end_of(events, "a").cached_tokens == expected
+        assert ids_of(events, "a") == ids_of(run(model, [request]), "a")
+
+
 def test_a_conversation_goes_on_from_its_answer():
     model = tiny_model("qwen2_vl")
     first = prompt("first", list(range(10)), max_new_tokens=30)
