@@ -50,7 +50,9 @@ class Hub:
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, range
 
     def downloads(self, name: str) -> list[str | None]:
-        return [r for method, path, r in self.asked if method == "GET" and path.endswith(name)]
+        return [
+            r for method, path, r in self.asked if method == "GET" and path.endswith(f"/{name}")
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):
