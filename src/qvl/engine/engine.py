@@ -166,11 +166,12 @@ class Engine:
         for index, state in enumerate(order[: self._max_running]):
             if budget <= 0:
                 break
-            if not state.blocks and not self._begin(state, order[index + 1 :], coming):
+            later = order[index + 1 :]
+            if not state.blocks and not self._begin(state, later, coming):
                 continue
             start = state.num_computed
             stop = min(len(state.tokens), start + budget)
-            if not self._make_room(state, stop, order[index + 1 :]):
+            if not self._make_room(state, stop, later):
                 continue
             chunks.append(Chunk(state, start, stop))
             coming.update(state.block_keys(stop // BLOCK_TOKENS)[start // BLOCK_TOKENS :])
@@ -198,6 +199,8 @@ class Engine:
     def _make_room(self, state: RequestState, stop: int, later: Sequence[RequestState]) -> bool:
         """Blocks for the tokens up to `stop`, if need be from later requests, the last first."""
         missing = -(-stop // BLOCK_TOKENS) - len(state.blocks)
+        if missing <= 0:  # nearly always, while generating
+            return True
         if self._pool.free + sum(len(s.blocks) for s in later) < missing:
             return False
         for victim in reversed(later):

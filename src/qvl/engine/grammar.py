@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,10 +41,15 @@ class Grammars:
         from llguidance import LLTokenizer, TokenizerWrapper
 
         self._rows = vocab_size
-        self._tokenizer = LLTokenizer(
-            TokenizerWrapper(_Vocabulary(token_bytes, encode, vocab_size, end_ids)),
-            eos_token=sorted(end_ids),
+        texts = [token_bytes(i) for i in range(vocab_size)]
+        vocabulary = _Vocabulary(
+            # ids without bytes are special tokens; llguidance marks those by a first byte of 0xff
+            tokens=[text or b"\xff[%d]" % i for i, text in enumerate(texts)],
+            special_token_ids=[i for i, text in enumerate(texts) if not text],
+            eos_token_id=min(end_ids),
+            encode=encode,
         )
+        self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=sorted(end_ids))
 
     def compile(self, form: ResponseFormat) -> Grammar:
         """Raises InvalidParamError for a schema or grammar that is wrong or too large."""
@@ -60,26 +66,18 @@ class Grammars:
         return Grammar(matcher, self._rows)
 
 
+@dataclass(frozen=True, slots=True)
 class _Vocabulary:
     """What llguidance asks of a tokenizer."""
 
-    bos_token_id = None
-
-    def __init__(
-        self,
-        token_bytes: Callable[[int], bytes],
-        encode: Callable[[str], list[int]],
-        vocab_size: int,
-        end_ids: Collection[int],
-    ) -> None:
-        # ids without bytes are special tokens; llguidance marks those by a first byte of 0xff
-        self.tokens = [token_bytes(i) or b"\xff[%d]" % i for i in range(vocab_size)]
-        self.special_token_ids = [i for i in range(vocab_size) if not token_bytes(i)]
-        self.eos_token_id = min(end_ids)
-        self._encode = encode
+    tokens: list[bytes]
+    special_token_ids: list[int]
+    eos_token_id: int
+    encode: Callable[[str], list[int]]
+    bos_token_id: int | None = None
 
     def __call__(self, text: str) -> list[int]:
-        return self._encode(text)
+        return self.encode(text)
 
 
 def source_of(form: ResponseFormat) -> str:

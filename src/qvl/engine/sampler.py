@@ -65,15 +65,13 @@ def sample(
     if scores_v[best_id] == -torch.inf:
         raise EngineError(f"no token is allowed at position {position}")
     token_id = best_id if params.temperature == 0 else draw(scores_v, params, position)
-    logarithms_v = logits_v - logits_v.logsumexp(-1)
-    probability = float(logarithms_v[token_id].exp())
-    return Sampled(token_id, probability, best_of(logarithms_v, params.logprobs))
-
-
-def best_of(logarithms_v: Tensor, count: int) -> tuple[tuple[int, float], ...]:
-    """The `count` likeliest ids with their logarithms, of equals the lower id first."""
-    ids, values = best_candidates(logarithms_v, count) if count else ((), ())
-    return tuple((int(i), float(value)) for i, value in zip(ids, values, strict=True))
+    total = logits_v.logsumexp(-1)
+    probability = float((logits_v[token_id] - total).exp())
+    if not params.logprobs:
+        return Sampled(token_id, probability)
+    ids, logits = best_candidates(logits_v, params.logprobs)
+    logarithms = (logits - float(total)).tolist()
+    return Sampled(token_id, probability, tuple(zip(ids.tolist(), logarithms, strict=True)))
 
 
 def adjust(

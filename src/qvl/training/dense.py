@@ -99,7 +99,7 @@ def truth_of(scene: Scene, rows: int, cols: int) -> tuple[np.ndarray, ...]:
         mine = covered > most
         mine[at_middle] = True
         middle[at_middle] = 1
-        most = np.where(mine, np.maximum(covered, most), most)
+        most = np.maximum(covered, most)
         what[mine] = CLASSES[thing.what]
         colour[mine] = colour_index(thing.colour)
         box[mine] = np.array((x1 / size[0], y1 / size[1], x2 / size[0], y2 / size[1]))

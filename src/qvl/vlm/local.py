@@ -348,8 +348,8 @@ def cache_room(loaded: LoadedModel) -> int:
     memory only as far as it is used.
     """
     decoder = loaded.config.decoder
-    size = torch.empty((), dtype=DTYPES[loaded.dtype]).element_size()
-    token_bytes = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * size
+    numbers = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
+    token_bytes = numbers * DTYPES[loaded.dtype].itemsize
     fits = (free_bytes(torch.device(loaded.device)) or FALLBACK_BYTES) // 4 // token_bytes
     return max(MIN_CACHE_TOKENS, min(fits, IN_FLIGHT * decoder.max_positions))
 
