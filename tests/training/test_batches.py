@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
-from qvl.training.batches import TRAINING_QUESTIONS, Packer, ask
+from qvl.training.batches import Packer, ask, mention
 from qvl.training.dense import class_names
 from qvl.training.loop import Branches, Taught, losses_of
 from qvl.training.phrases import LANGUAGES, Kind, Shape, counted, kinds, words
@@ -98,8 +98,8 @@ def test_a_question_among_others_is_the_question_alone(tokenizer: Tokenizer, mod
     """Branches see the picture and themselves only: packed logits equal those asked one by one."""
     rng = random.Random(4)
     scenes = [draw("train", rng, size=(128, 160), kind=k) for k in ("pair", "word", "single")]
-    asked = [[ask(k, s, "ru", rng) for k in TRAINING_QUESTIONS[s.kind]] for s in scenes]
     packer = Packer(tokenizer, seed=0, pictures=3)
+    asked = [[a for a in packer.questions(s, rng) if a.answer] for s in scenes]
     packed = packer.pack(scenes, asked)
     with torch.inference_mode():
         together = answer_logits(model, packed, Branches(packed.branch, packed.lengths))
@@ -110,6 +110,36 @@ def test_a_question_among_others_is_the_question_alone(tokenizer: Tokenizer, mod
                 attend = PackedCausal((0, len(single.ids)))
                 alone.append(answer_logits(model, single, attend))
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_nouns_of_a_question_are_found_with_their_boxes(tokenizer: Tokenizer, language) -> None:
+    rng = random.Random(8)
+    packer = Packer(tokenizer, seed=0, pictures=1)
+    for kind in ("pair", "crowd", "word", "shape"):
+        for _ in range(20):
+            scene = draw("train", rng, size=(128, 160), kind=kind)
+            asked = [mention(thing, language, rng) for thing in scene.things]
+            asked += [ask("relation", scene, language, rng)] if kind == "pair" else []
+            batch = packer.pack([scene], [asked])
+            named = [pair for question in asked for pair in question.named]
+            assert len(batch.nouns_at) == len(named) == len(batch.noun_boxes)
+            for at, box, (name, thing) in zip(batch.nouns_at, batch.noun_boxes, named, strict=True):
+                beginning = tokenizer.decode(batch.ids[batch.branch == batch.branch[at]].tolist())
+                assert name in beginning
+                last = tokenizer.decode([int(batch.ids[at])]).strip()
+                assert name.endswith(last)
+                assert last
+                sides = torch.tensor([128, 160, 128, 160])
+                torch.testing.assert_close(
+                    box * sides, torch.tensor(thing.box, dtype=torch.float32)
+                )
+
+
+def test_an_unanswered_question_is_not_learnt(tokenizer: Tokenizer) -> None:
+    scene = draw("train", random.Random(3), size=(128, 160), kind="pair")
+    asked = [mention(thing, "en", random.Random(1)) for thing in scene.things]
+    assert (Packer(tokenizer, seed=0, pictures=1).pack([scene], [asked]).targets < 0).all()
 
 
 def answer_logits(model: QwenVL, batch, attend) -> torch.Tensor:
@@ -155,8 +185,8 @@ def test_training_prompts_are_the_products_own(tokenizer: Tokenizer) -> None:
 
 
 def test_a_step_lowers_the_loss(tokenizer: Tokenizer, model: QwenVL) -> None:
-    batch = Packer(tokenizer, seed=1, pictures=2)[0]
-    for part in ("answers", "cells"):
+    batch = Packer(tokenizer, seed=1, pictures=6)[0]
+    for part in ("answers", "cells", "pointed"):
         taught = Taught(copy.deepcopy(model), class_names(lambda text: tokenizer.encode(text).ids))
         before = getattr(losses_of(taught, batch), part)
         before.backward()

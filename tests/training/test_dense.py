@@ -7,8 +7,16 @@ import random
 import pytest
 import torch
 
-from qvl.training.dense import CLASSES, LETTERS, Probes, cell_truth, class_names, naming_loss
-from qvl.training.phrases import name_of
+from qvl.training.dense import (
+    CLASSES,
+    LETTERS,
+    Pointer,
+    Probes,
+    cell_truth,
+    class_names,
+    naming_loss,
+)
+from qvl.training.phrases import forms_of
 from qvl.training.scenes import SCENE_KINDS, draw
 
 ROWS, COLS = 5, 6
@@ -71,11 +79,28 @@ def test_the_probes_loss_is_small_only_for_the_truth() -> None:
     assert own < 0.2 * strange
 
 
-def test_every_class_has_its_name_in_every_language() -> None:
+def test_every_class_has_its_name_in_every_form() -> None:
     names_lct = class_names(lambda text: list(text.encode()))
-    for row, language in zip(names_lct.tolist(), ("ru", "en", "zh"), strict=True):
-        for ids, what in zip(row, CLASSES, strict=True):
-            assert bytes(i for i in ids if i >= 0).decode() == name_of(what, language)
+    for number, what in enumerate(CLASSES):
+        spelt = [bytes(i for i in ids if i >= 0).decode() for ids in names_lct[:, number].tolist()]
+        assert tuple(spelt) == forms_of(what)
+    cat = next(spelt for spelt in map(forms_of, CLASSES) if "cat" in spelt)
+    assert cat == ("кошка", " кошка", " кошки", "cat", " cat", "猫")
+
+
+def test_the_pointer_reads_a_place_that_is_there() -> None:
+    torch.manual_seed(2)
+    boxes = torch.rand(64, 4)
+    nouns = torch.randn(64, 32) @ torch.randn(32, 32)
+    nouns[:, :4] = 20 * (boxes - 0.5)
+    pointer = Pointer(32)
+    optim = torch.optim.Adam(pointer.parameters(), lr=0.02)
+    for _ in range(300):
+        optim.zero_grad()
+        pointer.loss(nouns, boxes).backward()
+        optim.step()
+    with torch.no_grad():
+        assert pointer.loss(nouns, boxes) < 0.5 * pointer.loss(nouns.flip(0), boxes)
 
 
 def test_the_naming_loss_is_small_where_a_thing_lies_by_its_name() -> None:

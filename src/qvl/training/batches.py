@@ -9,11 +9,11 @@ Batch number `step` depends on the seed and on nothing else, so a resumed run se
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -31,10 +31,12 @@ from qvl.training.phrases import (
     counted,
     describe_question,
     description,
+    kind_name,
     name_of,
     placed,
     printed,
     relation_question,
+    second_name,
 )
 from qvl.training.scenes import SCENE_KINDS, Scene, Split, Thing, draw
 from qvl.training.vocabulary import token_id
@@ -55,12 +57,16 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question about a scene, its true answer and what it tests."""
+    """One question about a scene, its true answer and what it tests.
+
+    Without an answer the question only names things. named: (words, thing) in the question's order.
+    """
 
     kind: str
     language: str
     question: str
     answer: str
+    named: tuple[tuple[str, Thing], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,8 @@ class Batch:
 
     rows [S, C] patch rows; ids [T], positions [3, T]; branch [T] (0 the beginning, then 1, 2, ...);
     targets [T], the next token where it is part of an answer, else -100, and what it counts in the
-    loss; lengths of the B rows; what stands under each visual token.
+    loss; lengths of the B rows; what stands under each visual token; nouns_at [N], the last tokens
+    of things' names in questions, and boxes [N, 4] of those things as shares of the sides.
     """
 
     rows: Tensor
@@ -82,6 +89,20 @@ class Batch:
     vision_at: Tensor
     lengths: tuple[int, ...]
     cells: CellTruth
+    nouns_at: Tensor
+    noun_boxes: Tensor
+
+
+@dataclass(slots=True)
+class Row:
+    """The tokens of one picture with its questions; the fields are Batch's, nouns count from here."""
+
+    ids: list[int]
+    positions: list[np.ndarray]
+    branch: list[int]
+    targets: list[int]
+    weights: list[float]
+    nouns_at: list[int]
 
 
 def phrase_of(scene: Scene, language: str) -> str:
@@ -116,19 +137,28 @@ def ask_describe(scene: Scene, language: str, rng: random.Random) -> Asked:
     return Asked("describe", language, question, answer)
 
 
+def mention(thing: Thing, language: str, rng: random.Random) -> Asked:
+    """The question for a thing's box, unanswered."""
+    label = name_of(thing.what, language)
+    question = rng.choice(QUESTIONS["box"][language]).format(a=label)
+    return Asked("mention", language, question, "", ((label, thing),))
+
+
 def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
     """The question `kind` about the scene, in one of its wordings."""
     if kind == "describe":
         return ask_describe(scene, language, rng)
     first = scene.things[0]
     if kind == "relation":
-        a, b, relation = first.what, scene.things[1].what, scene.relation
+        one, other, relation = first, scene.things[1], scene.relation
         if rng.random() < 0.5:
-            a, b, relation = b, a, OPPOSITE[relation]
+            one, other, relation = other, one, OPPOSITE[relation]
+        a, b = one.what, other.what
         if not (isinstance(a, Kind) and isinstance(b, Kind)):
             raise TypeError("a relation needs two objects")
         question = relation_question(a, b, language, rng)
-        return Asked(kind, language, question, RELATION_ANSWER[language][relation])
+        named = ((kind_name(a, language), one), (second_name(b, language), other))
+        return Asked(kind, language, question, RELATION_ANSWER[language][relation], named)
     if kind == "place":
         kind = rng.choice(("box", "boxes"))
     wording = rng.choice(QUESTIONS[kind][language])
@@ -138,9 +168,8 @@ def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
         return Asked(kind, language, wording, box_answer(found))
     if kind == "box":
         thing = rng.choice(scene.things)
-        label = name_of(thing.what, language)
-        answer = box_answer([(label, scene.box_1000(thing))])
-        return Asked(kind, language, wording.format(a=label), answer)
+        answer = box_answer([(name_of(thing.what, language), scene.box_1000(thing))])
+        return replace(mention(thing, language, rng), kind=kind, answer=answer)
     if kind == "count":
         return Asked(kind, language, wording, str(len(scene.things)))
     if kind == "read":
@@ -156,8 +185,8 @@ def ask(kind: str, scene: Scene, language: str, rng: random.Random) -> Asked:
 TRAINING_QUESTIONS: dict[str, tuple[str, ...]] = {
     "single": ("name", "describe", "place", "count"),
     "copies": ("count", "count", "describe", "name"),
-    "crowd": ("count", "count", "box", "box", "box"),
-    "pair": ("relation", "relation", "relation", "describe", "box", "place"),
+    "crowd": ("count", "count", "box", "mentions", "mentions"),
+    "pair": ("relation", "relation", "relation", "describe", "box", "mentions"),
     "shape": ("colour", "describe", "name", "place"),
     "silhouette": ("colour", "colour"),
     "word": ("read", "read", "describe", "box"),
@@ -198,14 +227,17 @@ class Packer(Dataset[Batch]):
             scenes = [draw("train", rng, size=size, kind=kind) for kind in drawn]
             return self.pack(scenes, [[] for _ in scenes])
         scenes = [draw("train", rng, size=size) for _ in range(self.pictures)]
-        asked = [
-            [
-                ask(kind, scene, rng.choice(LANGUAGES), rng)
-                for kind in TRAINING_QUESTIONS[scene.kind]
-            ]
-            for scene in scenes
-        ]
-        return self.pack(scenes, asked)
+        return self.pack(scenes, [self.questions(scene, rng) for scene in scenes])
+
+    @staticmethod
+    def questions(scene: Scene, rng: random.Random) -> list[Asked]:
+        out: list[Asked] = []
+        for kind in TRAINING_QUESTIONS[scene.kind]:
+            if kind == "mentions":
+                out += [mention(thing, rng.choice(LANGUAGES), rng) for thing in scene.things]
+            else:
+                out.append(ask(kind, scene, rng.choice(LANGUAGES), rng))
+        return out
 
     def pack(self, scenes: list[Scene], asked: list[list[Asked]]) -> Batch:
         patches = [to_patches(np.asarray(scene.picture), RULES) for scene in scenes]
@@ -220,41 +252,70 @@ class Packer(Dataset[Batch]):
             [np.tile(np.arange(start), (3, 1)), cells, np.full((3, 1), after)], axis=1
         )
         lines = [self.row(beginning, place, after + 1, questions) for questions in asked]
-        ids, positions, branch, targets, weights = zip(*lines, strict=True)
-        lengths = tuple(map(len, ids))
-        starts = np.cumsum((0, *lengths[:-1])) + start
-        at = np.arange(gh * gw)[None] + starts[:, None]
+        lengths = tuple(len(line.ids) for line in lines)
+        starts = np.cumsum((0, *lengths[:-1]))
+        at = np.arange(gh * gw)[None] + (starts + start)[:, None]
+        boxes = [
+            np.array(thing.box) / (scene.picture.size * 2)
+            for scene, questions in zip(scenes, asked, strict=True)
+            for question in questions
+            for _, thing in question.named
+        ]
         return Batch(
             rows=torch.from_numpy(np.concatenate([p.rows for p in patches])),
             grid=grid,
-            ids=torch.tensor([i for row in ids for i in row]),
-            positions=torch.from_numpy(np.concatenate(positions, axis=1)),
-            branch=torch.tensor([i for row in branch for i in row]),
-            targets=torch.tensor([i for row in targets for i in row]),
-            weights=torch.tensor([w for row in weights for w in row]),
+            ids=torch.tensor([i for line in lines for i in line.ids]),
+            positions=torch.from_numpy(
+                np.concatenate([part for line in lines for part in line.positions], axis=1)
+            ),
+            branch=torch.tensor([i for line in lines for i in line.branch]),
+            targets=torch.tensor([i for line in lines for i in line.targets]),
+            weights=torch.tensor([w for line in lines for w in line.weights]),
             vision_at=torch.from_numpy(at.reshape(-1)),
             lengths=lengths,
             cells=cell_truth(scenes, gh, gw),
+            nouns_at=torch.tensor(
+                [
+                    int(begin) + i
+                    for begin, line in zip(starts, lines, strict=True)
+                    for i in line.nouns_at
+                ],
+                dtype=torch.long,
+            ),
+            noun_boxes=torch.tensor(np.array(boxes), dtype=torch.float32).view(-1, 4),
         )
 
     def row(
         self, beginning: list[int], place: np.ndarray, following: int, asked: list[Asked]
-    ) -> tuple[list[int], np.ndarray, list[int], list[int], list[float]]:
-        ids, branch, targets = list(beginning), [0] * len(beginning), [IGNORE] * len(beginning)
-        weights = [0.0] * len(beginning)
-        positions = [place]
+    ) -> Row:
+        size = len(beginning)
+        row = Row(list(beginning), [place], [0] * size, [IGNORE] * size, [0.0] * size, [])
         for number, item in enumerate(asked, start=1):
-            question = self.encode(f"{item.question}<|im_end|>\n<|im_start|>assistant\n")
-            answer = self.encode(item.answer) + self.end
-            ids += question + answer
-            branch += [number] * (len(question) + len(answer))
-            targets += [IGNORE] * (len(question) - 1) + answer + [IGNORE]
+            question = self.tokenizer.encode(item.question)
+            row.nouns_at += [len(row.ids) + at for at in noun_ends(question, item)]
+            prompt = list(question.ids)
+            answer: list[int] = []
+            if item.answer:
+                prompt += self.encode("<|im_end|>\n<|im_start|>assistant\n")
+                answer = self.encode(item.answer) + self.end
+            length = len(prompt) + len(answer)
+            row.ids += prompt + answer
+            row.branch += [number] * length
+            row.targets += [IGNORE] * (len(prompt) - 1) + answer + [IGNORE]
             # every answer counts the same: else the digits of boxes, thirty tokens an answer,
             # outweigh the one word that says left or right
-            weights += [1 / len(answer)] * (len(question) + len(answer))
-            run = following + np.arange(len(question) + len(answer))
-            positions.append(np.tile(run, (3, 1)))
-        return ids, np.concatenate(positions, axis=1), branch, targets, weights
+            row.weights += [1 / max(1, len(answer))] * length
+            row.positions.append(np.tile(following + np.arange(length), (3, 1)))
+        return row
+
+
+def noun_ends(question: Encoding, asked: Asked) -> list[int]:
+    """The last token of every name in the question."""
+    ends, after = [], 0
+    for words, _ in asked.named:
+        after = asked.question.index(words, after) + len(words)
+        ends.append(question.char_to_token(after - 1))
+    return ends
 
 
 def scored_scenes(kind: str, split: Split, count: int, seed: int) -> list[Scene]:

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from qvl.training.phrases import (
     COLOURS,
-    LANGUAGES,
     SHAPES,
     Colour,
     Kind,
     Shape,
+    forms_of,
     kinds,
-    name_of,
     words,
 )
 from qvl.training.scenes import PixelBox, Scene
@@ -111,8 +110,8 @@ def truth_of(scene: Scene, rows: int, cols: int) -> tuple[np.ndarray, ...]:
 
 
 def class_names(encode: Callable[[str], list[int]]) -> Tensor:
-    """Token ids int64 [languages, classes without the background, longest name], padded with -1."""
-    names = [[encode(name_of(what, code)) for what in CLASSES] for code in LANGUAGES]
+    """Token ids int64 [forms, classes without the background, longest name], padded with -1."""
+    names = [list(map(encode, form)) for form in zip(*map(forms_of, CLASSES), strict=True)]
     longest = max(len(ids) for row in names for ids in row)
     return torch.tensor([[ids + [-1] * (longest - len(ids)) for ids in row] for row in names])
 
@@ -120,7 +119,7 @@ def class_names(encode: Callable[[str], list[int]]) -> Tensor:
 def naming_loss(rows_vd: Tensor, truth: CellTruth, embeddings: Tensor, names_lct: Tensor) -> Tensor:
     """How far the tower's output about a thing is from the embedding of its name, in nats.
 
-    Cosines to the names of all classes, in every language, as in CLIP (arXiv 2103.00020). Attention
+    Cosines to the names of all classes, in every form, as in CLIP (arXiv 2103.00020). Attention
     finds what a question names by likeness; where a cat looks like the word cat, it need not learn
     that for every object and language apart. The embeddings themselves are not moved.
     """
@@ -162,3 +161,22 @@ class Probes(nn.Module):
             )
             loss = loss + 0.2 * found.sum(-1).mean()
         return loss
+
+
+class Pointer(nn.Module):
+    """A linear reading of the decoder at a noun: where the thing is that the question names.
+
+    One word of answer says little about which object it came from; this teaches half-way up the
+    decoder that a noun in the question looks its object up in the picture.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.read = nn.Linear(width, 4)
+        nn.init.normal_(self.read.weight, std=0.02)
+        nn.init.constant_(self.read.bias, 0.5)
+
+    def loss(self, nouns_nd: Tensor, boxes_n4: Tensor) -> Tensor:
+        """Mean error of the sides, as shares of the picture's."""
+        return F.l1_loss(self.read(self.norm(nouns_nd)), boxes_n4)

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -29,12 +29,14 @@ from qvl.loading.model import load_model
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
 from qvl.training.batches import Batch, Packer
-from qvl.training.dense import Probes, class_names, naming_loss
+from qvl.training.dense import Pointer, Probes, class_names, naming_loss
 from qvl.training.muon import Muon
 from qvl.training.sprout import initialise, save_sprout, sprout_config
 
 MUON_RATE, ADAM_RATE = 3e-3, 2e-3
 CELLS_WEIGHT = 0.5
+POINTED_WEIGHT = 4.0
+POINTED_LAYER = 1  # of the decoder: the layers above it can use what the nouns have looked up
 LOG_STEPS, SAVE_STEPS = 20, 200
 
 
@@ -76,17 +78,26 @@ class Taught(nn.Module):
         self.model = model
         self.names_lct = names_lct  # dense.class_names
         self.probes = Probes(model.config.vision.out_width)
+        self.pointer = Pointer(model.config.decoder.hidden)
+        self.half_way_td = torch.empty(0)  # the decoder's hidden states after POINTED_LAYER
+        layer = model.model.language_model.layers[POINTED_LAYER]
+        layer.register_forward_hook(self.keep)
+
+    def keep(self, _layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        self.half_way_td = output
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of one batch: nats per answer token, weighted; the cells' loss; share of tokens right.
+    """Of one batch: nats per answer token, weighted; the cells' loss; how far off the places are that
+    the nouns of the questions point to; share of tokens right.
 
-    Without questions there are no answers: 0, and not a number for the share.
+    Without questions there are no answers and no nouns: 0, and not a number for the share.
     """
 
     answers: Tensor
     cells: Tensor
+    pointed: Tensor
     right: Tensor
 
 
@@ -97,7 +108,7 @@ def losses_of(taught: Taught, batch: Batch) -> Losses:
     cells = cells + naming_loss(vision.rows_vd, batch.cells, embeddings, taught.names_lct)
     wanted = (batch.targets >= 0).nonzero().flatten()
     if not len(wanted):
-        return Losses(torch.zeros(()), cells, torch.tensor(torch.nan))
+        return Losses(torch.zeros(()), cells, torch.zeros(()), torch.tensor(torch.nan))
     forward = ForwardBatch(
         ids_t=batch.ids,
         positions_3t=batch.positions,
@@ -107,11 +118,15 @@ def losses_of(taught: Taught, batch: Batch) -> Losses:
         vision_at_v=batch.vision_at,
     )
     logits, targets = taught.model(forward), batch.targets[wanted]
+    pointed = torch.zeros(())
+    if len(batch.nouns_at):
+        pointed = taught.pointer.loss(taught.half_way_td[batch.nouns_at], batch.noun_boxes)
     weights = batch.weights[wanted]
     entropies = F.cross_entropy(logits, targets, reduction="none")
     return Losses(
         answers=(entropies * weights).sum() / weights.sum(),
         cells=cells,
+        pointed=pointed,
         right=(logits.argmax(-1) == targets).float().mean(),
     )
 
@@ -218,14 +233,15 @@ def update(
 ) -> Losses:
     """One step at `rate` of the peak learning rates; returns the losses before it."""
     losses = losses_of(taught, batch)
-    (losses.answers + CELLS_WEIGHT * losses.cells).backward()
+    loss = losses.answers + CELLS_WEIGHT * losses.cells + POINTED_WEIGHT * losses.pointed
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(taught.parameters(), 1.0)
     for optim in optims:
         for group in optim.param_groups:
             group["lr"] = group["peak"] * rate
         optim.step()
         optim.zero_grad(set_to_none=True)
-    return Losses(losses.answers.detach(), losses.cells.detach(), losses.right)
+    return Losses(*(getattr(losses, field.name).detach() for field in fields(losses)))
 
 
 def write_log(
@@ -237,6 +253,7 @@ def write_log(
         "step": step,
         "answers": mean_of([losses.answers for losses in asked]),
         "right": mean_of([losses.right for losses in asked]),
+        "pointed": mean_of([losses.pointed for losses in asked]),
         "cells": mean_of([losses.cells for losses, _ in logged]),
         "pictures_per_s": round(sum(pictures for _, pictures in logged) / seconds, 1),
     }

@@ -204,9 +204,22 @@ def name_of(what: Kind | Shape | str, language: str) -> str:
     return what
 
 
+def forms_of(what: Kind | Shape | str) -> tuple[str, ...]:
+    """The name as questions and answers write it: bare, after a space, in the genitive."""
+    ru, en, zh = (name_of(what, language) for language in ("ru", "en", "zh"))
+    genitive = what.ru_gen if isinstance(what, Kind) else ru
+    return ru, f" {ru}", f" {genitive}", en, f" {en}", zh
+
+
 def relation_question(a: Kind, b: Kind, language: str, rng: random.Random) -> str:
-    other = {"en": b.en, "ru": b.ru_gen, "zh": b.zh}[language]
-    return rng.choice(QUESTIONS["relation"][language]).format(a=kind_name(a, language), b=other)
+    """Where a is relative to b."""
+    wording = rng.choice(QUESTIONS["relation"][language])
+    return wording.format(a=kind_name(a, language), b=second_name(b, language))
+
+
+def second_name(kind: Kind, language: str) -> str:
+    """The name as it stands after "relative to"."""
+    return kind.ru_gen if language == "ru" else kind_name(kind, language)
 
 
 def box_answer(boxes: Sequence[tuple[str, tuple[int, int, int, int]]]) -> str:
