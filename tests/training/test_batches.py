@@ -123,8 +123,10 @@ def test_the_nouns_of_a_question_are_found_with_their_boxes(tokenizer: Tokenizer
             asked += [ask("relation", scene, language, rng)] if kind == "pair" else []
             batch = packer.pack([scene], [asked])
             named = [pair for question in asked for pair in question.named]
-            assert len(batch.nouns_at) == len(named) == len(batch.noun_boxes)
-            for at, box, (name, thing) in zip(batch.nouns_at, batch.noun_boxes, named, strict=True):
+            assert len(batch.nouns.at) == len(named) == len(batch.nouns.boxes)
+            for at, box, (name, thing) in zip(
+                batch.nouns.at, batch.nouns.boxes, named, strict=True
+            ):
                 beginning = tokenizer.decode(batch.ids[batch.branch == batch.branch[at]].tolist())
                 assert name in beginning
                 last = tokenizer.decode([int(batch.ids[at])]).strip()
@@ -134,6 +136,20 @@ def test_the_nouns_of_a_question_are_found_with_their_boxes(tokenizer: Tokenizer
                 torch.testing.assert_close(
                     box * sides, torch.tensor(thing.box, dtype=torch.float32)
                 )
+
+
+def test_an_answer_is_about_the_first_thing_named(tokenizer: Tokenizer) -> None:
+    rng = random.Random(9)
+    for kind in ("relation", "box"):
+        scene = draw("train", rng, size=(128, 160), kind="pair")
+        asked = [ask(kind, scene, language, rng) for language in LANGUAGES]
+        batch = Packer(tokenizer, seed=0, pictures=1).pack([scene], [asked])
+        for at, box, question in zip(batch.answers.at, batch.answers.boxes, asked, strict=True):
+            sides = torch.tensor([128, 160, 128, 160])
+            first = torch.tensor(question.named[0][1].box, dtype=torch.float32)
+            torch.testing.assert_close(box * sides, first)
+            begins = tokenizer.decode([int(batch.targets[at])])
+            assert question.answer.startswith(begins)
 
 
 def test_an_unanswered_question_is_not_learnt(tokenizer: Tokenizer) -> None:

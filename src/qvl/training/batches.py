@@ -9,6 +9,7 @@ Batch number `step` depends on the seed and on nothing else, so a resumed run se
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,8 +76,8 @@ class Batch:
 
     rows [S, C] patch rows; ids [T], positions [3, T]; branch [T] (0 the beginning, then 1, 2, ...);
     targets [T], the next token where it is part of an answer, else -100, and what it counts in the
-    loss; lengths of the B rows; what stands under each visual token; nouns_at [N], the last tokens
-    of things' names in questions, and boxes [N, 4] of those things as shares of the sides.
+    loss; lengths of the B rows; what stands under each visual token; the last tokens of things'
+    names in questions, and the tokens before the answers that are about one of them.
     """
 
     rows: Tensor
@@ -89,20 +90,29 @@ class Batch:
     vision_at: Tensor
     lengths: tuple[int, ...]
     cells: CellTruth
-    nouns_at: Tensor
-    noun_boxes: Tensor
+    nouns: Pointing
+    answers: Pointing
+
+
+@dataclass(frozen=True, slots=True)
+class Pointing:
+    """Tokens at [N], and the boxes [N, 4] that they are about, as shares of the picture's sides."""
+
+    at: Tensor
+    boxes: Tensor
 
 
 @dataclass(slots=True)
 class Row:
-    """The tokens of one picture with its questions; the fields are Batch's, nouns count from here."""
+    """The tokens of one picture with its questions; the fields are Batch's, and count from here."""
 
     ids: list[int]
     positions: list[np.ndarray]
     branch: list[int]
     targets: list[int]
     weights: list[float]
-    nouns_at: list[int]
+    nouns: list[tuple[int, Thing]]
+    answers: list[tuple[int, Thing]]
 
 
 def phrase_of(scene: Scene, language: str) -> str:
@@ -255,12 +265,6 @@ class Packer(Dataset[Batch]):
         lengths = tuple(len(line.ids) for line in lines)
         starts = np.cumsum((0, *lengths[:-1]))
         at = np.arange(gh * gw)[None] + (starts + start)[:, None]
-        boxes = [
-            np.array(thing.box) / (scene.picture.size * 2)
-            for scene, questions in zip(scenes, asked, strict=True)
-            for question in questions
-            for _, thing in question.named
-        ]
         return Batch(
             rows=torch.from_numpy(np.concatenate([p.rows for p in patches])),
             grid=grid,
@@ -274,31 +278,26 @@ class Packer(Dataset[Batch]):
             vision_at=torch.from_numpy(at.reshape(-1)),
             lengths=lengths,
             cells=cell_truth(scenes, gh, gw),
-            nouns_at=torch.tensor(
-                [
-                    int(begin) + i
-                    for begin, line in zip(starts, lines, strict=True)
-                    for i in line.nouns_at
-                ],
-                dtype=torch.long,
-            ),
-            noun_boxes=torch.tensor(np.array(boxes), dtype=torch.float32).view(-1, 4),
+            nouns=pointing([line.nouns for line in lines], starts, scenes),
+            answers=pointing([line.answers for line in lines], starts, scenes),
         )
 
     def row(
         self, beginning: list[int], place: np.ndarray, following: int, asked: list[Asked]
     ) -> Row:
         size = len(beginning)
-        row = Row(list(beginning), [place], [0] * size, [IGNORE] * size, [0.0] * size, [])
+        row = Row(list(beginning), [place], [0] * size, [IGNORE] * size, [0.0] * size, [], [])
         for number, item in enumerate(asked, start=1):
             question = self.tokenizer.encode(item.question)
-            row.nouns_at += [len(row.ids) + at for at in noun_ends(question, item)]
+            row.nouns += [(len(row.ids) + at, thing) for at, thing in noun_ends(question, item)]
             prompt = list(question.ids)
             answer: list[int] = []
             if item.answer:
                 prompt += self.encode("<|im_end|>\n<|im_start|>assistant\n")
                 answer = self.encode(item.answer) + self.end
             length = len(prompt) + len(answer)
+            if item.answer and item.named:
+                row.answers.append((len(row.ids) + len(prompt) - 1, item.named[0][1]))
             row.ids += prompt + answer
             row.branch += [number] * length
             row.targets += [IGNORE] * (len(prompt) - 1) + answer + [IGNORE]
@@ -309,13 +308,25 @@ class Packer(Dataset[Batch]):
         return row
 
 
-def noun_ends(question: Encoding, asked: Asked) -> list[int]:
-    """The last token of every name in the question."""
+def noun_ends(question: Encoding, asked: Asked) -> list[tuple[int, Thing]]:
+    """The last token of every name in the question, and what it names."""
     ends, after = [], 0
-    for words, _ in asked.named:
+    for words, thing in asked.named:
         after = asked.question.index(words, after) + len(words)
-        ends.append(question.char_to_token(after - 1))
+        ends.append((question.char_to_token(after - 1), thing))
     return ends
+
+
+def pointing(
+    found: Sequence[Sequence[tuple[int, Thing]]], starts: np.ndarray, scenes: Sequence[Scene]
+) -> Pointing:
+    """What was found in each row, which begin at `starts`."""
+    at, boxes = [], []
+    for row, start, scene in zip(found, starts, scenes, strict=True):
+        at += [int(start) + token for token, _ in row]
+        boxes += [np.array(thing.box) / (scene.picture.size * 2) for _, thing in row]
+    box_n4 = torch.tensor(np.array(boxes), dtype=torch.float32).view(-1, 4)
+    return Pointing(torch.tensor(at, dtype=torch.long), box_n4)
 
 
 def scored_scenes(kind: str, split: Split, count: int, seed: int) -> list[Scene]:

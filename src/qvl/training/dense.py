@@ -164,10 +164,10 @@ class Probes(nn.Module):
 
 
 class Pointer(nn.Module):
-    """A linear reading of the decoder at a noun: where the thing is that the question names.
+    """A linear reading of the decoder at a token: where the thing is that this token is about.
 
-    One word of answer says little about which object it came from; this teaches half-way up the
-    decoder that a noun in the question looks its object up in the picture.
+    One word of answer says little about which object it came from; this teaches that a noun in the
+    question looks its object up in the picture, and that the answer begins with the first noun's.
     """
 
     def __init__(self, width: int) -> None:
@@ -177,6 +177,8 @@ class Pointer(nn.Module):
         nn.init.normal_(self.read.weight, std=0.02)
         nn.init.constant_(self.read.bias, 0.5)
 
-    def loss(self, nouns_nd: Tensor, boxes_n4: Tensor) -> Tensor:
-        """Mean error of the sides, as shares of the picture's."""
-        return F.l1_loss(self.read(self.norm(nouns_nd)), boxes_n4)
+    def loss(self, tokens_nd: Tensor, boxes_n4: Tensor) -> Tensor:
+        """Mean error of the sides, as shares of the picture's; 0 for no tokens."""
+        if not len(tokens_nd):
+            return torch.zeros(())
+        return F.l1_loss(self.read(self.norm(tokens_nd)), boxes_n4)

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ from qvl.training.sprout import initialise, save_sprout, sprout_config
 MUON_RATE, ADAM_RATE = 3e-3, 2e-3
 CELLS_WEIGHT = 0.5
 POINTED_WEIGHT = 4.0
-POINTED_LAYER = 1  # of the decoder: the layers above it can use what the nouns have looked up
+# of the decoder: after one the nouns have looked up their things, after the other the answer has its
+NOUNS_LAYER, ANSWERS_LAYER = 1, 2
 LOG_STEPS, SAVE_STEPS = 20, 200
 
 
@@ -78,19 +80,29 @@ class Taught(nn.Module):
         self.model = model
         self.names_lct = names_lct  # dense.class_names
         self.probes = Probes(model.config.vision.out_width)
-        self.pointer = Pointer(model.config.decoder.hidden)
-        self.half_way_td = torch.empty(0)  # the decoder's hidden states after POINTED_LAYER
-        layer = model.model.language_model.layers[POINTED_LAYER]
-        layer.register_forward_hook(self.keep)
+        self.nouns = Pointer(model.config.decoder.hidden)
+        self.answers = Pointer(model.config.decoder.hidden)
+        self.hidden: dict[int, Tensor] = {}  # the decoder's states [T, D] after those layers
+        for layer in (NOUNS_LAYER, ANSWERS_LAYER):
+            keep = partial(self.keep, layer)
+            model.model.language_model.layers[layer].register_forward_hook(keep)
 
-    def keep(self, _layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        self.half_way_td = output
+    def keep(self, layer: int, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        self.hidden[layer] = output
+
+    def pointed(self, batch: Batch) -> Tensor:
+        """How far off the places are that the tokens of the last pass point to."""
+        nouns = self.hidden[NOUNS_LAYER][batch.nouns.at]
+        answers = self.hidden[ANSWERS_LAYER][batch.answers.at]
+        return self.nouns.loss(nouns, batch.nouns.boxes) + self.answers.loss(
+            answers, batch.answers.boxes
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
     """Of one batch: nats per answer token, weighted; the cells' loss; how far off the places are that
-    the nouns of the questions point to; share of tokens right.
+    nouns and answers point to; share of tokens right.
 
     Without questions there are no answers and no nouns: 0, and not a number for the share.
     """
@@ -118,15 +130,12 @@ def losses_of(taught: Taught, batch: Batch) -> Losses:
         vision_at_v=batch.vision_at,
     )
     logits, targets = taught.model(forward), batch.targets[wanted]
-    pointed = torch.zeros(())
-    if len(batch.nouns_at):
-        pointed = taught.pointer.loss(taught.half_way_td[batch.nouns_at], batch.noun_boxes)
     weights = batch.weights[wanted]
     entropies = F.cross_entropy(logits, targets, reduction="none")
     return Losses(
         answers=(entropies * weights).sum() / weights.sum(),
         cells=cells,
-        pointed=pointed,
+        pointed=taught.pointed(batch),
         right=(logits.argmax(-1) == targets).float().mean(),
     )
 
