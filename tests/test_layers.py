@@ -18,7 +18,7 @@ MODULES = sorted(SRC.rglob("*.py"))
 
 # library -> the parts of the package that may import it; () is nobody
 HOMES = {
-    "torch": ("models", "loading", "engine", "vlm", "training", "cli"),
+    "torch": ("models", "kernels", "loading", "engine", "vlm", "training", "cli"),
     "huggingface_hub": ("loading/hub.py",),
     "transformers": (),
     "pickle": (),

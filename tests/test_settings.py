@@ -116,7 +116,10 @@ def test_an_unknown_name_like_no_other_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("line", "start"),
     [
-        ('dtype = "bf8"', "dtype is 'bf8' in qvl.toml: input should be 'auto', 'bf16' or 'fp32'"),
+        (
+            'dtype = "bf8"',
+            "dtype is 'bf8' in qvl.toml: input should be 'auto', 'fp32', 'bf16', 'int8' or 'int4'",
+        ),
         ("max_new_tokens = 0", "max_new_tokens is 0 in qvl.toml: "),
         ("max_new_tokens = 4097", "max_new_tokens is 4097 in qvl.toml: "),
         ("max_new_tokens = true", "max_new_tokens is True in qvl.toml: "),

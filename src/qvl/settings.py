@@ -14,18 +14,18 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from platformdirs import user_config_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qvl.errors import UsageError, nearest
-from qvl.types import MAX_NEW_TOKENS
+from qvl.types import MAX_NEW_TOKENS, DType
 
 FILE_NAME = "qvl.toml"
 ENV_PREFIX = "QVL_"
-# Read by the libraries below and by the terminal code, not by us; shown because they change results.
-HONOURED = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "NO_COLOR")
+# Read elsewhere (by libraries, the terminal code, kernels/build.py); shown as they change results.
+HONOURED = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "NO_COLOR", "QVL_NO_CC")
 SECRET = frozenset({"HF_TOKEN"})
 
 
@@ -50,7 +50,7 @@ class Settings(BaseModel):
     model: Annotated[str, Field(min_length=1)] = "sprout"
     language: Annotated[str, AfterValidator(_language_codes)] = "en"
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
-    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    dtype: DType = "auto"
     style: Annotated[str, Field(min_length=1)] = "plain"
     max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = 512
 
@@ -148,7 +148,9 @@ def _environment_source(environ: Mapping[str, str]) -> _Source:
     """Empty counts as unset, as shells and compose files often leave a variable."""
     names = {ENV_PREFIX + key.upper(): key for key in KEYS}
     given = {
-        name: value for name, value in environ.items() if name.startswith(ENV_PREFIX) and value
+        name: value
+        for name, value in environ.items()
+        if name.startswith(ENV_PREFIX) and name not in HONOURED and value
     }
     return _Source("in the environment", names, given, strings=True)
 

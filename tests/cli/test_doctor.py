@@ -68,7 +68,7 @@ def test_this_machine_is_described_without_a_socket(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     found = diagnose()
-    assert len({check.name for check in found}) == len(found) == 13
+    assert len({check.name for check in found}) == len(found) == 14
     assert all(check.found for check in found)
     assert all(check.advice for check in found if check.status != "ok")
 

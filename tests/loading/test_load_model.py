@@ -19,8 +19,10 @@ from qvl.errors import (
     QvlError,
     UnsafeCheckpointError,
 )
+from qvl.kernels.linear import Int4Linear, Int8Linear, PackedLinear
 from qvl.loading import model as loading
 from qvl.loading.model import choose_dtype, load_model
+from qvl.models.qwen_vl import QwenVL
 
 RENAMED_IN_QWEN2 = (
     (".merger.ln_q.", ".merger.norm."),
@@ -77,7 +79,7 @@ def test_every_parameter_equals_the_stored_tensor(
 @pytest.mark.parametrize("generation", tiny.GENERATIONS)
 @pytest.mark.parametrize("naming", ["hub", "newer"])
 def test_a_tied_head_is_the_embedding(generation: str, naming: Any, tmp_path: Path) -> None:
-    oracle = tiny.save_tiny(tmp_path, generation, naming=naming, tie_word_embeddings=True)
+    tiny.save_tiny(tmp_path, generation, naming=naming, tie_word_embeddings=True)
     stored = load_file(tmp_path / "model.safetensors")
     assert ("lm_head.weight" in stored) == (naming == "newer")
     if naming == "newer":  # even where the stored head differs
@@ -85,7 +87,7 @@ def test_a_tied_head_is_the_embedding(generation: str, naming: Any, tmp_path: Pa
         save_file(stored, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path, dtype="fp32")
     assert "lm_head.weight" not in dict(loaded.model.named_parameters())
-    assert torch.equal(loaded.model.head_weight, oracle.get_input_embeddings().weight)
+    assert loaded.model.lm_head is None  # the embedding is the head
 
 
 def test_a_save_of_the_base_model_loads_when_its_head_is_tied(tmp_path: Path) -> None:
@@ -139,8 +141,39 @@ def test_a_dtype_asked_for_is_given(stored: torch.dtype, dtype: Any, tmp_path: P
     wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     assert loaded.dtype == dtype
     expected = ours(oracle, "qwen3_vl")
-    for name, parameter in loaded.model.named_parameters():
-        assert torch.equal(parameter, expected[name].to(wanted)), name
+    weights = weights_of(loaded.model)
+    assert weights.keys() >= {name for name in expected if name != "lm_head.weight"}
+    for name, weight in weights.items():
+        assert torch.equal(weight.to(wanted), expected[name].to(wanted)), name
+
+
+def weights_of(model: QwenVL) -> dict[str, torch.Tensor]:
+    """What every layer computes with, unpacked."""
+    weights: dict[str, torch.Tensor] = dict(model.named_parameters())
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            weights[f"{name}.weight"] = module.weight()
+            if module.bias is not None:
+                weights[f"{name}.bias"] = module.bias
+    return weights
+
+
+@pytest.mark.parametrize("generation", tiny.GENERATIONS)
+@pytest.mark.parametrize(("dtype", "lost"), [("int8", 0.015), ("int4", 0.15)])
+def test_a_quantised_model_stays_near_its_own(generation: str, dtype: Any, lost: float, tmp_path):
+    oracle = tiny.save_tiny(tmp_path, generation)
+    loaded = load_model(tmp_path, dtype=dtype)
+    assert (loaded.dtype, loaded.model.dtype) == (dtype, torch.float32)
+    expected = ours(oracle, generation)
+    for name, weight in weights_of(loaded.model).items():
+        if name in expected:
+            assert (weight - expected[name]).norm() <= lost * expected[name].norm(), name
+    coarse = [m for m in loaded.model.modules() if isinstance(m, Int4Linear)]
+    tower = [m for m in loaded.model.model.visual.modules() if isinstance(m, Int8Linear)]
+    assert tower
+    assert not any(isinstance(m, Int4Linear) for m in loaded.model.model.visual.modules())
+    assert isinstance(loaded.model.lm_head, Int8Linear)
+    assert bool(coarse) == (dtype == "int4" and loaded.config.decoder.hidden % 128 == 0)
 
 
 # ---- what does not load ------------------------------------------------------------------------

@@ -73,6 +73,7 @@ def diagnose(*, online: bool = False) -> list[Check]:
         check_python(),
         check_torch(),
         check_processor(),
+        check_kernels(),
         check_graphics(),
         check_memory(),
         check_models_that_fit(),
@@ -117,7 +118,24 @@ def check_processor() -> Check:
     found = f"{name}, {usable_cores()} of {os.cpu_count()} cores usable"
     if fast := bf16_instructions():
         return Check("processor", "ok", f"{found}, bf16 by {' and '.join(fast)}")
-    return Check("processor", "ok", f"{found}, no bf16 instructions: fp32 is the faster precision")
+    return Check("processor", "ok", f"{found}, no bf16 instructions")
+
+
+def check_kernels() -> Check:
+    try:
+        from qvl.kernels.build import library
+    except (ImportError, OSError):
+        return Check("CPU kernels", "warn", "unknown without torch")
+    if os.environ.get("QVL_NO_CC") == "1":
+        return Check("CPU kernels", "warn", "turned off by QVL_NO_CC=1", "unset QVL_NO_CC")
+    if library() is None:
+        return Check(
+            "CPU kernels",
+            "warn",
+            "not compiled: bf16, int8 and int4 run several times slower on the processor",
+            "install a C compiler such as gcc",
+        )
+    return Check("CPU kernels", "ok", "compiled for this processor: bf16, int8, int4")
 
 
 def check_graphics() -> Check:

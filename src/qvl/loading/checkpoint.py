@@ -9,7 +9,9 @@ shorter than its header says would kill the process with SIGBUS once it is mappe
 
 from __future__ import annotations
 
+import ctypes
 import math
+import mmap
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -300,15 +302,17 @@ def fill(
     stored: Mapping[str, StoredTensor],
     checkpoint: Checkpoint,
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
-) -> None:
+) -> frozenset[str]:
     """Replace every parameter of the model (built on the meta device) by its stored tensor.
 
+    dtype None keeps each as it is stored. Returns the names of those that are views of mapped files.
     On the CPU, in the stored dtype, these are views of the mapped file: nothing is copied.
     Raises ModelFormatError when a file has changed since its header was read.
     """
     state: dict[str, torch.Tensor] = {}
+    mapped: set[str] = set()
     for shard, size in checkpoint.shard_bytes.items():
         path = regular_file(checkpoint.folder, shard)
         if path.stat().st_size != size:
@@ -319,10 +323,28 @@ def fill(
                     if tensor.shard == shard:
                         view = file.get_tensor(tensor.name)
                         state[name] = _aligned(view).to(device=device, dtype=dtype)
+                        if state[name].data_ptr() == view.data_ptr():
+                            mapped.add(name)
         except SafetensorError as err:
             raise ModelFormatError(f"{shard} is not a safetensors file") from err
     model.requires_grad_(False)
     model.load_state_dict(state, strict=True, assign=True)
+    return frozenset(mapped)
+
+
+def forget_pages(mapped: torch.Tensor) -> None:
+    """Take the pages of a view of a mapped file out of this process's memory, where the system can.
+
+    They stay in the system's cache of files, and come back when they are read again.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    begin, end = mapped.data_ptr(), mapped.data_ptr() + mapped.nbytes
+    first, last = -(-begin // mmap.PAGESIZE), end // mmap.PAGESIZE  # whole pages only
+    if last > first:
+        address, size = first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:

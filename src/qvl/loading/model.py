@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
+from torch import nn
 
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
-from qvl.loading.checkpoint import PICKLED, fill, match, open_checkpoint, refuse_pickle
+from qvl.kernels.build import library
+from qvl.kernels.linear import PackedName, packed
+from qvl.loading.checkpoint import (
+    PICKLED,
+    fill,
+    forget_pages,
+    match,
+    open_checkpoint,
+    refuse_pickle,
+)
 from qvl.loading.config import (
     GenerationDefaults,
     parse_config,
@@ -23,10 +33,13 @@ from qvl.models.config import ModelConfig
 from qvl.models.qwen_vl import QwenVL
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
+from qvl.types import DType
 
-DTypeName = Literal["bf16", "fp32"]
-DTYPES: dict[DTypeName, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# bytes of a weight in memory, int4 with its scales, the head and the vision tower in int8
+WEIGHT_BYTES: dict[DType, float] = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.75}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+LARGE = 10**8  # parameters
 # of the free memory: what fp32 weights may take where bf16 would be slower but half the size
 FP32_SHARE = 0.6
 
@@ -38,16 +51,16 @@ class LoadedModel:
     rules: PixelRules
     defaults: GenerationDefaults
     config: ModelConfig
-    dtype: DTypeName
+    dtype: DType
     device: str
+    parameters: int
 
 
-def load_model(
-    folder: Path, *, dtype: Literal["auto", "bf16", "fp32"] = "auto", device: str = "cpu"
-) -> LoadedModel:
+def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> LoadedModel:
     """The model of a local folder in the hub's layout, in inference mode without gradients.
 
-    "auto" takes the checkpoint's own dtype where the device computes in it, see choose_dtype.
+    "auto" takes the checkpoint's own dtype where the device computes in it, see choose_dtype; int8
+    and int4 quantise while loading, on a CPU.
     Raises ModelFormatError, ConfigError or UnsafeCheckpointError for a folder that cannot be used,
     OutOfMemoryError before anything is read when the weights cannot fit.
     """
@@ -62,15 +75,55 @@ def load_model(
         model = QwenVL(config)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     stored = match(checkpoint, shapes, config.generation)
+    parameters = sum(p.numel() for p in model.parameters())
     chosen = choose_dtype(
         dtype,
         stored_dtype=checkpoint.main_dtype,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameters,
         free_bytes=free_bytes(place),
-        computes_bf16=_computes_bf16(place),
+        computes_bf16=_computes_bf16(place, parameters),
     )
-    fill(model, stored, checkpoint, dtype=DTYPES[chosen], device=place)
-    return LoadedModel(model.eval(), tokenizer, rules, defaults, config, chosen, str(place))
+    if chosen not in DTYPES and place.type != "cpu":
+        raise InvalidParamError(f"{chosen} runs on a CPU only", hint="use dtype bf16")
+    kind = packed_kind(chosen, place)
+    as_dtype = None if kind else DTYPES[chosen]
+    mapped = fill(model, stored, checkpoint, dtype=as_dtype, device=place)
+    if kind is not None:
+        pack(model, kind, mapped)
+    return LoadedModel(
+        model.eval(), tokenizer, rules, defaults, config, chosen, str(place), parameters
+    )
+
+
+def packed_kind(dtype: DType, device: torch.device) -> PackedName | None:
+    """How linear layers are packed, None for plain ones: bf16 only where C kernels make it pay."""
+    if dtype == "int8" or dtype == "int4":
+        return dtype
+    return "bf16" if dtype == "bf16" and device.type == "cpu" and library() is not None else None
+
+
+def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
+    """Pack every linear layer in place, one after the other; all else but the embedding to fp32.
+
+    int4 is for the decoder's layers: the vision tower and the head, which cost little and lose
+    most, take int8. The pages of parameters that are `mapped` from files are given back at once.
+    """
+    finer = "int8" if kind == "int4" else kind
+    embedding = model.model.language_model.embed_tokens.weight
+    if model.lm_head is None:
+        model.lm_head = packed(embedding, None, finer)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            in_layers = name.startswith("model.language_model.")
+            new = packed(module.weight, module.bias, kind if in_layers else finer)
+            model.set_submodule(name, new)
+            if f"{name}.weight" in mapped:
+                forget_pages(module.weight)
+    if "model.language_model.embed_tokens.weight" in mapped:
+        forget_pages(embedding)
+    for parameter in model.parameters():
+        if parameter is not embedding:
+            parameter.data = parameter.data.float()
 
 
 def check_folder(folder: Path) -> None:
@@ -122,31 +175,32 @@ def choose_dtype(
     parameters: int,
     free_bytes: int | None,
     computes_bf16: bool,
-) -> DTypeName:
+) -> DType:
     """The dtype to run in; free_bytes None means unknown.
 
     F32 stays fp32. BF16, and F16 whose range the family's activations overflow, run in bf16 on a
     device that computes it, else in fp32 if that takes at most FP32_SHARE of the free memory.
     Raises InvalidParamError for an unknown name, OutOfMemoryError when the weights cannot fit.
     """
-    chosen: DTypeName
+    chosen: DType
     if asked == "auto":
         small_enough = free_bytes is None or 4 * parameters <= FP32_SHARE * free_bytes
         wide = stored_dtype == "F32" or (not computes_bf16 and small_enough)
         chosen = "fp32" if wide else "bf16"
-    elif asked == "bf16" or asked == "fp32":
+    elif asked in WEIGHT_BYTES:
         chosen = asked
     else:
+        known = ", ".join(WEIGHT_BYTES)
         raise InvalidParamError(
-            f"dtype is {asked!r}, not auto, bf16 or fp32", hint=nearest(asked, DTYPES)
+            f"dtype is {asked!r}, not one of auto, {known}", hint=nearest(asked, WEIGHT_BYTES)
         )
-    needed = parameters * DTYPES[chosen].itemsize
+    needed = round(parameters * WEIGHT_BYTES[chosen])
     if free_bytes is not None and needed > free_bytes:
         raise OutOfMemoryError(
             f"the weights take {needed / 2**30:.2f} GiB in {chosen}, "
             f"{free_bytes / 2**30:.2f} GiB are free",
             hint="close other programs, or take a smaller model"
-            + (" or dtype bf16" if chosen == "fp32" else ""),
+            + (" or dtype int4" if chosen != "int4" else ""),
         )
     return chosen
 
@@ -170,12 +224,14 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _computes_bf16(device: torch.device) -> bool:
+def _computes_bf16(device: torch.device, parameters: int) -> bool:
+    """Whether bf16 weights are no slower than fp32 ones."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return True
-    return bool(bf16_instructions())
+    # of a large model the memory sets the pace, so half the bytes win whatever is multiplied
+    return bool(bf16_instructions()) or (parameters >= LARGE and library() is not None)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -74,7 +74,7 @@ class Decoder(nn.Module):
         Visual rows replace the embeddings at their places; deepstack level j is added there after
         layer j (DeepStack, arXiv 2406.04334).
         """
-        x = self.embed_tokens(batch.ids_t)
+        x = self.embed_tokens(batch.ids_t).to(self.norm.weight.dtype)
         levels: tuple[Tensor, ...] = ()
         if batch.vision is not None and batch.vision_at_v is not None:
             x = x.index_copy(0, batch.vision_at_v, batch.vision.rows_vd.to(x.dtype))

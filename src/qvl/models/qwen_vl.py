@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,15 +29,21 @@ class QwenVL(nn.Module):
         super().__init__()
         self.config = config
         self.model = VisionAndText(config)
+        # None: the embedding table is the head too
+        self.lm_head: nn.Module | None = None
         if not config.decoder.tied_head:
             self.lm_head = nn.Linear(config.decoder.hidden, config.decoder.vocab_size, bias=False)
 
     @property
-    def head_weight(self) -> Tensor:
-        """[vocab, D]: the embedding table itself where the checkpoint ties the two."""
-        if self.config.decoder.tied_head:
-            return self.model.language_model.embed_tokens.weight
-        return self.lm_head.weight
+    def dtype(self) -> torch.dtype:
+        """Of hidden states, keys and values; weights may be kept in another."""
+        return self.model.language_model.norm.weight.dtype
+
+    def head(self, hidden_bd: Tensor) -> Tensor:
+        """Logits [B, vocab]."""
+        if self.lm_head is not None:
+            return self.lm_head(hidden_bd)
+        return F.linear(hidden_bd, self.model.language_model.embed_tokens.weight)
 
     def encode_images(self, rows_sc: Tensor, grids: Sequence[Grid]) -> VisionFeatures:
         """Features of all pictures of the call, in order: [V, D] and the deepstack levels."""
@@ -51,4 +58,4 @@ class QwenVL(nn.Module):
         places = 0 if batch.vision_at_v is None else len(batch.vision_at_v)
         if rows != places:
             raise EngineError(f"the prompt has {places} places for {rows} visual tokens")
-        return F.linear(self.model.language_model(batch), self.head_weight).float()
+        return self.head(self.model.language_model(batch)).float()

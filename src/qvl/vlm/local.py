@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -33,11 +33,12 @@ from qvl.errors import (
 )
 from qvl.loading.config import GenerationDefaults
 from qvl.loading.hub import CheckpointFolder, fetch_checkpoint
-from qvl.loading.model import DTYPES, LoadedModel, free_bytes, load_model
+from qvl.loading.model import LoadedModel, free_bytes, load_model
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.types import (
     Completion,
     Delta,
+    DType,
     FinishReason,
     Provenance,
     Request,
@@ -105,7 +106,7 @@ class LocalModel:
         model: str = EMBEDDED,
         *,
         device: str = "auto",
-        dtype: Literal["auto", "bf16", "fp32"] = "auto",
+        dtype: DType = "auto",
         revision: str | None = None,
         offline: bool | None = None,
     ) -> None:
@@ -127,7 +128,7 @@ class LocalModel:
             name=folder.name,
             revision=folder.revision,
             generation=loaded.config.generation,
-            parameters=sum(p.numel() for p in loaded.model.parameters()),
+            parameters=loaded.parameters,
             dtype=loaded.dtype,
             device=loaded.device,
             max_positions=loaded.config.decoder.max_positions,
@@ -349,7 +350,7 @@ def cache_room(loaded: LoadedModel) -> int:
     """
     decoder = loaded.config.decoder
     numbers = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
-    token_bytes = numbers * DTYPES[loaded.dtype].itemsize
+    token_bytes = numbers * loaded.model.dtype.itemsize
     fits = (free_bytes(torch.device(loaded.device)) or FALLBACK_BYTES) // 4 // token_bytes
     return max(MIN_CACHE_TOKENS, min(fits, IN_FLIGHT * decoder.max_positions))
 

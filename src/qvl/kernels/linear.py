@@ -1,0 +1,250 @@
+"""Linear layers with packed weights: bf16, int8 (W8A8) and int4 (W4A8 in groups of 128).
+
+Main path: packed(linear, kind) -> a module that takes and gives fp32. cpu.c says how the weights lie
+and sums; where it cannot be compiled, `plain` computes the same numbers in PyTorch, slower.
+A row of the input gives the same row of the output, bit for bit, alone or among others.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from ctypes import CDLL
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvl.kernels.build import library
+
+PackedName = Literal["bf16", "int8", "int4"]
+PANEL, GROUP = 16, 128
+OUTPUTS_AT_ONCE = 2048  # of a weight that `plain` unpacks
+PACKED_AT_ONCE = 1 << 20  # numbers, so that packing needs little memory beside the packed weight
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b for x [..., K] in fp32; N and K are those of the weight it was made from."""
+
+    panels: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight_nk: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight_nk.shape
+        self.register_buffer("bias", None if bias is None else bias.float().contiguous())
+        panels = -(-self.out_features // PANEL)
+        step = max(1, PACKED_AT_ONCE // (PANEL * self.in_features))
+        whole: dict[str, Tensor] = {}
+        for first in range(0, panels, step):
+            rows_nk = weight_nk[first * PANEL : (first + step) * PANEL]
+            rows_nk = F.pad(rows_nk, (0, 0, 0, -len(rows_nk) % PANEL))
+            for name, part in self.pack(rows_nk).items():
+                if name not in whole:
+                    whole[name] = part.new_empty(panels, *part.shape[1:])
+                whole[name][first : first + step] = part
+        self.keep(whole)
+
+    @staticmethod
+    @abstractmethod
+    def pack(weight_nk: Tensor) -> dict[str, Tensor]:
+        """Full panels of outputs as this kind keeps them, by name; [N / 16, ...] each."""
+
+    def keep(self, packed: dict[str, Tensor]) -> None:
+        for name, tensor in packed.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows_mk = x.reshape(-1, self.in_features).float().contiguous()
+        kernels = library()
+        if kernels is None:
+            return self.plain(rows_mk).view(*x.shape[:-1], self.out_features)
+        y_mn = rows_mk.new_empty(len(rows_mk), self.out_features)
+        if len(rows_mk):
+            self.call(kernels, rows_mk, y_mn)
+        return y_mn.view(*x.shape[:-1], self.out_features)
+
+    @abstractmethod
+    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
+        """Fill y_mn by the compiled kernel."""
+
+    @abstractmethod
+    def plain(self, rows_mk: Tensor) -> Tensor:
+        """The same numbers, up to the order of sums in fp32."""
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """What the packed weight stands for, fp32 [N, K]."""
+
+    def sizes(self, rows_mk: Tensor) -> tuple[int, int, int]:
+        return len(rows_mk), self.out_features, self.in_features
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def rows_of(panels: Tensor) -> Tensor:
+    """[N/16, K/j, 16, j] -> [N, K]."""
+    return panels.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+class Bf16Linear(PackedLinear):
+    @staticmethod
+    def pack(weight_nk: Tensor) -> dict[str, Tensor]:
+        pairs = weight_nk.bfloat16().unflatten(0, (-1, PANEL)).unflatten(2, (-1, 2))
+        return {"panels": pairs.transpose(1, 2)}  # [N/16, K/2, 16, 2]
+
+    def weight(self) -> Tensor:
+        return rows_of(self.panels)[: self.out_features].float()
+
+    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
+        scratch = torch.empty(rows_mk.shape, dtype=torch.bfloat16)
+        kernels.qvl_linear_bf16(
+            pointer(rows_mk), pointer(scratch), pointer(self.panels), pointer(self.bias),
+            pointer(y_mn), *self.sizes(rows_mk),
+        )  # fmt: skip
+
+    def plain(self, rows_mk: Tensor) -> Tensor:
+        step = OUTPUTS_AT_ONCE // PANEL
+        parts = [rows_mk @ rows_of(panels).float().T for panels in self.panels.split(step)]
+        y_mn = torch.cat(parts, dim=1)[:, : self.out_features]
+        return y_mn if self.bias is None else y_mn + self.bias
+
+
+def quantised_rows(rows_mk: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """int8 [M, K], and per `group` of a row its scale fp32 and its sum int32, [M, K / group]."""
+    groups = rows_mk.unflatten(1, (-1, group))
+    most = groups.abs().amax(-1, keepdim=True)
+    inverse = torch.where(most > 0, 127 / most, 0)
+    values = (groups * inverse).round().to(torch.int8)
+    return values.flatten(1), most.squeeze(-1) / 127, values.sum(-1, dtype=torch.int32)
+
+
+class Int8Linear(PackedLinear):
+    """A scale for each output; K a multiple of 4."""
+
+    scales: Tensor
+
+    @staticmethod
+    def pack(weight_nk: Tensor) -> dict[str, Tensor]:
+        weight = weight_nk.float()
+        scales = weight.abs().amax(1) / 127
+        inverse = torch.where(scales > 0, 1 / scales, 0).unsqueeze(1)
+        values = (weight * inverse).round_().add_(128).to(torch.uint8)
+        fours = values.unflatten(0, (-1, PANEL)).unflatten(2, (-1, 4))
+        return {
+            "panels": fours.transpose(1, 2),  # [N/16, K/4, 16, 4]
+            "scales": scales.unflatten(0, (-1, PANEL)),
+        }
+
+    def values(self) -> Tensor:
+        """The weight's integers, int8 [N rounded up, K]."""
+        return (rows_of(self.panels).to(torch.int16) - 128).to(torch.int8)
+
+    def weight(self) -> Tensor:
+        return (self.values().float() * self.scales.flatten().unsqueeze(1))[: self.out_features]
+
+    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
+        values = torch.empty(rows_mk.shape, dtype=torch.int16)  # AVX2 wants them in 16 bits
+        scales, sums = torch.empty(len(rows_mk)), torch.empty(len(rows_mk), dtype=torch.int32)
+        quantised = pointer(values), pointer(scales), pointer(sums)
+        m, n, k = self.sizes(rows_mk)
+        kernels.qvl_quantise_i8(pointer(rows_mk), *quantised, m, k)
+        kernels.qvl_linear_i8(
+            *quantised, pointer(self.panels), pointer(self.scales), pointer(self.bias),
+            pointer(y_mn), m, n, k,
+        )  # fmt: skip
+
+    def plain(self, rows_mk: Tensor) -> Tensor:
+        values, scales, _ = quantised_rows(rows_mk, self.in_features)
+        exact = torch._int_mm(values, self.values().T)
+        y_mn = (exact.float() * (self.scales.flatten() * scales))[:, : self.out_features]
+        return y_mn if self.bias is None else y_mn + self.bias
+
+
+class Int4Linear(PackedLinear):
+    """A scale and a zero point for each output and 128 inputs; K a multiple of 128."""
+
+    scales: Tensor
+    zeros: Tensor
+
+    @staticmethod
+    def pack(weight_nk: Tensor) -> dict[str, Tensor]:
+        groups = weight_nk.float().unflatten(1, (-1, GROUP))  # [N, G, 128]
+        low = groups.amin(-1).clamp(max=0)
+        scales = ((groups.amax(-1).clamp(min=0) - low) / 15).half()
+        inverse = torch.where(scales > 0, 1 / scales.float(), 0)
+        zeros = (-low * inverse).round().clamp(0, 15)
+        values = (groups * inverse.unsqueeze(-1)).round_().add_(zeros.unsqueeze(-1)).clamp_(0, 15)
+        return Int4Linear.laid_out(values.to(torch.uint8), scales, zeros.to(torch.uint8))
+
+    @staticmethod
+    def laid_out(values: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
+        """From integers 0 .. 15 [N, G, 128], fp16 scales and integer zero points [N, G]."""
+        eight = values.flatten(1).unflatten(0, (-1, PANEL)).unflatten(2, (-1, 2, 4))
+        eight = eight.permute(0, 2, 3, 1, 4)  # [N/16, K/8, 2, 16, 4]
+        return {
+            "panels": eight[:, :, 0] | eight[:, :, 1] << 4,
+            "scales": scales.unflatten(0, (-1, PANEL)).transpose(1, 2),  # [N/16, G, 16]
+            "zeros": zeros.unflatten(0, (-1, PANEL)).transpose(1, 2),
+        }
+
+    def values(self) -> Tensor:
+        """The weight's integers 0 .. 15, uint8 [N rounded up, G, 128]."""
+        eight = torch.stack((self.panels & 15, self.panels >> 4), 2)  # [N/16, K/8, 2, 16, 4]
+        return eight.permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1).unflatten(1, (-1, GROUP))
+
+    def per_output(self) -> tuple[Tensor, Tensor]:
+        """Scales and zero points, fp32 [N rounded up, G]."""
+        scales, zeros = (
+            part.transpose(1, 2).flatten(0, 1).float() for part in (self.scales, self.zeros)
+        )
+        return scales, zeros
+
+    def weight(self) -> Tensor:
+        scales, zeros = (part.unsqueeze(-1) for part in self.per_output())
+        return ((self.values().float() - zeros) * scales).flatten(1)[: self.out_features]
+
+    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
+        m, n, k = self.sizes(rows_mk)
+        values = torch.empty(m, k, dtype=torch.int8)
+        scales, sums = torch.empty(m, k // GROUP), torch.empty(m, k // GROUP, dtype=torch.int32)
+        quantised = pointer(values), pointer(scales), pointer(sums)
+        kernels.qvl_quantise_i4(pointer(rows_mk), *quantised, m, k)
+        kernels.qvl_linear_i4(
+            *quantised, pointer(self.panels), pointer(self.scales), pointer(self.zeros),
+            pointer(self.bias), pointer(y_mn), m, n, k,
+        )  # fmt: skip
+
+    def plain(self, rows_mk: Tensor) -> Tensor:
+        values, row_scales, sums = quantised_rows(rows_mk, GROUP)
+        groups_gmk = values.unflatten(1, (-1, GROUP)).transpose(0, 1).float()
+        scales, zeros = self.per_output()
+        parts = []
+        for start in range(0, len(scales), OUTPUTS_AT_ONCE):
+            some = slice(start, start + OUTPUTS_AT_ONCE)
+            weight_gkn = self.values()[some].permute(1, 2, 0).float()
+            above = groups_gmk @ weight_gkn  # whole numbers below 2^24: exact in fp32
+            above = above - zeros[some].T.unsqueeze(1) * sums.T.unsqueeze(-1)
+            scaled = above * scales[some].T.unsqueeze(1) * row_scales.T.unsqueeze(-1)
+            parts.append(scaled.sum(0))
+        y_mn = torch.cat(parts, dim=1)[:, : self.out_features]
+        return y_mn if self.bias is None else y_mn + self.bias
+
+
+KINDS: dict[PackedName, type[PackedLinear]] = {
+    "bf16": Bf16Linear,
+    "int8": Int8Linear,
+    "int4": Int4Linear,
+}
+
+
+def packed(weight_nk: Tensor, bias: Tensor | None, kind: PackedName) -> PackedLinear:
+    """The layer in the wanted kind, or the next finer one that its width allows."""
+    width = weight_nk.shape[1]
+    if kind == "int4" and width % GROUP:
+        kind = "int8"
+    if kind == "int8" and width % 4:
+        kind = "bf16"
+    return KINDS[kind](weight_nk, bias)
