@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from qvl.engine.engine import Engine
 from qvl.engine.grammar import Grammars
+from qvl.engine.lookup import Lookup
 from qvl.engine.request import (
     EngineImage,
     EngineRequest,
@@ -215,6 +216,7 @@ def uncached(model: QwenVL, request: EngineRequest) -> tuple[list[int], torch.Te
 
 
 def with_logits(model: QwenVL, request: EngineRequest, **options) -> tuple[list[int], torch.Tensor]:
+    options["draft_tokens"] = 0  # one row of logits for each token
     rows: list[torch.Tensor] = []
     hook = model.register_forward_hook(lambda _model, _args, out: rows.append(out.clone()))
     try:
@@ -494,6 +496,98 @@ def test_a_grammar_may_begin_after_a_token():
         grammar_after=7,
     )
     assert ids_of(run(model, [request]), "a") == [7, 0, 1, 2]
+
+
+# --- guesses at what comes next
+
+
+def passes(model: QwenVL, requests: Sequence[EngineRequest], **options) -> tuple[list[Event], int]:
+    counted: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _model, _args: counted.append(1))
+    try:
+        return run(model, requests, **options), len(counted)
+    finally:
+        hook.remove()
+
+
+def parrot(request_id: str, words: Sequence[int], **choices) -> EngineRequest:
+    """A prompt, and a grammar by which the answer can only be its letters again or one other."""
+    text = "".join("abcdefghij"[i] for i in words)
+    form = ResponseFormat("regex", "".join(f"({letter}|j)" for letter in text))
+    bias = tuple((i, 2.0) for i in range(9))
+    request = prompt(request_id, [*words, 40, 41], logit_bias=bias, **choices)
+    return replace(request, grammar=letters().compile(form))
+
+
+WORDS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 1, 0, 4, 7, 3, 1, 6, 2)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    draft=st.integers(1, 6),
+    temperature=st.sampled_from([0.0, 0.7, 1.5]),
+    seed=st.integers(0, 99),
+    budget=st.integers(1, 30),
+    room=st.integers(3, 8),
+)
+def test_drafts_change_no_token(draft, temperature, seed, budget, room):
+    model = tiny_model("qwen3_vl")
+    choices = {"temperature": temperature, "seed": seed, "max_new_tokens": 18}
+    asked = [
+        parrot("parrot", WORDS, **choices),
+        prompt("free", [5, 6, 7, 5, 6, 7, 5, 6], repetition_penalty=1.1, **choices),
+        prompt("stopped", [7, 8, 9, 7, 8], **choices),
+    ]
+    stop = text_of(run(model, [asked[2]], draft_tokens=0))[3:5]
+    if stop:
+        asked[2] = replace(asked[2], params=replace(asked[2].params, stop=(stop,)))
+    said = {}
+    for tokens in (0, draft):
+        asked[0] = parrot("parrot", WORDS, **choices)  # a grammar is of one run
+        engine = new_engine(model, draft_tokens=tokens, token_budget=budget, cache_tokens=16 * room)
+        for request in asked:
+            engine.add(request)
+        events = drain(engine)
+        said[tokens] = [(ids_of(events, r.id), end_of(events, r.id)) for r in asked]
+        assert engine._pool.free == room
+    assert said[draft] == said[0]
+
+
+def test_an_answer_that_repeats_the_prompt_takes_fewer_passes():
+    model = tiny_model("qwen3_vl")
+    choices = {"logit_bias": tuple((i, 30.0) for i in (1, 2, 3)), "max_new_tokens": 40}
+    request = prompt("again", [1, 2, 3] * 6, **choices)
+    plain, slow = passes(model, [request], draft_tokens=0)
+    drafted, fast = passes(model, [request], draft_tokens=3)
+    assert ids_of(drafted, "again") == ids_of(plain, "again")
+    assert slow == 40
+    assert fast < 25
+
+
+def test_drafts_that_are_never_right_are_given_up():
+    tokens = [1, 2, 3] * 5
+    lookup = Lookup(tokens)
+    assert lookup.draft(3) == (1, 2, 3)
+    tried = 0
+    for _ in range(40):
+        tokens += [50 + len(tokens), 1, 2]  # ends as before, and goes on otherwise
+        if draft := lookup.draft(3):
+            tried += 1
+            lookup.judge(len(draft), 0)
+    assert 1 <= tried < 15
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 5))
+def test_a_draft_is_what_followed_the_same_end(tokens, most):
+    draft = Lookup(tokens).draft(most)
+    assert len(draft) <= most
+    if draft:
+        ends = [tuple(tokens[i - 2 : i]) for i in range(2, len(tokens))]
+        assert tuple(tokens[-2:]) in ends
+        assert any(
+            tuple(tokens[i : i + len(draft)]) == draft and tokens[i - 2 : i] == tokens[-2:]
+            for i in range(2, len(tokens))
+        )
 
 
 # --- what was computed before is found again

@@ -1,6 +1,6 @@
 """Many requests through one model, a bounded number of tokens at a time.
 
-Main path: Engine.step -> _schedule -> _compute -> _forward (vision, model, sample) -> _settle.
+Main path: Engine.step -> _schedule -> _compute -> _forward (vision, model) -> _settle (sample).
 One rule covers prompts, parts of prompts, generation and beginnings computed before: a request has
 `num_computed` of its tokens computed, each step brings it nearer to all of them, and when it is
 there its next token is sampled. Requests have one order, by priority and arrival; who stands later
@@ -42,20 +42,36 @@ from qvl.models.qwen_vl import QwenVL
 from qvl.types import FinishReason
 
 log = logging.getLogger(__name__)
+DRAFTING = 4  # requests at work, beyond which a pass has enough to do without guesses
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """Tokens start .. stop of one request, the part that a step computes."""
+    """Tokens start .. stop of one request, the part that a step computes, and a guess at the next."""
 
     state: RequestState
     start: int
     stop: int
+    draft: tuple[int, ...] = ()
+
+    @property
+    def end(self) -> int:
+        return self.stop + len(self.draft)
 
     @property
     def is_last(self) -> bool:
         """Nothing of the request is left to compute, so its next token can be sampled."""
         return self.stop == len(self.state.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What the model says after a chunk and after each token of its draft [1 + draft, vocab], and
+    which of it the request's grammar allows after the chunk.
+    """
+
+    rows_rv: Tensor
+    mask: Future[Tensor] | None
 
 
 class Engine:
@@ -65,6 +81,7 @@ class Engine:
     tokenizer's, logits beyond it mean nothing. A step computes at most `token_budget` tokens, of
     the first `max_running` requests; the other requests wait. `cache_tokens` is the room for keys
     and values of all requests together, `feature_bytes` that for pictures no request needs now.
+    With at most DRAFTING requests at work, each is ahead by `draft_tokens` where `lookup` has any.
     """
 
     def __init__(
@@ -77,6 +94,7 @@ class Engine:
         max_running: int = 64,
         cache_tokens: int = 1 << 16,
         feature_bytes: int = 256 << 20,
+        draft_tokens: int = 3,
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device
@@ -84,6 +102,7 @@ class Engine:
         self._banned_v = banned_ids(model.config, vocab_size).to(self._device)
         self._token_budget = token_budget
         self._max_running = max_running
+        self._draft_tokens = draft_tokens
         self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
         self._cache = KVCache(self._pool.total)
         self._features = FeatureCache(feature_bytes)
@@ -173,10 +192,23 @@ class Engine:
             stop = min(len(state.tokens), start + budget)
             if not self._make_room(state, stop, later):
                 continue
-            chunks.append(Chunk(state, start, stop))
+            chunks.append(Chunk(state, start, stop, self._draft(state, start, budget)))
             coming.update(state.block_keys(stop // BLOCK_TOKENS)[start // BLOCK_TOKENS :])
-            budget -= stop - start
+            budget -= chunks[-1].end - start
         return chunks
+
+    def _draft(self, state: RequestState, start: int, budget: int) -> tuple[int, ...]:
+        """A guess at what follows the request's last token, never at anybody's expense."""
+        total = len(state.tokens)
+        if start + 1 < total or len(self._requests) > DRAFTING:  # not generating, or enough to do
+            return ()
+        most = min(self._draft_tokens, budget - 1, state.max_tokens - total - 1)
+        draft = state.lookup.draft(most)
+        missing = -(-(total + len(draft)) // BLOCK_TOKENS) - len(state.blocks)
+        if missing > self._pool.free:
+            return ()
+        state.blocks += self._pool.take(max(0, missing))
+        return draft
 
     def _begin(
         self, state: RequestState, later: Sequence[RequestState], coming: set[bytes]
@@ -212,8 +244,8 @@ class Engine:
         state.blocks += self._pool.take(missing)
         return True
 
-    def _compute(self, chunks: Sequence[Chunk]) -> list[Sampled | QvlError | None]:
-        """Per chunk: the token sampled, None for part of a prompt, or the fault of this request.
+    def _compute(self, chunks: Sequence[Chunk]) -> list[Logits | QvlError | None]:
+        """Per chunk: the logits after it, None for part of a prompt, or the fault of this request.
 
         When a step fails its halves are tried apart, down to the request that fails alone.
         Computing a chunk twice is harmless: until _settle, nothing counts as computed.
@@ -229,27 +261,25 @@ class Engine:
         middle = len(chunks) // 2
         return self._compute(chunks[:middle]) + self._compute(chunks[middle:])
 
-    def _forward(self, chunks: Sequence[Chunk]) -> list[Sampled | None]:
+    def _forward(self, chunks: Sequence[Chunk]) -> list[Logits | None]:
         masks = {
             chunk.state.id: self._masks.submit(chunk.state.grammar.allowed)
             for chunk in chunks
             if chunk.is_last and chunk.state.grammar is not None
         }
         self._encode_images(chunks)
-        logits = iter(self._model(pack(chunks, self._cache, self._device)))
+        logits = self._model(pack(chunks, self._cache, self._device))
+        counts = [1 + len(chunk.draft) if chunk.is_last else 0 for chunk in chunks]
         return [
-            self._sample(c.state, next(logits), masks.get(c.state.id)) if c.is_last else None
-            for c in chunks
+            Logits(rows, masks.get(chunk.state.id)) if chunk.is_last else None
+            for chunk, rows in zip(chunks, logits.split(counts), strict=True)
         ]
 
-    def _sample(
-        self, state: RequestState, logits_v: Tensor, mask: Future[Tensor] | None
-    ) -> Sampled:
+    def _sample(self, state: RequestState, logits_v: Tensor, allowed_v: Tensor | None) -> Sampled:
         banned_v = self._banned_v
-        if mask is not None:  # the grammar's ids are the tokenizer's, rows beyond are banned anyway
-            allowed_v = mask.result().to(self._device)
+        if allowed_v is not None:  # ids of the tokenizer; rows beyond are banned anyway
             banned_v = banned_v.clone()
-            banned_v[: len(allowed_v)] |= ~allowed_v
+            banned_v[: len(allowed_v)] |= ~allowed_v.to(self._device)
         return sample(
             logits_v,
             state.params,
@@ -283,20 +313,45 @@ class Engine:
         for name, rows in encoded.items():
             self._features.put(name, rows)
 
-    def _settle(self, chunk: Chunk, outcome: Sampled | QvlError | None) -> list[Event]:
+    def _settle(self, chunk: Chunk, outcome: Logits | QvlError | None) -> list[Event]:
         state = chunk.state
         if isinstance(outcome, QvlError):
             return [self._finish(state, error=outcome)]
-        state.advance(chunk.stop)
-        keys = state.block_keys(chunk.stop // BLOCK_TOKENS)
-        for index in range(chunk.start // BLOCK_TOKENS, len(keys)):
-            self._pool.name(state.blocks[index], keys[index])
+        self._advance(state, chunk.start, chunk.stop)
         if outcome is None:
             return []
         try:
-            return self._accept(state, outcome)
-        except QvlError as error:  # a grammar that failed
-            return [self._finish(state, error=error)]
+            return self._say(chunk, outcome)
+        except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
+            return [self._finish(state, error=as_fault(error, state.id))]
+
+    def _advance(self, state: RequestState, start: int, stop: int) -> None:
+        """Tokens start .. stop are in the cache, and the blocks that they fill can be found again."""
+        state.advance(stop)
+        keys = state.block_keys(stop // BLOCK_TOKENS)
+        for index in range(start // BLOCK_TOKENS, len(keys)):
+            self._pool.name(state.blocks[index], keys[index])
+
+    def _say(self, chunk: Chunk, logits: Logits) -> list[Event]:
+        """Sample the next token, and as long as that is what the draft guessed, the one after it."""
+        state, events = chunk.state, []
+        said: list[int] = []
+        while tuple(said) == chunk.draft[: len(said)]:
+            if said:
+                allowed_v = None if state.grammar is None else state.grammar.allowed()
+            else:
+                allowed_v = None if logits.mask is None else logits.mask.result()
+            sampled = self._sample(state, logits.rows_rv[len(said)], allowed_v)
+            events += self._accept(state, sampled)
+            if state.id not in self._requests:
+                return events
+            said = state.tokens[chunk.stop :]
+        if chunk.draft:
+            right = [a == b for a, b in zip(said, chunk.draft, strict=False)]
+            count = [*right, False].index(False)
+            state.lookup.judge(len(chunk.draft), count)
+            self._advance(state, chunk.stop, chunk.stop + count)
+        return events
 
     def _accept(self, state: RequestState, sampled: Sampled) -> list[Event]:
         """Take a token in, and after it those that the grammar leaves no choice about."""
@@ -347,14 +402,15 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
         state, offset = chunk.state, len(ids) - chunk.start
         ids += state.tokens[chunk.start : chunk.stop]
         if chunk.is_last:
-            wanted.append(len(ids) - 1)
+            wanted += range(len(ids) - 1, len(ids) + len(chunk.draft))
+        ids += chunk.draft
         for index, image in state.pictures(chunk.start, chunk.stop):
             first, last = max(chunk.start, image.start), min(chunk.stop, image.stop)
             rows = rows_of(state.features[index], first - image.start, last - image.start)
             features.append(rows)
             places.append(torch.arange(first, last) + offset)
-    spans = [Span(c.state.blocks, c.start, c.stop, device) for c in chunks]
-    positions = [c.state.positions(c.start, c.stop) for c in chunks]
+    spans = [Span(c.state.blocks, c.start, c.end, device) for c in chunks]
+    positions = [c.state.positions(c.start, c.end) for c in chunks]
     return ForwardBatch(
         ids_t=torch.tensor(ids, device=device),
         positions_3t=torch.cat(positions, dim=1).to(device),

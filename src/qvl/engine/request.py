@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS, block_key
 from qvl.engine.grammar import Grammar
+from qvl.engine.lookup import Lookup
 from qvl.engine.loops import LoopDetector
 from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError, PromptTooLongError, QvlError
@@ -140,6 +141,7 @@ class RequestState:
     loops: LoopDetector | None
     grammar: Grammar | None  # that constrains the next token
     grammar_later: tuple[int, Grammar] | None  # the token after which one does
+    lookup: Lookup
     keys: list[bytes] = field(default_factory=list)  # of the full blocks, as far as asked for
     blocks: list[int] = field(default_factory=list)
     num_computed: int = 0
@@ -235,12 +237,14 @@ def new_state(
     later = None
     if request.grammar is not None and request.grammar_after is not None:
         later = (request.grammar_after, request.grammar)
+    tokens = ids_t.tolist()
     return RequestState(
         id=request.id,
         rank=(request.priority, number),
         deadline_s=request.deadline_s,
         params=request.params,
-        tokens=ids_t.tolist(),
+        tokens=tokens,
+        lookup=Lookup(tokens),
         prompt_tokens=total,
         max_tokens=min(total + request.params.max_new_tokens, limit),
         positions_3t=positions_3t,
