@@ -2,7 +2,7 @@
 
     python -m benchmarks.loading | tee benchmarks/loading.md
 
-Main path: main -> write_checkpoint (random weights in the shapes of Qwen3-VL-2B, two bf16 shards) ->
+Main path: main -> write_checkpoint (checkpoints.py: random weights in two bf16 shards) ->
 one child process for each way of loading -> a table. A child reads every parameter once, so that
 mapped pages count, and reports the peak of its resident memory (VmHWM); the table gives that also
 without what an interpreter holds that has only imported torch. Linux only; 4.3 GB of temporary disk.
@@ -12,116 +12,23 @@ Exit status 1 if our net peak is over LIMIT times the weights.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 # a child imports this module: qvl and transformers are imported where they are used
 
 LIMIT = 1.15
+MODEL = "Qwen3-VL-2B"
 GB = 1e9
-SHARDS = 2
-VISUAL = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-
-
-def config_json(ids: Sequence[int]) -> dict[str, Any]:
-    """Qwen3-VL-2B's config.json, with the ids that its tokenizer gives to VISUAL."""
-    return {
-        "architectures": ["Qwen3VLForConditionalGeneration"],
-        "model_type": "qwen3_vl",
-        "tie_word_embeddings": True,
-        "image_token_id": ids[0],
-        "video_token_id": ids[1],
-        "vision_start_token_id": ids[2],
-        "vision_end_token_id": ids[3],
-        "text_config": {
-            "model_type": "qwen3_vl_text",
-            "dtype": "bfloat16",
-            "hidden_size": 2048,
-            "intermediate_size": 6144,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "hidden_act": "silu",
-            "max_position_embeddings": 262144,
-            "rms_norm_eps": 1e-06,
-            "rope_theta": 5000000,
-            "rope_scaling": {
-                "mrope_interleaved": True,
-                "mrope_section": [24, 20, 20],
-                "rope_type": "default",
-            },
-            "attention_bias": False,
-            "tie_word_embeddings": True,
-            "vocab_size": 151936,
-        },
-        "vision_config": {
-            "model_type": "qwen3_vl",
-            "deepstack_visual_indexes": [5, 11, 17],
-            "depth": 24,
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": 1024,
-            "in_channels": 3,
-            "intermediate_size": 4096,
-            "num_heads": 16,
-            "num_position_embeddings": 2304,
-            "out_hidden_size": 2048,
-            "patch_size": 16,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-        },
-    }
-
-
-def write_checkpoint(folder: Path) -> int:
-    """A folder in the hub's layout; returns the bytes of its weights."""
-    from safetensors.torch import save_file
-
-    from qvl.loading.config import model_config
-    from qvl.models.qwen_vl import QwenVL
-    from qvl.processing.tokenizer import Tokenizer
-    from qvl.vlm.chat_model import EMBEDDED_FOLDER
-
-    for file in ("tokenizer.json", "preprocessor_config.json"):
-        shutil.copy(EMBEDDED_FOLDER / file, folder)
-    tokenizer = Tokenizer.from_folder(folder)
-    config = config_json([tokenizer.encode_control(token) for token in VISUAL])
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with torch.device("meta"):
-        shapes = {n: p.shape for n, p in QwenVL(model_config(config)).named_parameters()}
-    parameters = sum(shape.numel() for shape in shapes.values())
-    # a million random numbers over and over: no loader looks at them
-    numbers = (torch.randn(2**20, generator=torch.Generator().manual_seed(0)) / 50).bfloat16()
-    weight_map: dict[str, str] = {}
-    placed = 0
-    for name, shape in shapes.items():
-        shard = placed * SHARDS // parameters
-        weight_map[name] = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
-        placed += shape.numel()
-    for file in sorted(set(weight_map.values())):
-        names = [name for name in shapes if weight_map[name] == file]
-        tensors = {name: repeated(numbers, shapes[name]) for name in names}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-    weights_bytes = parameters * numbers.itemsize
-    index = {"metadata": {"total_size": weights_bytes}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return weights_bytes
-
-
-def repeated(numbers: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    times = -(-shape.numel() // len(numbers))
-    return numbers.repeat(times)[: shape.numel()].reshape(shape)
 
 
 # ---- in a child process ------------------------------------------------------------------------
@@ -134,7 +41,8 @@ def load_nothing(_: Path) -> list[torch.Tensor]:
 def load_ours(folder: Path) -> list[torch.Tensor]:
     from qvl.loading.model import load_model
 
-    return list(load_model(folder, dtype="bf16").model.parameters())
+    model = load_model(folder, dtype="bf16").model
+    return [*model.parameters(), *model.buffers()]
 
 
 def load_theirs(folder: Path) -> list[torch.Tensor]:
@@ -189,8 +97,10 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(asdict(measure(sys.argv[2], Path(sys.argv[3])))))
         return
+    from benchmarks.checkpoints import write_checkpoint
+
     with tempfile.TemporaryDirectory() as temporary:
-        weights = write_checkpoint(Path(temporary))
+        weights = write_checkpoint(MODEL, Path(temporary))
         measured = {way: in_child(way, Path(temporary)) for way in WAYS}
     print_table(weights, measured)
     if net_ratio("qvl", weights, measured) > LIMIT:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import qvl
+from qvl.cli.bench import bench
 from qvl.cli.describe import describe
 from qvl.cli.doctor import doctor
 from qvl.cli.models import models
@@ -53,6 +54,7 @@ app.command()(describe)
 app.add_typer(models, name="models")
 app.command()(settings)
 app.command()(doctor)
+app.command()(bench)
 
 
 def main() -> int:

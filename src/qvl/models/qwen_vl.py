@@ -39,6 +39,16 @@ class QwenVL(nn.Module):
         """Of hidden states, keys and values; weights may be kept in another."""
         return self.model.language_model.norm.weight.dtype
 
+    @property
+    def token_bytes(self) -> int:
+        """Weights that are read for one token: the decoder's layers and the head."""
+        language = self.model.language_model
+        head = language.embed_tokens if self.lm_head is None else self.lm_head
+        tensors = [
+            t for part in (language.layers, head) for t in (*part.parameters(), *part.buffers())
+        ]
+        return sum(tensor.nbytes for tensor in tensors)
+
     def head(self, hidden_bd: Tensor) -> Tensor:
         """Logits [B, vocab]."""
         if self.lm_head is not None:

@@ -19,12 +19,15 @@ LATER = {"openai:": "a remote server", "hf:": "a model run through transformers"
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is loaded: the name it was asked by, its commit, and how it runs."""
+    """What is loaded: the name it was asked by, its commit, and how it runs; `token_bytes` of weights
+    are read for each generated token.
+    """
 
     name: str
     revision: str | None
     generation: str
     parameters: int
+    token_bytes: int
     dtype: str
     device: str
     max_positions: int

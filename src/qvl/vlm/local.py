@@ -129,6 +129,7 @@ class LocalModel:
             revision=folder.revision,
             generation=loaded.config.generation,
             parameters=loaded.parameters,
+            token_bytes=loaded.model.token_bytes,
             dtype=loaded.dtype,
             device=loaded.device,
             max_positions=loaded.config.decoder.max_positions,
@@ -137,6 +138,11 @@ class LocalModel:
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids of the tokens that end an answer."""
+        return tuple(sorted(self._loaded.defaults.stop_ids))
 
     def close(self) -> None:
         """Free the weights; the model cannot be used afterwards."""

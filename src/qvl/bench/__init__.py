@@ -1,0 +1,1 @@
+"""How fast a model answers here, beside other engines and beside what the machine itself allows."""
