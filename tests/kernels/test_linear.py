@@ -107,6 +107,19 @@ def test_rows_of_zeros_and_empty_inputs(computed) -> None:
         assert module(torch.zeros(2, 3, 128)).shape == (2, 3, 40)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_stays_none(computed, bad: float) -> None:
+    for kind in KINDS:
+        module, _, _ = layer(kind, 40, 256)
+        x = torch.randn(6, 256, generator=torch.Generator().manual_seed(3))
+        clean = module(x)
+        x[4, 200] = bad
+        y = module(x)
+        assert not y[4].isfinite().any()
+        assert torch.equal(y[:4], clean[:4])
+        assert torch.equal(y[5], clean[5])
+
+
 def test_weights_of_zeros_and_of_one_sign(computed) -> None:
     weight = torch.stack([torch.zeros(128), torch.full((128,), 0.5), torch.full((128,), -0.25)])
     for kind in KINDS:

@@ -227,10 +227,15 @@ INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const u
 
 /* ---- activations in int8 --------------------------------------------------------------------- */
 
+/* the largest of them without their signs; not a number when one is none or infinite, and so is then
+ * all that follows from it */
 INLINE float largest(const float *x, long count) {
-    float most = 0;
-    for (long i = 0; i < count; i++) most = fmaxf(most, fabsf(x[i]));
-    return most;
+    float most = 0, zero = 0;
+    for (long i = 0; i < count; i++) {
+        most = fmaxf(most, fabsf(x[i]));
+        zero += x[i] * 0.0f;
+    }
+    return most + zero;
 }
 
 /* rows of x to whole numbers of -127 .. 127, a scale and a sum for each row */

@@ -68,9 +68,14 @@ class PackedLinear(nn.Module):
     def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
         """Fill y_mn by the compiled kernel."""
 
-    @abstractmethod
     def plain(self, rows_mk: Tensor) -> Tensor:
-        """The same numbers, up to the order of sums in fp32."""
+        """The same numbers in PyTorch, up to the order of sums in fp32."""
+        y_mn = self.product(rows_mk)[:, : self.out_features]
+        return y_mn if self.bias is None else y_mn + self.bias
+
+    @abstractmethod
+    def product(self, rows_mk: Tensor) -> Tensor:
+        """x W^T in PyTorch, [M, N rounded up]."""
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -105,11 +110,10 @@ class Bf16Linear(PackedLinear):
             pointer(y_mn), *self.sizes(rows_mk),
         )  # fmt: skip
 
-    def plain(self, rows_mk: Tensor) -> Tensor:
+    def product(self, rows_mk: Tensor) -> Tensor:
         step = OUTPUTS_AT_ONCE // PANEL
         parts = [rows_mk @ rows_of(panels).float().T for panels in self.panels.split(step)]
-        y_mn = torch.cat(parts, dim=1)[:, : self.out_features]
-        return y_mn if self.bias is None else y_mn + self.bias
+        return torch.cat(parts, dim=1)
 
 
 def quantised_rows(rows_mk: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,11 +160,10 @@ class Int8Linear(PackedLinear):
             pointer(y_mn), m, n, k,
         )  # fmt: skip
 
-    def plain(self, rows_mk: Tensor) -> Tensor:
+    def product(self, rows_mk: Tensor) -> Tensor:
         values, scales, _ = quantised_rows(rows_mk, self.in_features)
         exact = torch._int_mm(values, self.values().T)
-        y_mn = (exact.float() * (self.scales.flatten() * scales))[:, : self.out_features]
-        return y_mn if self.bias is None else y_mn + self.bias
+        return exact.float() * (self.scales.flatten() * scales)
 
 
 class Int4Linear(PackedLinear):
@@ -217,7 +220,7 @@ class Int4Linear(PackedLinear):
             pointer(self.bias), pointer(y_mn), m, n, k,
         )  # fmt: skip
 
-    def plain(self, rows_mk: Tensor) -> Tensor:
+    def product(self, rows_mk: Tensor) -> Tensor:
         values, row_scales, sums = quantised_rows(rows_mk, GROUP)
         groups_gmk = values.unflatten(1, (-1, GROUP)).transpose(0, 1).float()
         scales, zeros = self.per_output()
@@ -229,8 +232,7 @@ class Int4Linear(PackedLinear):
             above = above - zeros[some].T.unsqueeze(1) * sums.T.unsqueeze(-1)
             scaled = above * scales[some].T.unsqueeze(1) * row_scales.T.unsqueeze(-1)
             parts.append(scaled.sum(0))
-        y_mn = torch.cat(parts, dim=1)[:, : self.out_features]
-        return y_mn if self.bias is None else y_mn + self.bias
+        return torch.cat(parts, dim=1)
 
 
 KINDS: dict[PackedName, type[PackedLinear]] = {

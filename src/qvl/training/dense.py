@@ -151,7 +151,8 @@ class Probes(nn.Module):
         coloured = truth.colour >= 0
         written = truth.letters.sum(-1) > 0
         loss = F.cross_entropy(what, truth.what)
-        loss = loss + F.binary_cross_entropy_with_logits(middle.squeeze(-1), truth.middle)
+        # counting is finding middles, and they are rare
+        loss = loss + 3 * F.binary_cross_entropy_with_logits(middle.squeeze(-1), truth.middle)
         loss = loss + 4 * F.l1_loss(box[covered], truth.box[covered])
         if coloured.any():
             loss = loss + 0.2 * F.cross_entropy(colour[coloured], truth.colour[coloured])

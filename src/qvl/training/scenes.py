@@ -107,7 +107,7 @@ def draw(
     kind: SceneKind | None = None,
 ) -> Scene:
     """A scene of `size` (width, height) pixels; the same rng state gives the same scene."""
-    kind = kind or rng.choices(SCENE_KINDS, weights=(4, 20, 17, 27, 3, 2, 27))[0]
+    kind = kind or rng.choices(SCENE_KINDS, weights=(7, 36, 18, 17, 6, 3, 13))[0]
     return DRAW[kind](split, rng, size)
 
 
