@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -77,6 +78,18 @@ def test_no_held_out_combination_is_ever_trained_on() -> None:
             else:
                 continue
             assert held_out(*combination) == (split == "held-out")
+
+
+def test_a_mixed_scene_shows_no_held_out_number_either() -> None:
+    rng = random.Random(11)
+    totals = set()
+    for _ in range(150):
+        scene = draw("train", rng, size=(128, 128), kind="mixed")
+        numbers = Counter(t.what.key for t in scene.things if isinstance(t.what, Kind))
+        assert len(numbers) == 2
+        assert not any(n > 1 and held_out("n", key, n) for key, n in numbers.items())
+        totals.add(len(scene.things))
+    assert totals == {3, 4, 5, 6}
 
 
 def test_a_relation_is_what_the_boxes_say() -> None:

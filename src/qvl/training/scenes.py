@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from qvl.training.phrases import COLOURS, DATA, SHAPES, Colour, Kind, Shape, kinds, words
 
 Split = Literal["train", "held-out"]
-SceneKind = Literal["single", "copies", "crowd", "pair", "shape", "silhouette", "word"]
+SceneKind = Literal["single", "copies", "crowd", "mixed", "pair", "shape", "silhouette", "word"]
 SCENE_KINDS: tuple[SceneKind, ...] = get_args(SceneKind)
 CELL_PX = 96
 FACES = (
@@ -107,7 +107,7 @@ def draw(
     kind: SceneKind | None = None,
 ) -> Scene:
     """A scene of `size` (width, height) pixels; the same rng state gives the same scene."""
-    kind = kind or rng.choices(SCENE_KINDS, weights=(7, 36, 18, 17, 6, 3, 13))[0]
+    kind = kind or rng.choices(SCENE_KINDS, weights=(6, 22, 12, 32, 12, 5, 3, 8))[0]
     return DRAW[kind](split, rng, size)
 
 
@@ -178,6 +178,19 @@ def draw_copies(split: Split, rng: random.Random, size: tuple[int, int]) -> Scen
 def draw_crowd(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
     """2 to 6 different objects, so that no number goes with some objects only."""
     return scattered("crowd", rng.sample(kinds(), rng.randint(2, 6)), rng, size)
+
+
+def draw_mixed(split: Split, rng: random.Random, size: tuple[int, int]) -> Scene:
+    """3 to 6 objects of two kinds: what they are says nothing about how many they are together.
+
+    Each kind's own number is one that the split may show.
+    """
+    total = rng.randint(3, 6)
+    own = rng.randint(1, total - 1)
+    numbers = dict(zip(rng.sample(kinds(), 2), (own, total - own), strict=True))
+    if not all(n == 1 or belongs(split, "n", kind.key, n) for kind, n in numbers.items()):
+        return draw_mixed(split, rng, size)
+    return scattered("mixed", [kind for kind, n in numbers.items() for _ in range(n)], rng, size)
 
 
 def scattered(
@@ -356,6 +369,7 @@ DRAW = {
     "single": draw_single,
     "copies": draw_copies,
     "crowd": draw_crowd,
+    "mixed": draw_mixed,
     "pair": draw_pair,
     "shape": draw_shape,
     "silhouette": draw_silhouette,
