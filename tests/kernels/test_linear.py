@@ -17,6 +17,7 @@ from qvl.kernels import build, linear
 from qvl.kernels.linear import (
     GROUP,
     KINDS,
+    Bf16Embedding,
     Bf16Linear,
     Int4Linear,
     Int8Linear,
@@ -143,6 +144,13 @@ def test_integers_as_checkpoints_store_them_are_kept(computed) -> None:
     x = torch.randn(3, 256, generator=generator)
     expected = x @ stands_for.flatten(1).T
     assert (module(x) - expected).norm() < 0.012 * expected.norm()
+
+
+def test_a_packed_head_is_its_embedding_too() -> None:
+    head, weight, _ = layer("bf16", 37, 64)
+    assert isinstance(head, Bf16Linear)
+    ids = torch.tensor([0, 36, 5, 5, 16, 15])
+    assert torch.equal(Bf16Embedding(head)(ids), weight.bfloat16().float()[ids])
 
 
 def test_a_width_that_does_not_fit_takes_the_next_finer_kind() -> None:

@@ -116,6 +116,18 @@ class Bf16Linear(PackedLinear):
         return torch.cat(parts, dim=1)
 
 
+class Bf16Embedding(nn.Module):
+    """The rows of a packed head as an embedding table: the same numbers, kept once."""
+
+    def __init__(self, head: Bf16Linear) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, ids_t: Tensor) -> Tensor:
+        panels = self.head.panels[ids_t // PANEL, :, ids_t % PANEL]  # [T, K/2, 2]
+        return panels.flatten(1).float()
+
+
 def quantised_rows(rows_mk: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     """int8 [M, K], and per `group` of a row its scale fp32 and its sum int32, [M, K / group]."""
     groups = rows_mk.unflatten(1, (-1, group))

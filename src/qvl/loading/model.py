@@ -12,7 +12,7 @@ from torch import nn
 
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
 from qvl.kernels.build import library
-from qvl.kernels.linear import PackedName, packed
+from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedName, packed
 from qvl.loading.checkpoint import (
     PICKLED,
     fill,
@@ -28,7 +28,7 @@ from qvl.loading.config import (
     parse_pixel_rules,
 )
 from qvl.loading.files import regular_file
-from qvl.loading.machine import bf16_instructions, memory_bytes
+from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
 from qvl.models.config import ModelConfig
 from qvl.models.qwen_vl import QwenVL
 from qvl.processing.patches import PixelRules
@@ -89,7 +89,8 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
     as_dtype = None if kind else DTYPES[chosen]
     mapped = fill(model, stored, checkpoint, dtype=as_dtype, device=place)
     if kind is not None:
-        pack(model, kind, mapped)
+        with large_blocks_apart():
+            pack(model, kind, mapped)
     return LoadedModel(
         model.eval(), tokenizer, rules, defaults, config, chosen, str(place), parameters
     )
@@ -110,8 +111,11 @@ def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
     """
     finer = "int8" if kind == "int4" else kind
     embedding = model.model.language_model.embed_tokens.weight
-    if model.lm_head is None:
+    tied = model.lm_head is None
+    if tied:
         model.lm_head = packed(embedding, None, finer)
+    if "model.language_model.embed_tokens.weight" in mapped:
+        forget_pages(embedding)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             in_layers = name.startswith("model.language_model.")
@@ -119,8 +123,9 @@ def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
             model.set_submodule(name, new)
             if f"{name}.weight" in mapped:
                 forget_pages(module.weight)
-    if "model.language_model.embed_tokens.weight" in mapped:
-        forget_pages(embedding)
+    if tied and isinstance(model.lm_head, Bf16Linear):
+        rows = Bf16Embedding(model.lm_head)
+        model.set_submodule("model.language_model.embed_tokens", rows)
     for parameter in model.parameters():
         if parameter is not embedding:
             parameter.data = parameter.data.float()
