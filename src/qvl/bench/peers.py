@@ -16,8 +16,9 @@ from torch import Tensor
 
 from qvl.bench.work import Runner, Timed
 from qvl.errors import UsageError
-from qvl.loading.model import load_model
+from qvl.loading.config import parse_config, parse_pixel_rules
 from qvl.processing.prompt import Prompt, build_prompt
+from qvl.processing.tokenizer import Tokenizer
 from qvl.types import Request
 
 KINDS = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}
@@ -32,9 +33,8 @@ def run_transformers(folder: Path, dtype: str) -> Runner:
             "transformers is not installed here", hint="pip install 'transformers==5.23.*'"
         ) from err
     transformers.utils.logging.disable_progress_bar()
-    loaded = load_model(folder, dtype="auto")  # for the prompts; its weights are dropped at once
-    config, tokenizer, rules = loaded.config, loaded.tokenizer, loaded.rules
-    del loaded
+    config, tokenizer = parse_config(folder), Tokenizer.from_folder(folder)
+    rules = parse_pixel_rules(folder, config)
     kind = getattr(transformers, f"{KINDS[config.generation]}ForConditionalGeneration")
     precision = torch.float32 if dtype == "fp32" else torch.bfloat16
     model = kind.from_pretrained(folder, dtype=precision, local_files_only=True).eval()

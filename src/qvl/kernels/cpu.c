@@ -44,16 +44,6 @@ typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vuu __attribute__((vector_size(LANES * 4), aligned(4)));
 
-int qvl_isa(void) {
-#if defined(VNNI)
-    return 3;
-#elif defined(__AVX2__)
-    return 2;
-#else
-    return 1;
-#endif
-}
-
 INLINE vf splat(float v) { return (vf){} + v; }
 
 /* one panel of one row of y; the last panel may reach beyond the N outputs */
