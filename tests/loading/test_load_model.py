@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from qvl.errors import (
 from qvl.kernels.linear import Int4Linear, Int8Linear, PackedLinear
 from qvl.loading import model as loading
 from qvl.loading.model import choose_dtype, load_model
+from qvl.models.config import DecoderConfig
 from qvl.models.qwen_vl import QwenVL
 
 RENAMED_IN_QWEN2 = (
@@ -148,14 +150,29 @@ def test_a_dtype_asked_for_is_given(stored: torch.dtype, dtype: Any, tmp_path: P
 
 
 def weights_of(model: QwenVL) -> dict[str, torch.Tensor]:
-    """What every layer computes with, unpacked."""
+    """What every layer computes with, unpacked, by the names of the checkpoint."""
     weights: dict[str, torch.Tensor] = dict(model.named_parameters())
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
-            weights[f"{name}.weight"] = module.weight()
-            if module.bias is not None:
-                weights[f"{name}.bias"] = module.bias
+            for part, rows in parts_of(name, module.out_features, model.config.decoder):
+                weights[f"{part}.weight"] = module.weight()[rows]
+                if module.bias is not None:
+                    weights[f"{part}.bias"] = module.bias[rows]
     return weights
+
+
+def parts_of(name: str, outputs: int, config: DecoderConfig) -> Iterator[tuple[str, slice]]:
+    """The layers that a packed one holds side by side, and their outputs."""
+    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    joined = {
+        "qkv_proj": {"q_proj": q, "k_proj": kv, "v_proj": kv},
+        "gate_up": {"gate_proj": outputs // 2, "up_proj": outputs // 2},
+    }
+    before, _, last = name.rpartition(".")
+    start = 0
+    for part, size in joined.get(last, {last: outputs}).items():
+        yield f"{before}.{part}".lstrip("."), slice(start, start + size)
+        start += size
 
 
 @pytest.mark.parametrize("generation", tiny.GENERATIONS)

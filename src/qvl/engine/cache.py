@@ -1,7 +1,8 @@
 """Keys and values in blocks, and the attention of one step over them.
 
-Main path: CachedAttention -> KVCache.write, KVCache.read, attend_causal. The attention mask of a
-step is as large as the step's tokens times the context, so the engine's token budget bounds it.
+Main path: CachedAttention -> KVCache.write, KVCache.read, attend_causal; or, on a CPU with compiled
+kernels, all of that by kernels/attention.py. The attention mask of a step is as large as the step's
+tokens times the context, so the engine's token budget bounds it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS
+from qvl.kernels import attention
 
 
 class KVCache:
@@ -25,15 +27,19 @@ class KVCache:
         self.blocks = blocks
         self._layers: list[Tensor] = []
 
+    def layer(self, layer: int, k_tkh: Tensor) -> Tensor:
+        """The layer's tensor, made when the first keys come; they come through the layers in order."""
+        if layer == len(self._layers):
+            shape = (2, self.blocks, BLOCK_TOKENS, *k_tkh.shape[1:])
+            self._layers.append(k_tkh.new_empty(shape))
+        return self._layers[layer]
+
     def write(self, layer: int, slots_t: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> None:
         """Keys and values of tokens into their slots; a slot is block * BLOCK_TOKENS + offset.
 
         Writing the same tokens again changes nothing, so a step that failed can be repeated.
         """
-        if layer == len(self._layers):  # the first step goes through the layers in order
-            shape = (2, self.blocks, BLOCK_TOKENS, *k_tkh.shape[1:])
-            self._layers.append(k_tkh.new_empty(shape))
-        kv = self._layers[layer].flatten(1, 2)
+        kv = self.layer(layer, k_tkh).flatten(1, 2)
         kv[0].index_copy_(0, slots_t, k_tkh)
         kv[1].index_copy_(0, slots_t, v_tkh)
 
@@ -68,8 +74,12 @@ class CachedAttention:
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache, self.spans = cache, spans
         self.slots_t = torch.cat([span.slots_t for span in spans])
+        self.places = attention.Places([(s.blocks, s.start, s.stop) for s in spans])
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
+        if attention.runs_on(q_tnh):
+            kv = self.cache.layer(layer, k_tkh)
+            return attention.attend(kv, q_tnh, k_tkh, v_tkh, self.places)
         self.cache.write(layer, self.slots_t, k_tkh, v_tkh)
         queries = q_tnh.split([span.stop - span.start for span in self.spans])
         return torch.cat(

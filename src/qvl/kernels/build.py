@@ -27,13 +27,15 @@ SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno")
 COMPILE_S = 120
 CPUINFO = Path("/proc/cpuinfo")
-P, L = ctypes.c_void_p, ctypes.c_long
+P, L, F = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 SIGNATURES = {
     "qvl_linear_bf16": (P, P, P, P, P, L, L, L),
-    "qvl_quantise_i8": (P, P, P, P, L, L),
-    "qvl_quantise_i4": (P, P, P, P, L, L),
-    "qvl_linear_i8": (P, P, P, P, P, P, P, L, L, L),
-    "qvl_linear_i4": (P, P, P, P, P, P, P, P, L, L, L),
+    "qvl_linear_i8": (P, P, P, P, P, P, L, L, L),
+    "qvl_linear_i4": (P, P, P, P, P, P, P, L, L, L),
+    "qvl_norm": (P, P, F, P, L, L),
+    "qvl_silu_mul": (P, P, L, L),
+    "qvl_rotate": (P, P, P, F, P, P, L, L, L, L),
+    "qvl_attend": (P, P, P, L, L, P, L, P, P, P, P, L, L, L, L),
 }
 
 

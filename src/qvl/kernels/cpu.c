@@ -1,4 +1,5 @@
-/* y = x W^T + b on a CPU, for weights in bf16, int8 and int4; called from linear.py through ctypes.
+/* The decoder on a CPU: y = x W^T + b for weights in bf16, int8 and int4, and what stands between two
+ * such products; called through ctypes by linear.py, parts.py and attention.py.
  *
  * Every weight is kept in panels of 16 outputs, so that a vector holds neighbouring outputs and the
  * sum over k runs in one fixed order: a row of x gives the same bits alone and among others.
@@ -8,9 +9,13 @@
  *         per group of 128 k: scale fp16 [N/16][K/128][16], zero uint8 likewise
  * int8 and int4 multiply by activations in int8 with one scale a row (int8) or a row and group (int4)
  * and sum in int32, which is exact.
+ *
+ * Few rows take the weights as they come from memory. For many, a block of a panel is first widened
+ * to what the processor multiplies, in the nearest cache, and then meets all rows.
  */
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -18,7 +23,9 @@
 
 #define PANEL 16
 #define GROUP 128
-#define ROWS_AT_ONCE 96 /* of x, which then stay in the cache while the weights pass by */
+#define TILE_ROWS 4      /* of x that share a load of weights */
+#define ROWS_AT_ONCE 192 /* of x that meet a widened block */
+#define BLOCK 256        /* of k in a widened block */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
@@ -43,36 +50,97 @@ typedef float vfu __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vuu __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int32_t viu __attribute__((vector_size(LANES * 4), aligned(4)));
 
-INLINE vf splat(float v) { return (vf){} + v; }
+INLINE vf splat(float v) { return v - (vf){}; } /* a sum with 0 would be computed: -0 + 0 is 0 */
+
+/* gcc keeps no eight sums in registers unless it is told what belongs together */
+#if defined(__AVX2__)
+#define HELD(v) __asm__("" : "+x"(v))
+#define SUM_OF_PRODUCTS(multiply, add, sum, a, b)                                                  \
+    do {                                                                                           \
+        __m256i product;                                                                           \
+        __asm__(multiply " %3, %2, %1\n\t" add " %1, %0, %0"                                       \
+                : "+x"(sum), "=&x"(product)                                                        \
+                : "x"(a), "x"(b));                                                                 \
+    } while (0)
+#else
+#define HELD(v)
+#endif
+INLINE long least(long a, long b) { return a < b ? a : b; }
 
 /* one panel of one row of y; the last panel may reach beyond the N outputs */
-INLINE void put(float *y, const float *bias, const vf *values, long from, long n) {
-    float out[PANEL];
-    memcpy(out, values, sizeof out);
-    long count = n - from < PANEL ? n - from : PANEL;
-    for (long j = 0; j < count; j++) y[from + j] = bias ? out[j] + bias[from + j] : out[j];
+INLINE void put(float *y, const float *bias, const float *values, long from, long n) {
+    const long count = least(PANEL, n - from);
+    for (long j = 0; j < count; j++) y[from + j] = bias ? values[j] + bias[from + j] : values[j];
 }
+
+/* TILE(rows) for `count` rows from `row` on, in tiles as even as can be */
+#define IN_TILES(row, count, TILE)                                                                 \
+    for (long left = (count), tiles = (left + TILE_ROWS - 1) / TILE_ROWS, here; tiles > 0;         \
+         row += here, left -= here, tiles--) {                                                     \
+        here = (left + tiles - 1) / tiles;                                                         \
+        switch (here) {                                                                            \
+        case 1: TILE(1); break;                                                                    \
+        case 2: TILE(2); break;                                                                    \
+        case 3: TILE(3); break;                                                                    \
+        default: TILE(4);                                                                          \
+        }                                                                                          \
+    }
 
 /* ---- bf16 ------------------------------------------------------------------------------------ */
 
-#if defined(BF16_DOT)
-typedef uint16_t bf16_value;
+/* rows and panels that give enough independent sums to hide the latency, and not too many */
+#define PANELS_FOR(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : PARTS == 1 ? 2 : 1)
 
+#if defined(BF16_DOT)
 INLINE uint16_t to_bf16(float value) { /* to the nearest, ties to even */
     uint32_t bits;
     memcpy(&bits, &value, 4);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+#define BF16_X uint16_t
 #else
-typedef float bf16_value;
+#define BF16_X float
+
+/* sums[rows][PANEL] += x[rows][count] times a widened block [count][PANEL] */
+INLINE void fp32_tile(const int rows, const float *x, const float *w, float *sums, long count,
+                      long k) {
+    vf sum[TILE_ROWS][PARTS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int p = 0; p < PARTS; p++) sum[r][p] = *(vfu *)(sums + r * PANEL + p * LANES);
+    for (long i = 0; i < count; i++) {
+        vf weights[PARTS];
+        UNROLL for (int p = 0; p < PARTS; p++) {
+            weights[p] = *(const vfu *)(w + i * PANEL + p * LANES);
+            HELD(weights[p]);
+        }
+        UNROLL for (int r = 0; r < rows; r++) {
+            const vf value = splat(x[r * k + i]);
+            UNROLL for (int p = 0; p < PARTS; p++) sum[r][p] += weights[p] * value;
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int p = 0; p < PARTS; p++) *(vfu *)(sums + r * PANEL + p * LANES) = sum[r][p];
+}
+
+INLINE void widen_bf16(const uint16_t *w, float *wide, long count) {
+    for (long i = 0; i < count; i += 2)
+        UNROLL for (int p = 0; p < PARTS; p++) {
+            const vu pairs = *(const vuu *)(w + i * PANEL + p * LANES * 2);
+            *(vuu *)(wide + i * PANEL + p * LANES) = pairs << 16;
+            *(vuu *)(wide + (i + 1) * PANEL + p * LANES) = pairs & 0xffff0000;
+        }
+}
 #endif
 
-INLINE void bf16_tile(const int rows, const int panels, const bf16_value *x, const uint16_t *w,
+/* whole rows by whole panels from `first` on, the weights as they come */
+INLINE void bf16_tile(const int rows, const int panels, const BF16_X *x, const uint16_t *w,
                       const float *bias, float *y, long first, long n, long k) {
-    vf sum[6][4 * PARTS]; /* what is not used goes away; a size by arguments would stay in memory */
+    vf sum[TILE_ROWS][4 * PARTS]; /* what is not used goes away */
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] = splat(0);
+    w += first * k * PANEL;
     for (long i = 0; i < k; i += 2) {
         vu pairs[4 * PARTS];
         UNROLL for (int p = 0; p < panels * PARTS; p++)
@@ -86,24 +154,17 @@ INLINE void bf16_tile(const int rows, const int panels, const bf16_value *x, con
                                                  (__m512bh)_mm512_set1_epi32(two));
         }
 #else
-        vf even[4 * PARTS], odd[4 * PARTS];
-        UNROLL for (int p = 0; p < panels * PARTS; p++) {
-            even[p] = (vf)(pairs[p] << 16);
-            odd[p] = (vf)(pairs[p] & 0xffff0000);
-        }
         UNROLL for (int r = 0; r < rows; r++) {
-            const vf first_x = splat(x[r * k + i]), second_x = splat(x[r * k + i + 1]);
-            UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] += even[p] * first_x;
-            UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] += odd[p] * second_x;
+            const vf even = splat(x[r * k + i]), odd = splat(x[r * k + i + 1]);
+            UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] += (vf)(pairs[p] << 16) * even;
+            UNROLL for (int p = 0; p < panels * PARTS; p++)
+                sum[r][p] += (vf)(pairs[p] & 0xffff0000) * odd;
         }
 #endif
     }
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels; p++) {
-            vf out[PARTS];
-            UNROLL for (int q = 0; q < PARTS; q++) out[q] = sum[r][p * PARTS + q];
-            put(y + r * n, bias, out, (first + p) * PANEL, n);
-        }
+        UNROLL for (int p = 0; p < panels; p++)
+            put(y + r * n, bias, (float *)(sum[r] + p * PARTS), (first + p) * PANEL, n);
 }
 
 /* k even; scratch has room for m * k values of 16 bits */
@@ -111,45 +172,103 @@ void qvl_linear_bf16(const float *fp32_x, uint16_t *scratch, const uint16_t *w, 
                      float *y, long m, long n, long k) {
     const long panels = (n + PANEL - 1) / PANEL;
 #if defined(BF16_DOT)
-#pragma omp parallel for schedule(static) if (m > 4)
+#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
     for (long row = 0; row < m; row++)
         for (long i = row * k; i < (row + 1) * k; i++) scratch[i] = to_bf16(fp32_x[i]);
-    const bf16_value *x = scratch;
+    const BF16_X *x = scratch;
 #else
-    const bf16_value *x = fp32_x;
+    const BF16_X *x = fp32_x;
     (void)scratch;
+    for (long from = 0; m > TILE_ROWS && from < m; from += ROWS_AT_ONCE) {
+        const long count = least(ROWS_AT_ONCE, m - from);
+#pragma omp parallel for schedule(static)
+        for (long p = 0; p < panels; p++) {
+            float wide[BLOCK * PANEL], sums[ROWS_AT_ONCE * PANEL];
+            memset(sums, 0, (size_t)count * PANEL * sizeof *sums);
+            for (long at = 0; at < k; at += BLOCK) {
+                const long ks = least(BLOCK, k - at);
+                widen_bf16(w + (p * k + at) * PANEL, wide, ks);
+                long row = 0;
+#define TILE(r) fp32_tile(r, x + (from + row) * k + at, wide, sums + row * PANEL, ks, k)
+                IN_TILES(row, count, TILE)
+#undef TILE
+            }
+            for (long row = 0; row < count; row++)
+                put(y + (from + row) * n, bias, sums + row * PANEL, p * PANEL, n);
+        }
+    }
+    if (m > TILE_ROWS) return;
 #endif
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
-        const long to = from + ROWS_AT_ONCE < m ? from + ROWS_AT_ONCE : m;
+        const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
         for (long four = 0; four < panels; four += 4) {
-            const long end = four + 4 < panels ? four + 4 : panels;
-#define TILE(r, p, panel)                                                                          \
-    bf16_tile(r, p, x + row * k, w + (panel)*k * PANEL, bias, y + row * n, panel, n, k)
+            const long end = least(four + 4, panels);
             long row = from;
-            if (to - from == 1 && end - four == 4) { /* generation: four panels hide the latency */
-                TILE(1, 4, four);
-                continue;
-            }
-            for (long p = four; p < end; p++) {
-                for (row = from; row + 6 <= to; row += 6) TILE(6, 1, p);
-                for (; row + 3 <= to; row += 3) TILE(3, 1, p);
-                for (; row < to; row++) TILE(1, 1, p);
-            }
+#define TILE(r)                                                                                    \
+    do {                                                                                           \
+        long p = four;                                                                             \
+        for (; p + PANELS_FOR(r) <= end; p += PANELS_FOR(r))                                       \
+            bf16_tile(r, PANELS_FOR(r), x + row * k, w, bias, y + row * n, p, n, k);               \
+        for (; p < end; p++) bf16_tile(r, 1, x + row * k, w, bias, y + row * n, p, n, k);          \
+    } while (0)
+            IN_TILES(row, count, TILE)
 #undef TILE
         }
     }
 }
 
-/* ---- int8 ------------------------------------------------------------------------------------ */
+/* ---- activations in int8 --------------------------------------------------------------------- */
 
-#if defined(VNNI)
+/* the largest of them without their signs; not a number when one is none or infinite, and so is then
+ * all that follows from it */
+INLINE float largest(const float *x, long count) {
+    float most[LANES] = {0}, zero[LANES] = {0};
+    for (long i = 0; i < count; i += LANES)
+        for (long j = 0; j < least(LANES, count - i); j++) {
+            const float value = fabsf(x[i + j]);
+            most[j] = value > most[j] ? value : most[j];
+            zero[j] += value * 0.0f;
+        }
+    for (int j = 1; j < LANES; j++) {
+        most[0] = most[j] > most[0] ? most[j] : most[0];
+        zero[0] += zero[j];
+    }
+    return most[0] + zero[0];
+}
+
+#if defined(VNNI) || !defined(__AVX2__)
 typedef int8_t i8_value;
 #define I8_PLACE(i) (i)
+#else
+/* products of unsigned and signed bytes would overflow vpmaddubsw, so pairs of 16 bits are
+ * multiplied: the even bytes of the weights with activations 0 and 2 of each four, the odd ones
+ * with 1 and 3 */
+typedef int16_t i8_value;
+#define I8_PLACE(i) (((i) & ~3L) | ((i) & 1) << 1 | ((i) & 2) >> 1)
+#endif
 
+/* to whole numbers of -127 .. 127: returns their scale, *total is their sum */
+#define QUANTISE(x, count, STORE, total)                                                           \
+    ({                                                                                             \
+        const float most = largest(x, count), inverse = most > 0 ? 127.0f / most : 0;              \
+        int32_t together = 0;                                                                      \
+        for (long i = 0; i < (count); i++) {                                                       \
+            const int32_t value = (int32_t)__builtin_rintf((x)[i] * inverse);                      \
+            STORE;                                                                                 \
+            together += value;                                                                     \
+        }                                                                                          \
+        *(total) = together;                                                                       \
+        most / 127.0f;                                                                             \
+    })
+
+/* ---- int8 ------------------------------------------------------------------------------------ */
+
+/* sums[rows][panels * PARTS] of whole rows by whole panels, the weights as they come */
 INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const uint8_t *w, vi *sums,
                     long k) {
-    __m512i sum[4][2];
+#if defined(VNNI)
+    __m512i sum[TILE_ROWS][4];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int p = 0; p < panels; p++) sum[r][p] = _mm512_setzero_si512();
     for (long i = 0; i < k; i += 4)
@@ -163,47 +282,28 @@ INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const u
         }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int p = 0; p < panels; p++) sums[r * panels + p] = (vi)sum[r][p];
-}
 #elif defined(__AVX2__)
-/* products of unsigned and signed bytes would overflow vpmaddubsw, so pairs of 16 bit are
- * multiplied: the even bytes of the weights with activations 0 and 2 of each four, the odd ones
- * with 1 and 3 */
-typedef int16_t i8_value;
-#define I8_PLACE(i) (((i) & ~3L) | ((i) & 1) << 1 | ((i) & 2) >> 1)
-
-INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const uint8_t *w, vi *sums,
-                    long k) {
-    __m256i sum[4][4];
+    __m256i sum[TILE_ROWS][8];
     const __m256i low = _mm256_set1_epi16(0x00ff);
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int p = 0; p < panels * 2; p++) sum[r][p] = _mm256_setzero_si256();
-    for (long i = 0; i < k; i += 4) {
-        __m256i even[4], odd[4];
+    for (long i = 0; i < k; i += 4)
         UNROLL for (int p = 0; p < panels * 2; p++) {
             const uint8_t *at = w + (p / 2 * k + i) * PANEL + p % 2 * 32;
             const __m256i bytes = _mm256_loadu_si256((const __m256i *)at);
-            even[p] = _mm256_and_si256(bytes, low);
-            odd[p] = _mm256_srli_epi16(bytes, 8);
-        }
-        UNROLL for (int r = 0; r < rows; r++) {
-            int32_t pairs[2];
-            memcpy(pairs, q + r * k + i, 8);
-            const __m256i first = _mm256_set1_epi32(pairs[0]), second = _mm256_set1_epi32(pairs[1]);
-            UNROLL for (int p = 0; p < panels * 2; p++) {
-                sum[r][p] = _mm256_add_epi32(sum[r][p], _mm256_madd_epi16(even[p], first));
-                sum[r][p] = _mm256_add_epi32(sum[r][p], _mm256_madd_epi16(odd[p], second));
+            const __m256i even = _mm256_and_si256(bytes, low), odd = _mm256_srli_epi16(bytes, 8);
+            UNROLL for (int r = 0; r < rows; r++) {
+                int32_t pairs[2];
+                memcpy(pairs, q + r * k + i, 8);
+                const __m256i both = _mm256_add_epi32(
+                    _mm256_madd_epi16(even, _mm256_set1_epi32(pairs[0])),
+                    _mm256_madd_epi16(odd, _mm256_set1_epi32(pairs[1])));
+                sum[r][p] = _mm256_add_epi32(sum[r][p], both);
             }
         }
-    }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int p = 0; p < panels * 2; p++) sums[r * panels * 2 + p] = (vi)sum[r][p];
-}
 #else
-typedef int8_t i8_value;
-#define I8_PLACE(i) (i)
-
-INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const uint8_t *w, vi *sums,
-                    long k) {
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++) {
             int32_t sum[PANEL] = {0};
@@ -212,96 +312,111 @@ INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const u
                     sum[j] += (int32_t)w[(p * k + i / 4 * 4) * PANEL + 4 * j + i % 4] * q[r * k + i];
             memcpy(sums + (r * panels + p) * PARTS, sum, sizeof sum);
         }
+#endif
+}
+
+/* what the whole numbers of one panel of one row stand for */
+INLINE void i8_put(const vi *sums, float scale, int32_t q_sum, const float *w_scales,
+                   const float *bias, float *y, long panel, long n) {
+    vf out[PARTS];
+    UNROLL for (int p = 0; p < PARTS; p++) {
+        const vf w_scale = *(const vfu *)(w_scales + panel * PANEL + p * LANES);
+        out[p] = __builtin_convertvector(sums[p] - 128 * q_sum, vf) * (w_scale * splat(scale));
+    }
+    put(y, bias, (float *)out, panel * PANEL, n);
+}
+
+#if defined(__AVX2__) && !defined(VNNI)
+#define I8_WIDE 1
+/* [count / 4][even bytes of 16 outputs, odd bytes], 16 bits each */
+INLINE void widen_i8(const uint8_t *w, __m256i *wide, long count) {
+    const __m256i low = _mm256_set1_epi16(0x00ff);
+    for (long i = 0; i < count / 4; i++)
+        UNROLL for (int p = 0; p < 2; p++) {
+            const __m256i bytes = _mm256_loadu_si256((const __m256i *)(w + i * 4 * PANEL) + p);
+            wide[i * 4 + p] = _mm256_and_si256(bytes, low);
+            wide[i * 4 + 2 + p] = _mm256_srli_epi16(bytes, 8);
+        }
+}
+
+/* sums[rows][PARTS] += q[rows][count] times a widened block */
+INLINE void i8_wide_tile(const int rows, const i8_value *q, const __m256i *wide, vi *sums,
+                         long count, long k) {
+    __m256i sum[TILE_ROWS][2];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int p = 0; p < 2; p++) sum[r][p] = (__m256i)sums[r * 2 + p];
+    for (long i = 0; i < count / 2; i++) { /* a pair of each four */
+        __m256i weights[2] = {wide[i * 2], wide[i * 2 + 1]};
+        UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
+        UNROLL for (int r = 0; r < rows; r++) {
+            int32_t pair;
+            memcpy(&pair, q + r * k + i * 2, 4);
+            const __m256i values = _mm256_set1_epi32(pair);
+            UNROLL for (int p = 0; p < 2; p++)
+                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], weights[p], values);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int p = 0; p < 2; p++) sums[r * 2 + p] = (vi)sum[r][p];
 }
 #endif
 
-/* ---- activations in int8 --------------------------------------------------------------------- */
-
-/* the largest of them without their signs; not a number when one is none or infinite, and so is then
- * all that follows from it */
-INLINE float largest(const float *x, long count) {
-    float most = 0, zero = 0;
-    for (long i = 0; i < count; i++) {
-        most = fmaxf(most, fabsf(x[i]));
-        zero += x[i] * 0.0f;
-    }
-    return most + zero;
-}
-
-/* rows of x to whole numbers of -127 .. 127, a scale and a sum for each row */
-void qvl_quantise_i8(const float *x, i8_value *q, float *scales, int32_t *sums, long m, long k) {
-#pragma omp parallel for schedule(static) if (m > 4)
-    for (long row = 0; row < m; row++) {
-        const float most = largest(x + row * k, k), inverse = most > 0 ? 127.0f / most : 0;
-        int32_t total = 0;
-        for (long i = 0; i < k; i++) {
-            const int32_t value = (int32_t)__builtin_rintf(x[row * k + i] * inverse);
-            q[row * k + I8_PLACE(i)] = (i8_value)value;
-            total += value;
-        }
-        scales[row] = most / 127.0f;
-        sums[row] = total;
-    }
-}
-
-/* the same for every 128 numbers */
-void qvl_quantise_i4(const float *x, int8_t *q, float *scales, int32_t *sums, long m, long k) {
-    const long groups = m * k / GROUP;
-#pragma omp parallel for schedule(static) if (m > 4)
-    for (long g = 0; g < groups; g++) {
-        const float *from = x + g * GROUP;
-        const float most = largest(from, GROUP), inverse = most > 0 ? 127.0f / most : 0;
-        int32_t total = 0;
-        for (long i = 0; i < GROUP; i++) {
-            const int32_t value = (int32_t)__builtin_rintf(from[i] * inverse);
-            q[g * GROUP + i] = (int8_t)value;
-            total += value;
-        }
-        scales[g] = most / 127.0f;
-        sums[g] = total;
-    }
-}
-
-INLINE void i8_rows(const int rows, const int panels, const i8_value *q, const float *scales,
-                    const int32_t *q_sums, const uint8_t *w, const float *w_scales,
-                    const float *bias, float *y, long first, long n, long k) {
-    vi sums[4 * 2 * PARTS];
-    i8_tile(rows, panels, q, w + first * k * PANEL, sums, k);
-    for (int r = 0; r < rows; r++)
-        for (int p = 0; p < panels; p++) {
-            vf out[PARTS];
-            for (int part = 0; part < PARTS; part++) {
-                const long at = (first + p) * PANEL + part * LANES;
-                const vi exact = sums[(r * panels + p) * PARTS + part] - 128 * q_sums[r];
-                const vf scale = *(const vfu *)(w_scales + at) * splat(scales[r]);
-                out[part] = __builtin_convertvector(exact, vf) * scale;
-            }
-            put(y + r * n, bias, out, (first + p) * PANEL, n);
-        }
-}
-
-/* q as qvl_quantise writes it for a group of k; w_scales [panels * 16] */
-void qvl_linear_i8(const i8_value *q, const float *scales, const int32_t *q_sums, const uint8_t *w,
-                   const float *w_scales, const float *bias, float *y, long m, long n, long k) {
+/* k a multiple of 4; scratch has room for m * (2 k + 8) bytes */
+void qvl_linear_i8(const float *x, char *scratch, const uint8_t *w, const float *w_scales,
+                   const float *bias, float *y, long m, long n, long k) {
     const long panels = (n + PANEL - 1) / PANEL;
-    for (long from = 0; from < m; from += ROWS_AT_ONCE) {
-        const long to = from + ROWS_AT_ONCE < m ? from + ROWS_AT_ONCE : m;
+    float *scales = (float *)scratch;
+    int32_t *q_sums = (int32_t *)(scales + m);
+    i8_value *q = (i8_value *)(q_sums + m);
+#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
+    for (long row = 0; row < m; row++)
+        scales[row] = QUANTISE(x + row * k, k, q[row * k + I8_PLACE(i)] = (i8_value)value,
+                               q_sums + row);
+#if defined(I8_WIDE)
+    for (long from = 0; m > TILE_ROWS && from < m; from += ROWS_AT_ONCE) {
+        const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
-        for (long two = 0; two < panels; two += 2) {
-            const long end = two + 2 < panels ? two + 2 : panels;
-#define ROWS(r, p, panel)                                                                          \
-    i8_rows(r, p, q + row * k, scales + row, q_sums + row, w, w_scales, bias, y + row * n, panel, n, k)
+        for (long p = 0; p < panels; p++) {
+            __m256i wide[BLOCK * PANEL / 16];
+            vi sums[ROWS_AT_ONCE * PARTS];
+            memset(sums, 0, (size_t)count * PARTS * sizeof *sums);
+            for (long at = 0; at < k; at += BLOCK) {
+                const long ks = least(BLOCK, k - at);
+                widen_i8(w + (p * k + at) * PANEL, wide, ks);
+                long row = 0;
+#define TILE(r) i8_wide_tile(r, q + (from + row) * k + at, wide, sums + row * PARTS, ks, k)
+                IN_TILES(row, count, TILE)
+#undef TILE
+            }
+            for (long i = 0, row = from; i < count; i++, row++)
+                i8_put(sums + i * PARTS, scales[row], q_sums[row], w_scales, bias, y + row * n, p, n);
+        }
+    }
+    if (m > TILE_ROWS) return;
+#endif
+    for (long from = 0; from < m; from += ROWS_AT_ONCE) {
+        const long count = least(ROWS_AT_ONCE, m - from);
+#pragma omp parallel for schedule(static)
+        for (long four = 0; four < panels; four += 4) {
+            const long end = least(four + 4, panels);
             long row = from;
-            if (to - from == 1 && end - two == 2) {
-                ROWS(1, 2, two);
-                continue;
-            }
-            for (long p = two; p < end; p++) {
-                for (row = from; row + 4 <= to; row += 4) ROWS(4, 1, p);
-                for (; row + 2 <= to; row += 2) ROWS(2, 1, p);
-                for (; row < to; row++) ROWS(1, 1, p);
-            }
-#undef ROWS
+#define I8_ROWS(r, ps)                                                                             \
+    do {                                                                                           \
+        vi sums[TILE_ROWS * 4 * PARTS];                                                            \
+        i8_tile(r, ps, q + row * k, w + p * k * PANEL, sums, k);                                   \
+        for (int i = 0; i < (r) * (ps); i++)                                                       \
+            i8_put(sums + i * PARTS, scales[row + i / (ps)], q_sums[row + i / (ps)], w_scales,     \
+                   bias, y + (row + i / (ps)) * n, p + i % (ps), n);                               \
+    } while (0)
+#define TILE(r)                                                                                    \
+    do {                                                                                           \
+        long p = four;                                                                             \
+        for (; p + PANELS_FOR(r) <= end; p += PANELS_FOR(r)) I8_ROWS(r, PANELS_FOR(r));            \
+        for (; p < end; p++) I8_ROWS(r, 1);                                                        \
+    } while (0)
+            IN_TILES(row, count, TILE)
+#undef TILE
+#undef I8_ROWS
         }
     }
 }
@@ -345,11 +460,11 @@ INLINE vf widen_u8(const uint8_t *at) {
     return out;
 }
 
-/* the products of one group of one panel: sums[rows][PARTS] */
+/* the products of one group of one panel, the weights as they come: sums[rows][PARTS] */
 INLINE void i4_group(const int rows, const int8_t *q, const uint8_t *w, vi *sums, long k) {
 #if defined(VNNI)
     const __m512i low = _mm512_set1_epi8(15);
-    __m512i sum[4];
+    __m512i sum[TILE_ROWS];
     UNROLL for (int r = 0; r < rows; r++) sum[r] = _mm512_setzero_si512();
     UNROLL for (int i = 0; i < GROUP; i += 8) {
         const __m512i bytes = _mm512_loadu_si512(w + i / 8 * 64);
@@ -367,10 +482,10 @@ INLINE void i4_group(const int rows, const int8_t *q, const uint8_t *w, vi *sums
     /* pairs of products stay below 2 * 15 * 127, so eight of them fit into 16 bits */
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     UNROLL for (int half = 0; half < 2; half++) {
-        __m256i sum[4];
+        __m256i sum[TILE_ROWS];
         UNROLL for (int r = 0; r < rows; r++) sum[r] = _mm256_setzero_si256();
         for (int i = 0; i < GROUP; i += 32) {
-            __m256i part[4];
+            __m256i part[TILE_ROWS];
             UNROLL for (int r = 0; r < rows; r++) part[r] = _mm256_setzero_si256();
             UNROLL for (int j = i; j < i + 32; j += 8) {
                 const __m256i bytes =
@@ -405,49 +520,282 @@ INLINE void i4_group(const int rows, const int8_t *q, const uint8_t *w, vi *sums
 #endif
 }
 
-INLINE void i4_rows(const int rows, const int8_t *q, const float *scales, const int32_t *q_sums,
-                    const uint8_t *w, const uint16_t *w_scales, const uint8_t *zeros,
-                    const float *bias, float *y, long panel, long n, long k) {
-    const long groups = k / GROUP;
-    vf sum[4 * PARTS];
-    UNROLL for (int i = 0; i < rows * PARTS; i++) sum[i] = splat(0);
-    for (long g = 0; g < groups; g++) {
-        vi exact[4 * PARTS];
-        const long block = panel * groups + g;
-        i4_group(rows, q + g * GROUP, w + block * GROUP * PANEL / 2, exact, k);
-        UNROLL for (int part = 0; part < PARTS; part++) {
-            const vf scale = widen_fp16(w_scales + block * PANEL + part * LANES);
-            const vf zero = widen_u8(zeros + block * PANEL + part * LANES);
+#if defined(__AVX2__) && !defined(VNNI)
+#define I4_WIDE 1
+INLINE void widen_i4(const uint8_t *w, __m256i *wide) {
+    const __m256i low = _mm256_set1_epi8(15);
+    UNROLL for (int i = 0; i < GROUP / 8; i++)
+        UNROLL for (int p = 0; p < 2; p++) {
+            const __m256i bytes = _mm256_loadu_si256((const __m256i *)w + i * 2 + p);
+            wide[i * 4 + p] = _mm256_and_si256(bytes, low);
+            wide[i * 4 + 2 + p] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+        }
+}
+
+/* the same products from a widened group */
+INLINE void i4_wide_group(const int rows, const int8_t *q, const __m256i *wide, vi *sums, long k) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    UNROLL for (int i = 0; i < rows * 2; i++) sums[i] = (vi){};
+    for (int i = 0; i < GROUP; i += 32) {
+        __m256i part[TILE_ROWS][2];
+        UNROLL for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
+        UNROLL for (int j = i / 4; j < i / 4 + 8; j++) {
+            __m256i weights[2] = {wide[j * 2], wide[j * 2 + 1]};
+            UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
             UNROLL for (int r = 0; r < rows; r++) {
-                const vf product = __builtin_convertvector(exact[r * PARTS + part], vf);
-                const vf above = product - zero * splat((float)q_sums[r * groups + g]);
-                sum[r * PARTS + part] += above * (scale * splat(scales[r * groups + g]));
+                int32_t four;
+                memcpy(&four, q + r * k + j * 4, 4);
+                const __m256i values = _mm256_set1_epi32(four);
+                UNROLL for (int p = 0; p < 2; p++) /* the weights are the unsigned operand */
+                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], weights[p], values);
             }
         }
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int p = 0; p < 2; p++)
+                sums[r * 2 + p] += (vi)_mm256_madd_epi16(part[r][p], ones);
     }
-    UNROLL for (int r = 0; r < rows; r++) {
-        vf out[PARTS];
-        UNROLL for (int part = 0; part < PARTS; part++) out[part] = sum[r * PARTS + part];
-        put(y + r * n, bias, out, panel * PANEL, n);
+}
+#endif
+
+/* sums[rows][PARTS] += what the whole numbers of one group of one panel stand for */
+INLINE void i4_add(const int rows, const vi *exact, const float *scales, const int32_t *q_sums,
+                   const uint16_t *w_scales, const uint8_t *zeros, vf *sums, long groups) {
+    UNROLL for (int p = 0; p < PARTS; p++) {
+        const vf scale = widen_fp16(w_scales + p * LANES), zero = widen_u8(zeros + p * LANES);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const vf product = __builtin_convertvector(exact[r * PARTS + p], vf);
+            const vf above = product - zero * splat((float)q_sums[r * groups]);
+            sums[r * PARTS + p] += above * (scale * splat(scales[r * groups]));
+        }
     }
 }
 
-void qvl_linear_i4(const int8_t *q, const float *scales, const int32_t *q_sums, const uint8_t *w,
-                   const uint16_t *w_scales, const uint8_t *zeros, const float *bias, float *y,
-                   long m, long n, long k) {
+/* k a multiple of 128; scratch has room for m * (k + k / 16) bytes */
+void qvl_linear_i4(const float *x, char *scratch, const uint8_t *w, const uint16_t *w_scales,
+                   const uint8_t *zeros, const float *bias, float *y, long m, long n, long k) {
     const long panels = (n + PANEL - 1) / PANEL, groups = k / GROUP;
+    float *scales = (float *)scratch;
+    int32_t *q_sums = (int32_t *)(scales + m * groups);
+    int8_t *q = (int8_t *)(q_sums + m * groups);
+#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
+    for (long g = 0; g < m * groups; g++)
+        scales[g] = QUANTISE(x + g * GROUP, GROUP, q[g * GROUP + i] = (int8_t)value, q_sums + g);
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
-        const long to = from + ROWS_AT_ONCE < m ? from + ROWS_AT_ONCE : m;
+        const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
         for (long p = 0; p < panels; p++) {
-#define ROWS(r)                                                                                    \
-    i4_rows(r, q + row * k, scales + row * groups, q_sums + row * groups, w, w_scales, zeros, bias,\
-            y + row * n, p, n, k)
-            long row = from;
-            for (; row + 4 <= to; row += 4) ROWS(4);
-            for (; row + 2 <= to; row += 2) ROWS(2);
-            for (; row < to; row++) ROWS(1);
-#undef ROWS
+            vf sums[ROWS_AT_ONCE * PARTS];
+            memset(sums, 0, (size_t)count * PARTS * sizeof *sums);
+            for (long g = 0; g < groups; g++) {
+                const long block = p * groups + g;
+                const uint8_t *from_w = w + block * GROUP * PANEL / 2;
+#if defined(I4_WIDE)
+                __m256i wide[GROUP * PANEL / 32];
+                if (m > TILE_ROWS) widen_i4(from_w, wide);
+#define I4_GROUP(r, at, exact)                                                                     \
+    if (m > TILE_ROWS)                                                                             \
+        i4_wide_group(r, q + (at)*GROUP, wide, exact, k);                                          \
+    else                                                                                           \
+        i4_group(r, q + (at)*GROUP, from_w, exact, k)
+#else
+#define I4_GROUP(r, at, exact) i4_group(r, q + (at)*GROUP, from_w, exact, k)
+#endif
+                long row = 0;
+#define TILE(r)                                                                                    \
+    do {                                                                                           \
+        const long at = (from + row) * groups + g;                                                 \
+        vi exact[TILE_ROWS * PARTS];                                                               \
+        I4_GROUP(r, at, exact);                                                                    \
+        i4_add(r, exact, scales + at, q_sums + at, w_scales + block * PANEL, zeros + block * PANEL,\
+               sums + row * PARTS, groups);                                                        \
+    } while (0)
+                IN_TILES(row, count, TILE)
+#undef TILE
+            }
+            for (long row = 0; row < count; row++)
+                put(y + (from + row) * n, bias, (float *)(sums + row * PARTS), p * PANEL, n);
         }
+    }
+}
+
+/* ---- between the products -------------------------------------------------------------------- */
+
+#define ALONE (1 << 15) /* numbers below which one thread is done before a second has begun */
+
+INLINE float total(vf v) {
+    float lanes[LANES];
+    memcpy(lanes, &v, sizeof lanes);
+    UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLL for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];
+    return lanes[0];
+}
+
+INLINE vf chosen(vi where, vf yes, vf no) { return (vf)((where & (vi)yes) | (~where & (vi)no)); }
+
+/* e^x to about 2 units in the last place between -87 and 88, constant beyond; the polynomial is that
+ * of Cephes (expf.c) */
+INLINE vf exponential(vf x) {
+    x = chosen(x < splat(-87.0f), splat(-87.0f), x);
+    x = chosen(x > splat(88.0f), splat(88.0f), x);
+    const vf round = splat(12582912.0f); /* 1.5 * 2^23 */
+    const vf n = (x * splat(1.44269504f) + round) - round;
+    const vf r = (x - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
+    vf p = splat(1.9875691500e-4f);
+    p = p * r + splat(1.3981999507e-3f);
+    p = p * r + splat(8.3334519073e-3f);
+    p = p * r + splat(4.1665795894e-2f);
+    p = p * r + splat(1.6666665459e-1f);
+    p = p * r + splat(5.0000001201e-1f);
+    const vi power = (__builtin_convertvector(n, vi) + 127) << 23;
+    return (p * (r * r) + r + splat(1)) * (vf)power;
+}
+
+INLINE void norm_row(const float *x, const float *weight, float eps, float *y, long width) {
+    vf sums[2] = {splat(0), splat(0)};
+    for (long i = 0; i < width; i += LANES) {
+        const vf part = *(const vfu *)(x + i);
+        sums[i / LANES % 2] += part * part;
+    }
+    const float scale = 1.0f / sqrtf(total(sums[0] + sums[1]) / (float)width + eps);
+    for (long i = 0; i < width; i += LANES)
+        *(vfu *)(y + i) = *(const vfu *)(weight + i) * (*(const vfu *)(x + i) * splat(scale));
+}
+
+/* RMS norm of rows [m][width]; width a multiple of 16 */
+void qvl_norm(const float *x, const float *weight, float eps, float *y, long m, long width) {
+#pragma omp parallel for schedule(static) if (m * width > ALONE)
+    for (long row = 0; row < m; row++) norm_row(x + row * width, weight, eps, y + row * width, width);
+}
+
+/* y = silu(gate) * up of rows [gate, up]; width of each a multiple of 16 */
+void qvl_silu_mul(const float *gate_up, float *y, long m, long width) {
+#pragma omp parallel for schedule(static) if (m * width > ALONE)
+    for (long row = 0; row < m; row++)
+        for (long i = 0; i < width; i += LANES) {
+            const vf gate = *(const vfu *)(gate_up + row * 2 * width + i);
+            const vf up = *(const vfu *)(gate_up + row * 2 * width + width + i);
+            *(vfu *)(y + row * width + i) = gate / (splat(1) + exponential(-gate)) * up;
+        }
+}
+
+/* Queries and keys of rows [heads + 2 kv_heads][width] in place: their norm where there are weights
+ * for it, then the rotation by cos and sin [m][width]; width a multiple of 32. */
+void qvl_rotate(float *qkv, const float *q_weight, const float *k_weight, float eps,
+                const float *cos, const float *sin, long m, long heads, long kv_heads, long width) {
+    const long half = width / 2;
+#pragma omp parallel for schedule(static) if (m * heads * width > ALONE)
+    for (long row = 0; row < m; row++)
+        for (long head = 0; head < heads + kv_heads; head++) {
+            float *x = qkv + (row * (heads + 2 * kv_heads) + head) * width;
+            const float *weight = head < heads ? q_weight : k_weight;
+            const float *c = cos + row * width, *s = sin + row * width;
+            if (weight) norm_row(x, weight, eps, x, width);
+            for (long i = 0; i < half; i += LANES) {
+                const vf first = *(vfu *)(x + i), second = *(vfu *)(x + half + i);
+                *(vfu *)(x + i) = first * *(const vfu *)(c + i) - second * *(const vfu *)(s + i);
+                *(vfu *)(x + half + i) =
+                    second * *(const vfu *)(c + half + i) + first * *(const vfu *)(s + half + i);
+            }
+        }
+}
+
+/* ---- attention over the cache ---------------------------------------------------------------- */
+
+#define CACHE_BLOCK 16 /* tokens, engine/blocks.py */
+
+/* q times `count` keys that lie `apart` numbers from each other */
+INLINE void dots(const int count, const float *q, const float *keys, long apart, long width,
+                 float scale, float *scores) {
+    vf sums[8];
+    UNROLL for (int j = 0; j < count; j++) sums[j] = splat(0);
+    for (long i = 0; i < width; i += LANES)
+        UNROLL for (int j = 0; j < count; j++)
+            sums[j] += *(const vfu *)(keys + j * apart + i) * *(const vfu *)(q + i);
+    UNROLL for (int j = 0; j < count; j++) scores[j] = total(sums[j]) * scale;
+}
+
+/* out[width] += scores times the values of `count` tokens */
+INLINE void add_values(const float *scores, long count, const float *values, long apart, long width,
+                       float *out) {
+    for (long i = 0; i < width; i += 2 * LANES) {
+        vf first = *(vfu *)(out + i), second = *(vfu *)(out + i + LANES);
+        for (long j = 0; j < count; j++) {
+            first += splat(scores[j]) * *(const vfu *)(values + j * apart + i);
+            second += splat(scores[j]) * *(const vfu *)(values + j * apart + i + LANES);
+        }
+        *(vfu *)(out + i) = first;
+        *(vfu *)(out + i + LANES) = second;
+    }
+}
+
+/* scores to probabilities, those from `count` up to a full vector to 0 */
+INLINE void softmax(float *scores, long count) {
+    float most = -INFINITY;
+    for (long j = 0; j < count; j++) most = scores[j] > most ? scores[j] : most;
+    vf sum = splat(0);
+    for (long j = 0; j < count; j += LANES) {
+        vf part = exponential(*(vfu *)(scores + j) - splat(most));
+        for (long i = count - j; i < LANES; i++) part[i] = 0;
+        *(vfu *)(scores + j) = part;
+        sum += part;
+    }
+    const float inverse = 1.0f / total(sum);
+    for (long j = 0; j < count; j++) scores[j] *= inverse;
+}
+
+/* Keys and values of `tokens` new tokens into the cache, then their causal attention over it.
+ * q [tokens][heads * width], k and v [tokens][kv_heads * width], rows q_apart and kv_apart numbers
+ * from each other; cache [2][blocks][16][kv_heads][width]; token t stands at positions[t] of the
+ * sequence whose blocks are listed from tables[starts[t]] on. width a multiple of 32. */
+void qvl_attend(const float *q, const float *k, const float *v, long q_apart, long kv_apart,
+                float *cache, long blocks, const int32_t *tables, const int64_t *starts,
+                const int64_t *positions, float *out, long tokens, long heads, long kv_heads,
+                long width) {
+    const long group = heads / kv_heads, token_size = kv_heads * width;
+    const long plane = blocks * CACHE_BLOCK * token_size;
+    const float scale = 1.0f / sqrtf((float)width);
+    long longest = 0;
+    for (long t = 0; t < tokens; t++) {
+        const long at = positions[t], block = tables[starts[t] + at / CACHE_BLOCK];
+        float *slot = cache + (block * CACHE_BLOCK + at % CACHE_BLOCK) * token_size;
+        memcpy(slot, k + t * kv_apart, (size_t)token_size * sizeof *slot);
+        memcpy(slot + plane, v + t * kv_apart, (size_t)token_size * sizeof *slot);
+        longest = longest > at + 1 ? longest : at + 1;
+    }
+    const long room = (longest + LANES - 1) / LANES * LANES;
+#pragma omp parallel if (tokens * longest * heads * width > ALONE)
+    {
+        float *scores = malloc((size_t)(group * room) * sizeof *scores);
+#pragma omp for schedule(dynamic, 1)
+        for (long item = tokens * kv_heads - 1; item >= 0; item--) { /* the longest first */
+            const long t = item / kv_heads, head = item % kv_heads, count = positions[t] + 1;
+            const float *from = q + t * q_apart + head * group * width;
+            float *to = out + (t * heads + head * group) * width;
+            for (long at = 0; at < count; at += CACHE_BLOCK) {
+                const float *keys = cache +
+                    tables[starts[t] + at / CACHE_BLOCK] * CACHE_BLOCK * token_size + head * width;
+                const long here = least(CACHE_BLOCK, count - at);
+                for (long r = 0; r < group; r++) {
+                    long j = 0;
+                    float *row = scores + r * room + at;
+                    for (; j + 8 <= here; j += 8)
+                        dots(8, from + r * width, keys + j * token_size, token_size, width, scale,
+                             row + j);
+                    for (; j < here; j++)
+                        dots(1, from + r * width, keys + j * token_size, token_size, width, scale,
+                             row + j);
+                }
+            }
+            memset(to, 0, (size_t)(group * width) * sizeof *to);
+            for (long r = 0; r < group; r++) softmax(scores + r * room, count);
+            for (long at = 0; at < count; at += CACHE_BLOCK) {
+                const float *values = cache + plane +
+                    tables[starts[t] + at / CACHE_BLOCK] * CACHE_BLOCK * token_size + head * width;
+                for (long r = 0; r < group; r++)
+                    add_values(scores + r * room + at, least(CACHE_BLOCK, count - at), values,
+                               token_size, width, to + r * width);
+            }
+        }
+        free(scores);
     }
 }

@@ -68,6 +68,9 @@ class PackedLinear(nn.Module):
     def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
         """Fill y_mn by the compiled kernel."""
 
+    def sizes(self, rows_mk: Tensor) -> tuple[int, int, int]:
+        return len(rows_mk), self.out_features, self.in_features
+
     def plain(self, rows_mk: Tensor) -> Tensor:
         """The same numbers in PyTorch, up to the order of sums in fp32."""
         y_mn = self.product(rows_mk)[:, : self.out_features]
@@ -80,9 +83,6 @@ class PackedLinear(nn.Module):
     @abstractmethod
     def weight(self) -> Tensor:
         """What the packed weight stands for, fp32 [N, K]."""
-
-    def sizes(self, rows_mk: Tensor) -> tuple[int, int, int]:
-        return len(rows_mk), self.out_features, self.in_features
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -162,14 +162,11 @@ class Int8Linear(PackedLinear):
         return (self.values().float() * self.scales.flatten().unsqueeze(1))[: self.out_features]
 
     def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
-        values = torch.empty(rows_mk.shape, dtype=torch.int16)  # AVX2 wants them in 16 bits
-        scales, sums = torch.empty(len(rows_mk)), torch.empty(len(rows_mk), dtype=torch.int32)
-        quantised = pointer(values), pointer(scales), pointer(sums)
         m, n, k = self.sizes(rows_mk)
-        kernels.qvl_quantise_i8(pointer(rows_mk), *quantised, m, k)
+        scratch = torch.empty(m * (2 * k + 8), dtype=torch.uint8)
         kernels.qvl_linear_i8(
-            *quantised, pointer(self.panels), pointer(self.scales), pointer(self.bias),
-            pointer(y_mn), m, n, k,
+            pointer(rows_mk), pointer(scratch), pointer(self.panels), pointer(self.scales),
+            pointer(self.bias), pointer(y_mn), m, n, k,
         )  # fmt: skip
 
     def product(self, rows_mk: Tensor) -> Tensor:
@@ -223,13 +220,10 @@ class Int4Linear(PackedLinear):
 
     def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
         m, n, k = self.sizes(rows_mk)
-        values = torch.empty(m, k, dtype=torch.int8)
-        scales, sums = torch.empty(m, k // GROUP), torch.empty(m, k // GROUP, dtype=torch.int32)
-        quantised = pointer(values), pointer(scales), pointer(sums)
-        kernels.qvl_quantise_i4(pointer(rows_mk), *quantised, m, k)
+        scratch = torch.empty(m * (k + k // 16), dtype=torch.uint8)
         kernels.qvl_linear_i4(
-            *quantised, pointer(self.panels), pointer(self.scales), pointer(self.zeros),
-            pointer(self.bias), pointer(y_mn), m, n, k,
+            pointer(rows_mk), pointer(scratch), pointer(self.panels), pointer(self.scales),
+            pointer(self.zeros), pointer(self.bias), pointer(y_mn), m, n, k,
         )  # fmt: skip
 
     def product(self, rows_mk: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
 from qvl.kernels.build import library
 from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedName, packed
+from qvl.kernels.parts import PackedAttention, PackedMLP, RowNorm
 from qvl.loading.checkpoint import (
     PICKLED,
     fill,
@@ -30,6 +31,8 @@ from qvl.loading.config import (
 from qvl.loading.files import regular_file
 from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
 from qvl.models.config import ModelConfig
+from qvl.models.decoder import MLP, Attention
+from qvl.models.norm import RMSNorm
 from qvl.models.qwen_vl import QwenVL
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
@@ -110,19 +113,30 @@ def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
     most, take int8. The pages of parameters that are `mapped` from files are given back at once.
     """
     finer = "int8" if kind == "int4" else kind
-    embedding = model.model.language_model.embed_tokens.weight
+    language = model.model.language_model
+    embedding = language.embed_tokens.weight
     tied = model.lm_head is None
     if tied:
         model.lm_head = packed(embedding, None, finer)
     if "model.language_model.embed_tokens.weight" in mapped:
         forget_pages(embedding)
+
+    def replace(name: str, new: nn.Module) -> None:
+        for tail, parameter in model.get_submodule(name).named_parameters():
+            if f"{name}.{tail}" in mapped:
+                forget_pages(parameter)
+        model.set_submodule(name, new)
+
+    for name, module in list(language.named_modules(prefix="model.language_model")):
+        if isinstance(module, Attention):
+            replace(name, PackedAttention(module, kind))
+        elif isinstance(module, MLP):
+            replace(name, PackedMLP(module, kind))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
-            in_layers = name.startswith("model.language_model.")
-            new = packed(module.weight, module.bias, kind if in_layers else finer)
-            model.set_submodule(name, new)
-            if f"{name}.weight" in mapped:
-                forget_pages(module.weight)
+            replace(name, packed(module.weight, module.bias, finer))
+        elif isinstance(module, RMSNorm):
+            replace(name, RowNorm(module))
     if tied and isinstance(model.lm_head, Bf16Linear):
         rows = Bf16Embedding(model.lm_head)
         model.set_submodule("model.language_model.embed_tokens", rows)

@@ -1,0 +1,152 @@
+"""The compiled parts around packed weights: compiled == PyTorch; a token is itself anywhere."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qvl.engine.cache import CachedAttention, KVCache, Span, attend_causal
+from qvl.kernels import attention, build, parts
+from qvl.kernels.parts import PackedAttention, PackedMLP, RowNorm
+from qvl.models.attention import PackedCausal
+from qvl.models.config import DecoderConfig
+from qvl.models.decoder import MLP, Attention
+from qvl.models.norm import RMSNorm
+from qvl.models.rope import mrope_angles, mrope_axes
+
+pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here")
+CPU = torch.device("cpu")
+
+
+def config(*, qk_norm: bool, hidden: int = 256, kv_heads: int = 2, head_dim: int = 64):
+    return DecoderConfig(
+        layers=1, hidden=hidden, heads=6, kv_heads=kv_heads, head_dim=head_dim, mlp_width=384,
+        vocab_size=99, norm_eps=1e-6, rope_theta=1e6, mrope_interleaved=qk_norm,
+        mrope_section=(head_dim // 4, head_dim // 8, head_dim // 8), qkv_bias=not qk_norm,
+        qk_norm=qk_norm, tied_head=True, max_positions=4096,
+    )  # fmt: skip
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def filled(module: M) -> M:
+    for index, parameter in enumerate(module.parameters()):
+        parameter.data = noise(*parameter.shape, seed=index) * 0.1 + (parameter.dim() == 1)
+    module.requires_grad_(False)
+    return module
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch):
+    """What a function gives when there is no compiled code."""
+
+    def run(function):
+        with monkeypatch.context() as patched:
+            patched.setattr(parts, "library", lambda: None)
+            patched.setattr(attention, "library", lambda: None)
+            return function()
+
+    return run
+
+
+@pytest.mark.parametrize("width", [32, 96, 1536])
+def test_the_norm_is_that_of_the_models(width: int) -> None:
+    norm = filled(RMSNorm(width, 1e-6))
+    x = noise(7, width) * torch.logspace(-6, 6, 7).unsqueeze(1)
+    torch.testing.assert_close(RowNorm(norm)(x), norm(x), rtol=1e-5, atol=1e-6)
+    assert torch.equal(RowNorm(norm)(torch.zeros(2, width)), torch.zeros(2, width))
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+def test_the_mlp_is_the_same_without_a_compiler(kind, without_compiler) -> None:
+    mlp = PackedMLP(filled(MLP(config(qk_norm=False))), kind)
+    x = noise(5, 256) * 4
+    expected = without_compiler(lambda: mlp(x))
+    assert (mlp(x) - expected).norm() < 2e-3 * expected.norm()  # int8 may round once differently
+
+
+def test_silu_of_extremes() -> None:
+    mlp = PackedMLP(filled(MLP(config(qk_norm=False))), "bf16")
+    gates = torch.tensor([-1e30, -300.0, -88.5, -1.0, 0.0, 1.0, 88.5, 300.0, 1e30, torch.nan])
+    row = torch.cat([gates, torch.zeros(22), torch.ones(32)]).unsqueeze(0)
+    inner = torch.empty(1, 32)
+    kernels = build.library()
+    assert kernels is not None
+    kernels.qvl_silu_mul(row.data_ptr(), inner.data_ptr(), 1, 32)
+    expected = torch.nn.functional.silu(gates)
+    torch.testing.assert_close(inner[0, :10], expected, rtol=1e-6, atol=1e-8, equal_nan=True)
+    assert mlp(torch.full((1, 256), torch.nan)).isnan().all()
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_attention_is_the_same_without_a_compiler(qk_norm, kind, without_compiler) -> None:
+    shape = config(qk_norm=qk_norm)
+    module = PackedAttention(filled(Attention(shape, 0)), kind)
+    x = noise(21, 256)
+    axes = mrope_axes(shape.mrope_section, interleaved=shape.mrope_interleaved)
+    positions = torch.arange(21).expand(3, -1) + torch.tensor([[0], [3], [5]])
+    angles = mrope_angles(positions, head_dim=64, theta=1e6, axes=axes, dtype=torch.float32)
+
+    def run() -> Tensor:
+        cache = CachedAttention(KVCache(2), [Span([1, 0], 0, 21, CPU)])
+        return module(x, angles, cache)
+
+    expected = without_compiler(run)
+    assert (run() - expected).norm() < 2e-3 * expected.norm()
+    plain = module(x, angles, PackedCausal([0, 21]))
+    assert (plain - expected).norm() < 2e-3 * expected.norm()
+
+
+def test_attention_agrees_with_the_dense_one_for_any_table() -> None:
+    q, k, v = noise(70, 12, 64), noise(70, 2, 64, seed=1), noise(70, 2, 64, seed=2)
+    cache = KVCache(9)
+    whole = CachedAttention(cache, [Span([7, 2, 5, 0, 8], 0, 70, CPU)])(0, q, k, v)
+    torch.testing.assert_close(whole, attend_causal(q, k, v), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    total=st.integers(1, 75),
+    cuts=st.lists(st.integers(1, 75), max_size=4),
+    kv_heads=st.sampled_from([1, 2, 6]),
+    width=st.sampled_from([32, 64, 128]),
+    other=st.integers(1, 40),
+)
+def test_a_token_attends_the_same_in_any_part_and_beside_anyone(
+    total, cuts, kv_heads, width, other
+) -> None:
+    q, k, v = (
+        noise(total, 6, width),
+        noise(total, kv_heads, width, seed=1),
+        noise(total, kv_heads, width, seed=2),
+    )
+    oq, ok, ov = (
+        noise(other, 6, width, seed=3),
+        noise(other, kv_heads, width, seed=4),
+        noise(other, kv_heads, width, seed=5),
+    )
+    alone = CachedAttention(KVCache(5), [Span([0, 1, 2, 3, 4], 0, total, CPU)])(0, q, k, v)
+    cache, parts_, start = KVCache(9), [], 0
+    table, others = [6, 3, 8, 1, 0], [2, 4, 5]
+    for stop in sorted({*(c for c in cuts if c < total), total}):
+        spans = [Span(others, 0, other, CPU), Span(table, start, stop, CPU)]
+        out = CachedAttention(cache, spans)(
+            0,
+            torch.cat([oq, q[start:stop]]),
+            torch.cat([ok, k[start:stop]]),
+            torch.cat([ov, v[start:stop]]),
+        )
+        parts_.append(out[other:])
+        start = stop
+    assert torch.equal(torch.cat(parts_), alone)
