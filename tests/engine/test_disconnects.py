@@ -218,7 +218,9 @@ def test_a_thousand_disconnects_leave_nothing_behind(
         if len(menu) > 1 and rng.random() < 0.7:
             name = rng.choice(list(menu)[1:])  # the oldest stays
             has_begun = bool(engine._requests[name].blocks)
-            phases["generating" if said[name] else "amid its prompt" if has_begun else "waiting"] += 1
+            phases[
+                "generating" if said[name] else "amid its prompt" if has_begun else "waiting"
+            ] += 1
             end = engine.abort(name)
             assert end is not None
             assert end.reason == "cancelled"
