@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from qvl.engine import engine as engine_module
 from qvl.engine.blocks import BlockPool
-from qvl.engine.cache import KVCache
+from qvl.engine.cache import CachedAttention
 from qvl.engine.engine import Engine
 from qvl.engine.features import size_bytes
 from qvl.engine.request import EngineRequest, Event, Finished, RequestState, Token
@@ -62,7 +62,7 @@ POINTS = (  # the books, and one each of the pass and of what follows it
     (BlockPool, "name"),
     (BlockPool, "release"),
     (RequestState, "restart"),
-    (KVCache, "write"),
+    (CachedAttention, "__call__"),
     (Detokenizer, "push"),
 )
 

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from qvl.engine import cache as cache_module
 from qvl.engine import engine as engine_module
 from qvl.engine.blocks import BlockPool
-from qvl.engine.cache import KVCache
+from qvl.engine.cache import CachedAttention, Span
 from qvl.engine.engine import Engine
 from qvl.engine.features import FeatureCache
 from qvl.engine.grammar import Grammar
@@ -157,9 +156,9 @@ POINTS = {
     "keeping features": Point(FeatureCache, "put", 1, ends=()),  # the request holds them itself
     "packing": within_pass(engine_module, "pack"),
     "embedding": within_pass(DECODER.embed_tokens, "forward"),
-    "cache write": within_pass(KVCache, "write"),
-    "cache read": within_pass(KVCache, "read"),
-    "attention": within_pass(cache_module, "attend_causal"),
+    "places in the cache": within_pass(Span, "__init__"),
+    "positions": within_pass(RequestState, "positions"),
+    "cache write, cache read and attention": within_pass(CachedAttention, "__call__"),
     "a layer's MLP": within_pass(DECODER.layers[1].mlp, "forward"),
     "head": within_pass(MODEL, "head"),
     "counting as computed": Point(RequestState, "advance"),

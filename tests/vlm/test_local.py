@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,15 @@ from qvl.errors import (
     DeadlineError,
     ImageDecodeError,
     InvalidParamError,
+    OutOfMemoryError,
     PromptTooLongError,
     QvlError,
     UnknownModelError,
 )
 from qvl.loading.config import GenerationDefaults
+from qvl.processing.prompt import build_prompt
 from qvl.types import Completion, Image, Message, Request, ResponseFormat, Sampling
+from qvl.vlm import local
 from qvl.vlm.local import LocalModel, resolved
 from tiny import save_tiny
 
@@ -99,6 +103,24 @@ def test_a_failing_picture_harms_no_other_and_order_is_kept(model: LocalModel) -
     assert texts(good) == texts(model.generate([request(0), request(1)]))
     with pytest.raises(ImageDecodeError):
         model.generate([request(0), broken])
+
+
+def test_memory_that_runs_out_at_one_picture_harms_no_other(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = texts(model.generate([request(0), request(1)]))
+    large = request(9)
+
+    def short_of_memory(messages: tuple[Message, ...], **rules: Any) -> Any:
+        if messages == large.messages:
+            raise MemoryError
+        return build_prompt(messages, **rules)
+
+    monkeypatch.setattr(local, "build_prompt", short_of_memory)
+    first, failed, second = model.results([request(0), large, request(1)])
+    assert isinstance(failed, OutOfMemoryError)
+    assert "'9'" in failed.message
+    assert texts([r for r in (first, second) if isinstance(r, Completion)]) == expected
 
 
 def test_a_prompt_beyond_the_context_says_both_numbers(model: LocalModel) -> None:
