@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import random
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +21,15 @@ from qvl.errors import (
     DeadlineError,
     ImageDecodeError,
     InvalidParamError,
+    OutOfMemoryError,
     PromptTooLongError,
     QvlError,
     UnknownModelError,
 )
 from qvl.loading.config import GenerationDefaults
+from qvl.processing.prompt import build_prompt
 from qvl.types import Completion, Image, Message, Request, ResponseFormat, Sampling
+from qvl.vlm import local
 from qvl.vlm.local import LocalModel, resolved
 from tiny import save_tiny
 
@@ -96,6 +103,24 @@ def test_a_failing_picture_harms_no_other_and_order_is_kept(model: LocalModel) -
     assert texts(good) == texts(model.generate([request(0), request(1)]))
     with pytest.raises(ImageDecodeError):
         model.generate([request(0), broken])
+
+
+def test_memory_that_runs_out_at_one_picture_harms_no_other(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = texts(model.generate([request(0), request(1)]))
+    large = request(9)
+
+    def short_of_memory(messages: tuple[Message, ...], **rules: Any) -> Any:
+        if messages == large.messages:
+            raise MemoryError
+        return build_prompt(messages, **rules)
+
+    monkeypatch.setattr(local, "build_prompt", short_of_memory)
+    first, failed, second = model.results([request(0), large, request(1)])
+    assert isinstance(failed, OutOfMemoryError)
+    assert "'9'" in failed.message
+    assert texts([r for r in (first, second) if isinstance(r, Completion)]) == expected
 
 
 def test_a_prompt_beyond_the_context_says_both_numbers(model: LocalModel) -> None:
@@ -174,6 +199,37 @@ def test_leaving_early_frees_what_was_left(model: LocalModel) -> None:
     stream.close()
     assert not model._answers
     assert model._engine.idle
+
+
+def test_many_that_leave_early_free_all_and_change_no_word(model: LocalModel) -> None:
+    """Streams and lists of results closed at random moments, beside somebody who stays."""
+    stayed = [sampled(seed) for seed in range(4)]
+    expected = texts(model.generate(stayed))
+    threads = threading.active_count()
+    rng, seen = random.Random(1), []
+    for staying in model.results(stayed):
+        assert isinstance(staying, Completion)
+        seen.append(staying)
+        for number in range(10):
+            if rng.random() < 0.7:
+                leaving = model.stream(sampled(number))
+                read = rng.randrange(1, 6)
+            else:
+                leaving = model.results(request(n) for n in range(rng.randrange(2, 12)))
+                read = rng.randrange(2)
+            for _ in itertools.islice(leaving, read):
+                pass
+            leaving.close()
+    assert texts(seen) == expected
+    assert not model._answers
+    assert model._engine.idle
+    assert model._engine._pool.free == model._engine._pool.total
+    features = model._engine._features
+    assert features.used_bytes <= features.budget_bytes
+    until_s = time.monotonic() + 10  # who reads a picture finishes that one
+    while threading.active_count() > threads and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert threading.active_count() <= threads
 
 
 def test_an_interrupt_in_the_input_leaves_a_usable_model(model: LocalModel) -> None:

@@ -9,7 +9,7 @@ Chained keys as in vLLM V1 (vllm/v1/core/kv_cache_utils.py), with whole digests.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -89,3 +89,18 @@ class BlockPool:
                 self._free[block] = None
                 if block not in self._key_of:
                     self._free.move_to_end(block, last=False)
+
+    def recover(self, tables: Iterable[Sequence[int]], spoilt: Iterable[int]) -> None:
+        """Count anew after a fault, maybe one amid the counting: just these tables hold blocks.
+
+        Blocks whose content may be `spoilt` are not found again.
+        """
+        for block in spoilt:
+            self._key_of.pop(block, None)
+        self._block_of = {key: block for block, key in self._key_of.items()}
+        held = Counter(block for table in tables for block in table)
+        self._holders = [held[block] for block in range(self.total)]
+        free = [b for b in range(self.total) if not held[b] and b not in self._free]
+        self._free = OrderedDict.fromkeys(b for b in (*self._free, *free) if not held[b])
+        for block in [b for b in self._free if b not in self._key_of]:
+            self._free.move_to_end(block, last=False)

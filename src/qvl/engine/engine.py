@@ -10,6 +10,7 @@ vLLM V1 (vllm/v1/core/sched/scheduler.py).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -136,7 +137,12 @@ class Engine:
     def abort(self, request_id: str) -> Finished | None:
         """End a request and free what it holds: its last event, None if it is not in the engine."""
         state = self._requests.get(request_id)
-        return None if state is None else self._finish(state, "cancelled")
+        if state is None:
+            return None
+        try:
+            return self._finish(state, "cancelled")
+        except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
+            return self._fail(state, as_fault(error, state.id))
 
     def abort_all(self) -> None:
         """Drop every request, without events, and whatever was worth finding again."""
@@ -147,32 +153,37 @@ class Engine:
     def step(self) -> list[Event]:
         """Compute at most `token_budget` tokens and tell what came of it.
 
-        A fault while computing ends only the requests that cause it. After anything else, such as
-        KeyboardInterrupt, the engine is empty and usable.
+        A fault ends only the requests that cause it, one in what they have in common all of them.
+        After anything else, such as KeyboardInterrupt, the engine is empty and usable.
         """
+        events: list[Event] = []
         try:
-            events: list[Event] = self._expire()
-            chunks = self._schedule()
+            self._expire(events)
+            chunks = self._schedule(events)
             outcomes = self._compute(chunks)
             for chunk, outcome in zip(chunks, outcomes, strict=True):
-                events += self._settle(chunk, outcome)
+                self._settle(chunk, outcome, events)
             return events
+        except Exception as error:  # noqa: BLE001 - no request is to blame, and none may wait for ever
+            lost = [Finished(name, error=as_fault(error, name)) for name in self._requests]
+            self.abort_all()
+            return events + lost
         except BaseException:
             self.abort_all()
             raise
 
-    def _expire(self) -> list[Event]:
+    def _expire(self, events: list[Event]) -> None:
         """End the requests whose time is over."""
         now_s = time.monotonic()
-        late = [
-            state
-            for state in self._requests.values()
-            if state.deadline_s is not None and state.deadline_s <= now_s
-        ]
-        message = "request {!r} was not finished in the time that it was given"
-        return [self._finish(s, error=DeadlineError(message.format(s.id))) for s in late]
+        for state in list(self._requests.values()):
+            try:
+                if state.deadline_s is not None and state.deadline_s <= now_s:
+                    message = f"request {state.id!r} was not finished in the time that it was given"
+                    events.append(self._finish(state, error=DeadlineError(message)))
+            except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
+                events.append(self._fail(state, as_fault(error, state.id)))
 
-    def _schedule(self) -> list[Chunk]:
+    def _schedule(self, events: list[Event]) -> list[Chunk]:
         """Share budget and blocks out, first come first.
 
         A prompt is begun only when all before it are computed, and never delays an earlier request.
@@ -185,17 +196,28 @@ class Engine:
         for index, state in enumerate(order[: self._max_running]):
             if budget <= 0:
                 break
-            later = order[index + 1 :]
-            if not state.blocks and not self._begin(state, later, coming):
+            try:
+                chunk = self._chunk(state, order[index + 1 :], budget, coming)
+            except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
+                events.append(self._fail(state, as_fault(error, state.id)))
                 continue
-            start = state.num_computed
-            stop = min(len(state.tokens), start + budget)
-            if not self._make_room(state, stop, later):
-                continue
-            chunks.append(Chunk(state, start, stop, self._draft(state, start, budget)))
-            coming.update(state.block_keys(stop // BLOCK_TOKENS)[start // BLOCK_TOKENS :])
-            budget -= chunks[-1].end - start
+            if chunk is not None:
+                chunks.append(chunk)
+                budget -= chunk.end - chunk.start
         return chunks
+
+    def _chunk(
+        self, state: RequestState, later: Sequence[RequestState], budget: int, coming: set[bytes]
+    ) -> Chunk | None:
+        """What this step computes of a request, with the blocks for it; None if it has to wait."""
+        if not state.blocks and not self._begin(state, later, coming):
+            return None
+        start = state.num_computed
+        stop = min(len(state.tokens), start + budget)
+        if not self._make_room(state, stop, later):
+            return None
+        coming.update(state.block_keys(stop // BLOCK_TOKENS)[start // BLOCK_TOKENS :])
+        return Chunk(state, start, stop, self._draft(state, start, budget))
 
     def _draft(self, state: RequestState, start: int, budget: int) -> tuple[int, ...]:
         """A guess at what follows the request's last token, never at anybody's expense."""
@@ -313,17 +335,18 @@ class Engine:
         for name, rows in encoded.items():
             self._features.put(name, rows)
 
-    def _settle(self, chunk: Chunk, outcome: Logits | QvlError | None) -> list[Event]:
+    def _settle(self, chunk: Chunk, outcome: Logits | QvlError | None, events: list[Event]) -> None:
+        """Count a chunk as computed, and tell what follows or what went wrong."""
         state = chunk.state
         if isinstance(outcome, QvlError):
-            return [self._finish(state, error=outcome)]
-        self._advance(state, chunk.start, chunk.stop)
-        if outcome is None:
-            return []
+            events.append(self._fail(state, outcome))
+            return
         try:
-            return self._say(chunk, outcome)
+            self._advance(state, chunk.start, chunk.stop)
+            if outcome is not None:
+                self._say(chunk, outcome, events)
         except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
-            return [self._finish(state, error=as_fault(error, state.id))]
+            events.append(self._fail(state, as_fault(error, state.id)))
 
     def _advance(self, state: RequestState, start: int, stop: int) -> None:
         """Tokens start .. stop are in the cache, and the blocks that they fill can be found again."""
@@ -332,9 +355,9 @@ class Engine:
         for index in range(start // BLOCK_TOKENS, len(keys)):
             self._pool.name(state.blocks[index], keys[index])
 
-    def _say(self, chunk: Chunk, logits: Logits) -> list[Event]:
+    def _say(self, chunk: Chunk, logits: Logits, events: list[Event]) -> None:
         """Sample the next token, and as long as that is what the draft guessed, the one after it."""
-        state, events = chunk.state, []
+        state = chunk.state
         said: list[int] = []
         while tuple(said) == chunk.draft[: len(said)]:
             if said:
@@ -342,30 +365,28 @@ class Engine:
             else:
                 allowed_v = None if logits.mask is None else logits.mask.result()
             sampled = self._sample(state, logits.rows_rv[len(said)], allowed_v)
-            events += self._accept(state, sampled)
+            self._accept(state, sampled, events)
             if state.id not in self._requests:
-                return events
+                return
             said = state.tokens[chunk.stop :]
         if chunk.draft:
             right = [a == b for a, b in zip(said, chunk.draft, strict=False)]
             count = [*right, False].index(False)
             state.lookup.judge(len(chunk.draft), count)
             self._advance(state, chunk.stop, chunk.stop + count)
-        return events
 
-    def _accept(self, state: RequestState, sampled: Sampled) -> list[Event]:
+    def _accept(self, state: RequestState, sampled: Sampled, events: list[Event]) -> None:
         """Take a token in, and after it those that the grammar leaves no choice about."""
-        events: list[Event] = []
         tokens = [sampled]
         while tokens:
             token = tokens.pop(0)
             text, reason = state.accept(token.token_id)
             events.append(Token(state.id, token.token_id, token.probability, text, token.best))
             if reason is not None:
-                return [*events, self._finish(state, reason)]
+                events.append(self._finish(state, reason))
+                return
             if not tokens and state.grammar is not None:
                 tokens = [Sampled(token_id, None) for token_id in state.grammar.forced()]
-        return events
 
     def _finish(
         self,
@@ -373,10 +394,27 @@ class Engine:
         reason: FinishReason | None = None,
         error: QvlError | None = None,
     ) -> Finished:
-        del self._requests[state.id]
-        self._pool.release(state.restart())
+        self._pool.release(state.blocks)
         text, cached = state.detokenizer.finish(), state.cached_tokens or 0
+        del self._requests[state.id]
+        state.restart()
         return Finished(state.id, text, reason, error, cached)
+
+    def _fail(self, state: RequestState, fault: QvlError) -> Finished:
+        """The last event of a request with a fault, which may have come amid any of its affairs.
+
+        What it computed is not found again: it may be what the fault spoilt.
+        """
+        others = [s.blocks for s in self._requests.values() if s is not state]
+        self._pool.recover(others, spoilt=state.blocks)
+        for index in range(len(state.images)):
+            self._features.drop(state.content(index))
+        text = ""
+        with contextlib.suppress(Exception):  # this may be the very fault
+            text = state.detokenizer.finish()
+        del self._requests[state.id]
+        state.restart()
+        return Finished(state.id, text, error=fault, cached_tokens=state.cached_tokens or 0)
 
 
 def banned_ids(config: ModelConfig, vocab_size: int) -> Tensor:

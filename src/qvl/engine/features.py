@@ -38,3 +38,9 @@ class FeatureCache:
             self.used_bytes -= size_bytes(oldest)
         self._by_content[content] = features
         self.used_bytes += size
+
+    def drop(self, content: str) -> None:
+        """Forget the features, if they are here; they may be wrong."""
+        features = self._by_content.pop(content, None)
+        if features is not None:
+            self.used_bytes -= size_bytes(features)

@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 
 import qvl
-from qvl.engine.engine import Engine
+from qvl.engine.engine import Engine, as_fault
 from qvl.engine.grammar import Grammar, Grammars
 from qvl.engine.request import EngineImage, EngineRequest, Event, Finished, SamplingParams
 from qvl.errors import (
@@ -205,16 +205,16 @@ class LocalModel:
     def _prepared(self, request: Request) -> _Answer | QvlError:
         try:
             return self._prepare(request)
-        except QvlError as err:
-            return err
+        except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
+            return as_fault(error, request.id)
 
     def _entered(self, prepared: _Answer | QvlError) -> _Answer | QvlError:
         if isinstance(prepared, QvlError):
             return prepared
         try:
             self._enter(prepared)
-        except QvlError as err:
-            return err
+        except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
+            return as_fault(error, prepared.request.id)
         return prepared
 
     def _prepare(self, request: Request) -> _Answer:
