@@ -33,7 +33,6 @@ def convert(folder: Path, sources: Path) -> None:
     sys.path[:0] = [str(sources), str(sources / "gguf-py")]
     import conversion.base as base
     import convert_hf_to_gguf as converter
-    from conversion.qwenvl import Qwen2VLModel
 
     def is_qwen2(self: Any, tokenizer: Any) -> str:
         # The converter knows published vocabularies by a hash; ours splits text by the same rule.
@@ -43,8 +42,10 @@ def convert(folder: Path, sources: Path) -> None:
         command = ["", str(folder), "--outtype", "f16", "--outfile", str(folder / file), *flags]
         with (
             patch.object(base.TextModel, "get_vocab_base_pre", is_qwen2),
-            # otherwise it looks for a vocabulary of sentencepiece first, and needs that package
-            patch.object(Qwen2VLModel, "set_vocab", base.TextModel.set_vocab),
+            # it tries a vocabulary of sentencepiece first, and would need that package
+            patch.object(
+                base.TextModel, "_set_vocab_sentencepiece", base.TextModel._set_vocab_gpt2
+            ),
             patch.object(sys, "argv", command),
         ):
             converter.main()
