@@ -1,5 +1,9 @@
-"""Random checkpoints with the published shapes, for timing: how long a model takes does not depend on
-what it has learnt.
+"""Random checkpoints with the published shapes and tensor names, for timing: how long a model takes
+does not depend on what it has learnt.
+
+The vocabulary is sprout's, widened to the published size. Only tokens of plain ASCII text have an
+embedding; as the head is tied to it the others are never the likeliest, so that a server which
+streams text has some for every token.
 
     python -m benchmarks.checkpoints Qwen2-VL-2B FOLDER
     qvl bench --model FOLDER --dtype int8 --against transformers
@@ -18,12 +22,32 @@ import torch
 from safetensors.torch import save_file
 
 from qvl.loading.config import model_config
+from qvl.loading.names import RENAMES, parameter_name
 from qvl.models.qwen_vl import QwenVL
+from qvl.processing.chat import DEFAULT_SYSTEM
 from qvl.processing.tokenizer import Tokenizer
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 
 SHARDS = 2
 VISUAL = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+EMBEDDING = "model.language_model.embed_tokens.weight"
+# other engines run this; each says the prompt that `processing/chat.py` says
+TEMPLATE = """\
+{%- for m in messages -%}
+{%- if loop.first and m.role != 'system' -%}{{ 'SYSTEM' }}{%- endif -%}
+{{- '<|im_start|>' + m.role + '\\n' -}}
+{%- if m.content is string -%}{{ m.content }}{%- else -%}{%- for part in m.content -%}
+{%- if part.type in ('image', 'image_url') -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- else -%}{{ part.text }}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+SYSTEM = {
+    "qwen2_vl": f"<|im_start|>system\\n{DEFAULT_SYSTEM}<|im_end|>\\n",
+    "qwen3_vl": "",
+}
 TEXT = {"hidden_act": "silu", "rms_norm_eps": 1e-06, "vocab_size": 151936}
 CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen2-VL-2B": {
@@ -100,8 +124,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def write_checkpoint(name: str, folder: Path) -> int:
     """A folder in the hub's layout, two bf16 shards; returns the bytes of its weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file in ("tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(EMBEDDED_FOLDER / file, folder)
+    generation = CONFIGS[name]["model_type"]
+    template = TEMPLATE.replace("SYSTEM", SYSTEM[generation])
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     tokenizer = Tokenizer.from_folder(folder)
     image, video, start, end = (tokenizer.encode_control(token) for token in VISUAL)
     config = CONFIGS[name] | {
@@ -129,10 +156,10 @@ def write_checkpoint(name: str, folder: Path) -> int:
         (folder / file).write_text(json.dumps(document), encoding="utf-8")
     with torch.device("meta"):
         shapes = {n: p.shape for n, p in QwenVL(model_config(config)).named_parameters()}
-    return write_weights(shapes, folder)
+    return write_weights(shapes, folder, generation)
 
 
-def write_weights(shapes: dict[str, torch.Size], folder: Path) -> int:
+def write_weights(shapes: dict[str, torch.Size], folder: Path, generation: str) -> int:
     parameters = sum(shape.numel() for shape in shapes.values())
     # a million random numbers over and over: no loader looks at them
     numbers = (torch.randn(2**20, generator=torch.Generator().manual_seed(0)) / 50).bfloat16()
@@ -145,11 +172,34 @@ def write_weights(shapes: dict[str, torch.Size], folder: Path) -> int:
     for file in sorted(set(weight_map.values())):
         names = [name for name in shapes if weight_map[name] == file]
         tensors = {name: filled(name, numbers, shapes[name]) for name in names}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        if EMBEDDING in tensors:
+            said = torch.zeros(len(tensors[EMBEDDING]), 1, dtype=numbers.dtype)
+            said[plain_tokens(folder)] = 1
+            tensors[EMBEDDING] *= said
+        stored = {published_name(name, generation): tensors[name] for name in names}
+        save_file(stored, folder / file, metadata={"format": "pt"})
     weights_bytes = parameters * numbers.itemsize
-    index = {"metadata": {"total_size": weights_bytes}, "weight_map": weight_map}
+    files = {published_name(name, generation): file for name, file in weight_map.items()}
+    index = {"metadata": {"total_size": weights_bytes}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     return weights_bytes
+
+
+def plain_tokens(folder: Path) -> list[int]:
+    """The tokens that are ASCII letters and signs, after a space or not; none is a control token."""
+    vocabulary = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    return [number for token, number in vocabulary.items() if token.lstrip("Ġ").isascii()]
+
+
+def published_name(ours: str, generation: str) -> str:
+    """What the hub's files of this generation call a parameter: `loading/names.py` backwards."""
+    stored = ours
+    if generation == "qwen2_vl":
+        for published, here in RENAMES[generation].vision_parts:
+            stored = stored.replace(here, published)
+        stored = stored.removeprefix("model.").replace("language_model.", "model.", 1)
+    assert parameter_name(stored, generation) == ours, stored
+    return stored
 
 
 def filled(name: str, numbers: torch.Tensor, shape: torch.Size) -> torch.Tensor:

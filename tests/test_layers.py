@@ -20,7 +20,7 @@ MODULES = sorted(SRC.rglob("*.py"))
 HOMES = {
     "torch": ("models", "kernels", "loading", "engine", "vlm", "training", "bench", "cli"),
     "huggingface_hub": ("loading/hub.py",),
-    "transformers": ("bench/peers.py",),  # to be measured against
+    "transformers": ("bench/peer_transformers.py",),  # to be measured against
     "pickle": (),
     "marshal": (),
     "shelve": (),

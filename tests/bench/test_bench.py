@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from qvl.bench import report
 from qvl.bench.limits import Limits
-from qvl.bench.peers import batched, run_transformers
+from qvl.bench.peer_transformers import batched, run_transformers
 from qvl.bench.work import Timed, asked, run_ours
 from qvl.cli.main import app
 from qvl.processing.prompt import build_prompt
@@ -42,6 +42,7 @@ def test_the_table_has_a_line_for_each_workload(tmp_path: Path, monkeypatch) -> 
     ("flags", "said"),
     [
         (["--against", "nobody"], "'nobody' is not known"),
+        (["--against", "openai:localhost"], "has no address"),
         (["--batch", "1,x"], "no list of numbers"),
         (["--batch", "0"], "no list of numbers"),
         (["--batch", ""], "no list of numbers"),
@@ -92,11 +93,12 @@ def test_shorter_prompts_are_padded_on_the_left(sprout: LocalModel) -> None:
 
 
 def test_ratios_are_of_medians_and_over_one_when_we_are_faster() -> None:
-    ours = (Timed(1, 1.0, 10.0, 4.0), Timed(1, 3.0, 30.0, 6.0), Timed(1, 2.0, 20.0, 5.0))
-    peer = tuple(Timed(1, t.first_token_s * 4, t.tokens_s / 2, t.total_s * 3) for t in ours)
+    ours = (Timed(1, 9, 1.0, 10.0, 4.0), Timed(1, 9, 3.0, 30.0, 6.0), Timed(1, 9, 2.0, 20.0, 5.0))
+    peer = tuple(Timed(1, 8, t.first_token_s * 4, t.tokens_s / 2, t.total_s * 3) for t in ours)
     row = report.Row("one request", ours, peer)
     lines = list(report.markdown([row], Limits(1e9, 1e9), 10**7, "other"))
-    cells = [cell.strip() for cell in lines[-1].split("|")[1:-1]]
+    assert lines[-1] == "A prompt has 9 tokens, most of them the picture's; 8 with other."
+    cells = [cell.strip() for cell in lines[-3].split("|")[1:-1]]
     assert cells == [
         "one request", "2.00 (1.00-3.00)", "20.00 (10.00-30.00)", "0.200 (0.167-0.250)", "20%",
         "4.00", "2.00", "3.00",

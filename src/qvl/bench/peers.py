@@ -1,101 +1,52 @@
-"""The same requests through transformers, on prompts and pixels that our own processing made.
-
-transformers is no dependency of ours: it is used where it is installed. Its static batch computes all
-prompts, padded on the left, and then generates for all of them at once.
-"""
+"""Whom `--against` can name: transformers, any server that speaks OpenAI's chat API, llama.cpp."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from qvl.bench.work import Runner, Timed
 from qvl.errors import UsageError
-from qvl.loading.config import parse_config, parse_pixel_rules
-from qvl.processing.prompt import Prompt, build_prompt
-from qvl.processing.tokenizer import Tokenizer
-from qvl.types import Request
 
-KINDS = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}
+if TYPE_CHECKING:  # the command line imports this before it knows that anything is to run
+    from qvl.bench.work import Runner
+
+KNOWN = ("transformers", "llama.cpp", "openai:URL")
+OPENAI = "openai:"
 
 
-def run_transformers(folder: Path, dtype: str) -> Runner:
-    """Raises UsageError where transformers is not installed."""
-    try:
-        import transformers
-    except ModuleNotFoundError as err:
+def check_name(against: str) -> None:
+    """Raises UsageError for a peer that is not known."""
+    url = against.removeprefix(OPENAI)
+    if against.startswith(OPENAI) and not url.startswith(("http://", "https://")):
         raise UsageError(
-            "transformers is not installed here", hint="pip install 'transformers==5.23.*'"
-        ) from err
-    transformers.utils.logging.disable_progress_bar()
-    config, tokenizer = parse_config(folder), Tokenizer.from_folder(folder)
-    rules = parse_pixel_rules(folder, config)
-    kind = getattr(transformers, f"{KINDS[config.generation]}ForConditionalGeneration")
-    precision = torch.float32 if dtype == "fp32" else torch.bfloat16
-    model = kind.from_pretrained(folder, dtype=precision, local_files_only=True).eval()
-
-    def run(requests: Sequence[Request]) -> Timed:
-        prompts = [
-            build_prompt(
-                request.messages,
-                tokenizer=tokenizer,
-                rules=rules,
-                generation=config.generation,
-                image_token_id=config.image_token_id,
-            )
-            for request in requests
-        ]
-        inputs = batched(prompts, config.image_token_id)
-        sampling = requests[0].sampling
-        never = [token_id for token_id, _ in sampling.logit_bias]
-        times_s = token_times_s(model, inputs, sampling.max_new_tokens, never)
-        rate = (len(times_s) - 1) / (times_s[-1] - times_s[0])
-        return Timed(len(requests), times_s[0], rate, times_s[-1])
-
-    return run
+            f"--against {against!r} has no address", hint="give openai:http://127.0.0.1:8000"
+        )
+    if against not in KNOWN[:2] and not against.startswith(OPENAI):
+        raise UsageError(f"--against {against!r} is not known", hint=f"take {' or '.join(KNOWN)}")
 
 
-def batched(prompts: Sequence[Prompt], image_token_id: int) -> dict[str, Tensor]:
-    longest = max(len(p.ids) for p in prompts)
-    ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt.ids) :] = torch.from_numpy(prompt.ids)
-        mask[row, longest - len(prompt.ids) :] = 1
-    images = [image for prompt in prompts for image in prompt.images]
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "pixel_values": torch.cat([torch.from_numpy(i.patches.rows) for i in images]),
-        "image_grid_thw": torch.tensor([i.patches.grid for i in images]),
-        "mm_token_type_ids": (ids == image_token_id).long(),
-    }
+@contextmanager
+def running(
+    against: str, folder: Path, *, dtype: str, device: str, at_once: int, new_tokens: int
+) -> Iterator[Runner]:
+    """The peer, ready for up to `at_once` requests; what was started for it ends with the block.
 
+    Raises UsageError for what is missing here, EngineError for a peer that does not start.
+    """
+    if against == "transformers":
+        from qvl.bench.peer_transformers import run_transformers
 
-@torch.inference_mode()
-def token_times_s(
-    model: Any, inputs: dict[str, Tensor], new_tokens: int, never: Sequence[int]
-) -> list[float]:
-    """When each token was there, in seconds since the call."""
-    from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+        yield run_transformers(folder, dtype)
+    elif against == "llama.cpp":
+        from qvl.bench.peer_llama_cpp import llama_server
 
-    began, times_s = time.perf_counter(), []
+        with llama_server(
+            folder, dtype=dtype, device=device, at_once=at_once, new_tokens=new_tokens
+        ) as runner:
+            yield runner
+    else:
+        from qvl.bench.peer_openai import run_openai
 
-    class Clock(StoppingCriteria):
-        def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            times_s.append(time.perf_counter() - began)
-            return torch.zeros(len(input_ids), dtype=torch.bool)
-
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=new_tokens,
-        suppress_tokens=list(never) or None,
-        pad_token_id=0,
-    )
-    model.generate(**inputs, stopping_criteria=StoppingCriteriaList([Clock()]))
-    return times_s
+        yield run_openai(against.removeprefix(OPENAI))

@@ -73,6 +73,14 @@ def markdown(
     yield "|" + "---|" * len(header)
     for row in rows:
         yield f"| {' | '.join([row.name, *cells(row, limits, token_bytes)])} |"
+    yield ""
+    yield prompt_sizes(rows[0], against)
+
+
+def prompt_sizes(row: Row, against: str | None) -> str:
+    """Whether both sides had the same work."""
+    ours = f"A prompt has {row.ours[0].prompt_tokens} tokens, most of them the picture's"
+    return f"{ours}; {row.peer[0].prompt_tokens} with {against}." if row.peer else f"{ours}."
 
 
 def cells(row: Row, limits: Limits, token_bytes: int) -> list[str]:

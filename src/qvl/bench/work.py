@@ -27,11 +27,12 @@ _seeds = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Of requests run together: seconds to the first token and tokens/s after it (medians over
-    the requests), seconds in all.
+    """Of requests run together: tokens of the prompt, seconds to the first token and tokens/s after
+    it (medians over the requests), seconds in all.
     """
 
     requests: int
+    prompt_tokens: int  # 0 where a server does not say
     first_token_s: float
     tokens_s: float
     total_s: float
@@ -63,6 +64,7 @@ def asked(
 def timed(completions: Sequence[Completion], total_s: float) -> Timed:
     return Timed(
         requests=len(completions),
+        prompt_tokens=round(median(c.usage.prompt_tokens for c in completions)),
         first_token_s=median(c.timings.first_token_s for c in completions),
         tokens_s=median(
             (c.usage.completion_tokens - 1) / (c.timings.total_s - c.timings.first_token_s)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from datetime import date
 from typing import Annotated
 
 import typer
 
+from qvl.bench import peers
 from qvl.errors import UsageError
 from qvl.settings import load_settings
-
-PEERS = ("transformers",)
 
 
 def bench(
@@ -20,15 +20,17 @@ def bench(
     model: Annotated[str | None, typer.Option(help="A hub id, a folder, or sprout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, int8, int4.")] = None,
-    against: Annotated[str | None, typer.Option(help="transformers: run it too, in turn.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="In turn with transformers, llama.cpp or openai:URL.")
+    ] = None,
     new_tokens: Annotated[int, typer.Option(min=2, max=512, help="Of every answer.")] = 32,
     batch: Annotated[str, typer.Option(help="Requests at once, such as 1,4,8.")] = "1,4,8",
     repeat: Annotated[int, typer.Option(min=1, max=50, help="Times; medians are shown.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Time answers about pictures of noise, 448 x 448 pixels; Markdown on stdout."""
-    if against is not None and against not in PEERS:
-        raise UsageError(f"--against {against!r} is not known", hint=f"take {' or '.join(PEERS)}")
+    if against is not None:
+        peers.check_name(against)
     try:
         batches = [int(part) for part in batch.split(",")]
     except ValueError:
@@ -40,29 +42,37 @@ def bench(
     import torch
 
     from qvl.bench import limits, report
-    from qvl.bench.peers import run_transformers
     from qvl.bench.work import run_ours
     from qvl.loading.machine import processor_name
     from qvl.vlm.local import LocalModel, model_folder
 
-    ours = LocalModel(chosen.model, device=chosen.device, dtype=chosen.dtype)
-    peer = None
-    if against is not None:
-        folder = model_folder(chosen.model, revision=None, offline=None).path
-        peer = run_transformers(folder, ours.info.dtype)
-    machine = limits.measured()
-    never, runner = ours.end_ids, run_ours(ours.generate)
-    runner(report.workloads(2, never, [])["one request"]())  # what is made once is made now
-    rows = []
-    for name, workload in report.workloads(new_tokens, never, batches).items():
-        rows.append(report.alternating(name, workload, runner, peer, repeat))
-        print(f"{name}: done", file=sys.stderr)
+    with ExitStack() as until_done:
+        ours = LocalModel(chosen.model, device=chosen.device, dtype=chosen.dtype)
+        info, never, runner, peer = ours.info, ours.end_ids, run_ours(ours.generate), None
+        if against is not None:
+            folder = model_folder(chosen.model, revision=None, offline=None).path
+            peer = until_done.enter_context(
+                peers.running(
+                    against,
+                    folder,
+                    dtype=info.dtype,
+                    device=info.device,
+                    at_once=max(batches),
+                    new_tokens=new_tokens,
+                )
+            )
+        machine = limits.measured()
+        # what is made once is made now, on both sides
+        report.alternating("", report.workloads(2, never, [])["one request"], runner, peer, 1)
+        rows = []
+        for name, workload in report.workloads(new_tokens, never, batches).items():
+            rows.append(report.alternating(name, workload, runner, peer, repeat))
+            print(f"{name}: done", file=sys.stderr)
     again = report.second_question(runner, 2, never, repeat)
     if as_json:
         for row in rows:
             print(json.dumps(report.as_json(row)))
         return
-    info = ours.info
     print(f"# {info.name}, {info.dtype} on {info.device}\n")
     threads = torch.get_num_threads()
     print(f"{date.today()}, {processor_name() or 'unknown processor'}, {threads} threads.")
