@@ -38,7 +38,7 @@ class PackedLinear(nn.Module):
     def __init__(self, weight_nk: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_nk.shape
-        self.register_buffer("bias", None if bias is None else bias.float().contiguous())
+        self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
         panels = -(-self.out_features // PANEL)
         if weight_nk.is_meta:
             one = self.one_panel(self.in_features).items()

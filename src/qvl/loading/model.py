@@ -235,6 +235,30 @@ def pack(
             parameter.data = parameter.data.float()
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    path: Path
+    name: str  # the hub id, or the folder as it was given
+    revision: str | None  # the commit; None for a local folder
+
+
+def local_folder(name: str, revision: str | None) -> CheckpointFolder | None:
+    """The folder or file of that name on this machine; None where there is none.
+
+    Raises as check_folder does, InvalidParamError for a revision.
+    """
+    local = os.path.expanduser(name)
+    if not local or not os.path.exists(local):  # unlike Path's, false for names no disk can hold
+        return None
+    check_folder(Path(local))
+    if revision is not None:
+        raise InvalidParamError(
+            f"{name!r} is a local folder, which has no revision {revision!r}",
+            hint="leave the revision out",
+        )
+    return CheckpointFolder(Path(local), name, None)
+
+
 def check_folder(folder: Path) -> None:
     """Raise unless `folder` is a folder whose files can be listed and looked at."""
     if os.path.isfile(folder):
