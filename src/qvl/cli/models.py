@@ -18,7 +18,7 @@ models = typer.Typer(
     help="The models there are, and what they need.", no_args_is_help=True, rich_markup_mode=None
 )
 GIB = 2**30
-PACKED_KINDS: tuple[Literal["bf16", "int8", "int4"], ...] = ("bf16", "int8", "int4")
+PACKED_KINDS: tuple[Literal["int4", "int8", "bf16"], ...] = ("int4", "int8", "bf16")
 ROOM_FOR_WORK = 1.15  # weights and a little more: cache, pictures, the program itself
 
 
@@ -109,6 +109,7 @@ def facts_about(name: str) -> dict[str, object]:
             f"the folder {name!r} has no config.json", hint="give the folder of a checkpoint"
         )
     from qvl.loading.config import parse_config
+    from qvl.loading.packed import packed_form
 
     config = parse_config(folder)
     size_bytes = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
@@ -116,6 +117,7 @@ def facts_about(name: str) -> dict[str, object]:
         "id": name,
         "generation": config.generation,
         "weights_mib": round(size_bytes / 2**20, 1),
+        "packed": packed_form(folder) or "no",
         "context_tokens": config.decoder.max_positions,
         "vocabulary": config.decoder.vocab_size,
         "decoder": f"{config.decoder.layers} layers x {config.decoder.hidden}",
