@@ -134,3 +134,9 @@ def test_processing_works_without_torch():
     ]
     assert modules
     assert "torch" not in loaded_after("import " + ", ".join(modules))
+
+
+def test_a_start_imports_only_what_it_needs():
+    """Of a local folder: no hub library, and nothing of torch's compiler (sympy), over a second."""
+    start = "from qvl.vlm.local import LocalModel; LocalModel()"
+    assert loaded_after(start) & {"huggingface_hub", "httpx2", "sympy"} == set()

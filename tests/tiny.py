@@ -14,6 +14,7 @@ import torch
 
 from qvl.loading.config import model_config
 from qvl.models.config import ModelConfig
+from qvl.models.qwen_vl import QwenVL
 from qvl.processing.tokenizer import SPLIT_PATTERN
 
 GENERATIONS = ("qwen2_vl", "qwen3_vl")
@@ -292,6 +293,38 @@ def save_tiny(
     _write(folder / "generation_config.json", generation_json(generation))
     _write(folder / "tokenizer.json", tokenizer_json(generation))
     return model
+
+
+LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 8,
+    "vocab_size": 8192,
+    "tie_word_embeddings": True,
+    "vision": {"out_hidden_size": 1024},
+}
+
+
+def save_large(folder: Path) -> int:
+    """A bf16 checkpoint of zeros in two shards of about equal size; returns its weights' bytes."""
+    from safetensors.torch import save_file
+
+    save_tiny(folder, "qwen3_vl")
+    config = config_json("qwen3_vl", **LARGE)
+    (folder / "config.json").write_text(json.dumps(config))
+    with torch.device("meta"):
+        shapes = {n: p.shape for n, p in QwenVL(model_config(config)).named_parameters()}
+    weights, shards = 0, {}
+    total = sum(shape.numel() for shape in shapes.values())
+    for name, shape in shapes.items():
+        shards[name] = f"part-{weights * 2 // total}.safetensors"
+        weights += shape.numel()
+    for file in set(shards.values()):
+        names = [name for name in shapes if shards[name] == file]
+        save_file({n: torch.zeros(shapes[n], dtype=torch.bfloat16) for n in names}, folder / file)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    return 2 * weights
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -1,15 +1,15 @@
-"""`qvl models list` and `qvl models show`: what there is, what runs here, what it needs."""
+"""`qvl models list`, `show` and `convert`: what there is, what runs here; a packed copy of it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from qvl.errors import ModelFormatError, UnknownModelError, nearest
+from qvl.errors import ModelFormatError, UnknownModelError, UsageError, nearest
 from qvl.loading.catalogue import CATALOGUE, Published, find
 from qvl.loading.machine import memory_bytes
 from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, refuse_later
@@ -18,6 +18,7 @@ models = typer.Typer(
     help="The models there are, and what they need.", no_args_is_help=True, rich_markup_mode=None
 )
 GIB = 2**30
+PACKED_KINDS: tuple[Literal["int4", "int8", "bf16"], ...] = ("int4", "int8", "bf16")
 ROOM_FOR_WORK = 1.15  # weights and a little more: cache, pictures, the program itself
 
 
@@ -70,6 +71,26 @@ def show_model(
         print(f"{key:<{width}}  {value}")
 
 
+@models.command("convert")
+def convert_model(
+    source: Annotated[str, typer.Argument(help="A hub id, a folder, or sprout.")],
+    target: Annotated[Path, typer.Argument(help="The folder to make.")],
+    *,
+    quantize: Annotated[str, typer.Option(help="int4, int8 or bf16.")],
+) -> None:
+    """Write a packed copy of a model, for a processor, which starts at once."""
+    if quantize not in PACKED_KINDS:
+        raise UsageError(
+            f"--quantize is {quantize!r}", hint=f"take one of {', '.join(PACKED_KINDS)}"
+        )
+    from qvl.loading.convert import convert
+    from qvl.vlm.local import model_folder
+
+    folder = model_folder(source, revision=None, offline=None).path
+    size_bytes = convert(folder, target, quantize)
+    print(f"{target}: {quantize}, {size_bytes / GIB:.2f} GiB")
+
+
 def facts_about(name: str) -> dict[str, object]:
     """Raises UnknownModelError with the nearest names, ModelFormatError for an unusable folder."""
     refuse_later(name)
@@ -88,6 +109,7 @@ def facts_about(name: str) -> dict[str, object]:
             f"the folder {name!r} has no config.json", hint="give the folder of a checkpoint"
         )
     from qvl.loading.config import parse_config
+    from qvl.loading.packed import packed_form
 
     config = parse_config(folder)
     size_bytes = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
@@ -95,6 +117,7 @@ def facts_about(name: str) -> dict[str, object]:
         "id": name,
         "generation": config.generation,
         "weights_mib": round(size_bytes / 2**20, 1),
+        "packed": packed_form(folder) or "no",
         "context_tokens": config.decoder.max_positions,
         "vocabulary": config.decoder.vocab_size,
         "decoder": f"{config.decoder.layers} layers x {config.decoder.hidden}",

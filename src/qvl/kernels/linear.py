@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from ctypes import CDLL
+from functools import cache
 from typing import Literal
 
 import torch
@@ -19,12 +20,17 @@ from qvl.kernels.build import library
 
 PackedName = Literal["bf16", "int8", "int4"]
 PANEL, GROUP = 16, 128
+# of everything below that a packed folder on disk holds; each change of it takes the next number
+LAYOUT = 1
 OUTPUTS_AT_ONCE = 2048  # of a weight that `plain` unpacks
 PACKED_AT_ONCE = 1 << 20  # numbers, so that packing needs little memory beside the packed weight
 
 
 class PackedLinear(nn.Module):
-    """y = x W^T + b for x [..., K] in fp32; N and K are those of the weight it was made from."""
+    """y = x W^T + b for x [..., K] in fp32; N and K are those of the weight it was made from.
+
+    Of a weight on the meta device only the names and sizes are made, there.
+    """
 
     panels: Tensor
     bias: Tensor | None
@@ -32,8 +38,12 @@ class PackedLinear(nn.Module):
     def __init__(self, weight_nk: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight_nk.shape
-        self.register_buffer("bias", None if bias is None else bias.float().contiguous())
+        self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
         panels = -(-self.out_features // PANEL)
+        if weight_nk.is_meta:
+            one = self.one_panel(self.in_features).items()
+            self.keep({n: p.new_empty(panels, *p.shape[1:], device="meta") for n, p in one})
+            return
         step = max(1, PACKED_AT_ONCE // (PANEL * self.in_features))
         whole: dict[str, Tensor] = {}
         for first in range(0, panels, step):
@@ -49,6 +59,12 @@ class PackedLinear(nn.Module):
     @abstractmethod
     def pack(weight_nk: Tensor) -> dict[str, Tensor]:
         """Full panels of outputs as this kind keeps them, by name; [N / 16, ...] each."""
+
+    @classmethod
+    @cache
+    def one_panel(cls, width: int) -> dict[str, Tensor]:
+        """Zeros, packed: what a panel of this width is made of."""
+        return cls.pack(torch.zeros(PANEL, width, device="cpu"))
 
     def keep(self, packed: dict[str, Tensor]) -> None:
         for name, tensor in packed.items():
@@ -121,10 +137,10 @@ class Bf16Embedding(nn.Module):
 
     def __init__(self, head: Bf16Linear) -> None:
         super().__init__()
-        self.head = head
+        self.shared = (head,)  # in a tuple, so that its weights are the head's alone, by one name
 
     def forward(self, ids_t: Tensor) -> Tensor:
-        panels = self.head.panels[ids_t // PANEL, :, ids_t % PANEL]  # [T, K/2, 2]
+        panels = self.shared[0].panels[ids_t // PANEL, :, ids_t % PANEL]  # [T, K/2, 2]
         return panels.flatten(1).float()
 
 

@@ -148,8 +148,8 @@ def _read_index(folder: Path) -> dict[str, set[str]]:
 
 def _check_against_index(shard: str, listed: set[str], found: Set[str]) -> None:
     problems = [
-        *_problem("listed but not in the file", sorted(listed - found)),
-        *_problem("in the file but not listed", sorted(found - listed)),
+        *problem("listed but not in the file", sorted(listed - found)),
+        *problem("in the file but not listed", sorted(found - listed)),
     ]
     if problems:
         raise ModelFormatError(
@@ -158,7 +158,7 @@ def _check_against_index(shard: str, listed: set[str], found: Set[str]) -> None:
         )
 
 
-def _problem(what: str, items: Sequence[str]) -> list[str]:
+def problem(what: str, items: Sequence[str]) -> list[str]:
     """ "3 what: a, b, c", the first of them only, or nothing."""
     if not items:
         return []
@@ -283,11 +283,11 @@ def match(
             )
         found.setdefault(name, stored)
     problems = [
-        *_problem("missing", sorted(wanted.keys() - found.keys())),
-        *_problem("unexpected", sorted(unexpected)),
-        *_problem("stored twice", sorted(twice)),
-        *_problem("of another shape", sorted(misshapen)),
-        *_problem("not in F32, BF16 or F16", sorted(not_float)),
+        *problem("missing", sorted(wanted.keys() - found.keys())),
+        *problem("unexpected", sorted(unexpected)),
+        *problem("stored twice", sorted(twice)),
+        *problem("of another shape", sorted(misshapen)),
+        *problem("not in F32, BF16 or F16", sorted(not_float)),
     ]
     if problems:
         raise ModelFormatError(
@@ -305,7 +305,7 @@ def fill(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> frozenset[str]:
-    """Replace every parameter of the model (built on the meta device) by its stored tensor.
+    """Replace every tensor of the model (built on the meta device) by the stored one of its name.
 
     dtype None keeps each as it is stored. Returns the names of those that are views of mapped files.
     On the CPU, in the stored dtype, these are views of the mapped file: nothing is copied.

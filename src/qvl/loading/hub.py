@@ -15,7 +15,6 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -43,7 +42,7 @@ from qvl.errors import (
 )
 from qvl.loading.catalogue import CATALOGUE, find
 from qvl.loading.config import parse_config
-from qvl.loading.model import check_folder
+from qvl.loading.model import CheckpointFolder, local_folder
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +56,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG}
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointFolder:
-    path: Path
-    name: str  # the hub id, or the folder as it was given
-    revision: str | None  # the commit; None for a local folder
-
-
 def fetch_checkpoint(
     name: str, *, revision: str | None = None, offline: bool | None = None
 ) -> CheckpointFolder:
@@ -74,9 +66,9 @@ def fetch_checkpoint(
     Raises UnknownModelError, OfflineError, DownloadError, StorageError; ModelFormatError or
     ConfigError, before the weights are fetched, for a model that cannot run here.
     """
-    local = os.path.expanduser(name)
-    if local and os.path.exists(local):  # unlike Path's, false for names that no disk can hold
-        return _local_folder(Path(local), name, revision)
+    found = local_folder(name, revision)
+    if found is not None:
+        return found
     hub_id = _hub_id(name)
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise InvalidParamError(f"revision {revision!r} is no branch, tag or commit")
@@ -91,16 +83,6 @@ def fetch_checkpoint(
     else:
         path = _download_or_cached(hub_id, revision)
     return CheckpointFolder(path, hub_id, path.name)
-
-
-def _local_folder(path: Path, name: str, revision: str | None) -> CheckpointFolder:
-    check_folder(path)
-    if revision is not None:
-        raise InvalidParamError(
-            f"{name!r} is a local folder, which has no revision {revision!r}",
-            hint="leave the revision out",
-        )
-    return CheckpointFolder(path, name, None)
 
 
 def _hub_id(name: str) -> str:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
 from qvl.kernels.build import library
-from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedName, packed
+from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedLinear, PackedName, packed
 from qvl.kernels.parts import PackedAttention, PackedMLP, RowNorm
 from qvl.loading.checkpoint import (
+    FLOATS,
     PICKLED,
+    Checkpoint,
+    StoredTensor,
     fill,
     forget_pages,
     match,
@@ -30,6 +35,7 @@ from qvl.loading.config import (
 )
 from qvl.loading.files import regular_file
 from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
+from qvl.loading.packed import check_fits, open_packed, packed_form
 from qvl.models.config import ModelConfig
 from qvl.models.decoder import MLP, Attention
 from qvl.models.norm import RMSNorm
@@ -38,6 +44,7 @@ from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
 from qvl.types import DType
 
+CPU = torch.device("cpu")
 DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # bytes of a weight in memory, int4 with its scales, the head and the vision tower in int8
 WEIGHT_BYTES: dict[DType, float] = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.75}
@@ -63,22 +70,88 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
     """The model of a local folder in the hub's layout, in inference mode without gradients.
 
     "auto" takes the checkpoint's own dtype where the device computes in it, see choose_dtype; int8
-    and int4 quantise while loading, on a CPU.
+    and int4 quantise while loading, on a CPU. A folder that `qvl models convert` has packed is
+    mapped as it is, in its own kind.
     Raises ModelFormatError, ConfigError or UnsafeCheckpointError for a folder that cannot be used,
     OutOfMemoryError before anything is read when the weights cannot fit.
     """
     place = _device(device)
+    parts = read_parts(folder)
+    model = empty_model(parts.config)
+    parameters = sum(p.numel() for p in model.parameters())
+    kind = packed_form(folder)
+    if kind is None:
+        chosen = _read_weights(model, folder, dtype, place, parameters)
+    else:
+        _map_packed(model, folder, kind, dtype, place)
+        chosen = kind
+    return LoadedModel(
+        model=model.eval(),
+        tokenizer=parts.tokenizer,
+        rules=parts.rules,
+        defaults=parts.defaults,
+        config=parts.config,
+        dtype=chosen,
+        device=str(place),
+        parameters=parameters,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All of a model folder but the weights."""
+
+    config: ModelConfig
+    rules: PixelRules
+    tokenizer: Tokenizer
+    defaults: GenerationDefaults
+
+
+def read_parts(folder: Path) -> Parts:
+    """Raises ModelFormatError, ConfigError or UnsafeCheckpointError."""
     check_folder(folder)
     config = parse_config(folder)
     rules = parse_pixel_rules(folder, config)
     tokenizer = _tokenizer(folder, config)
-    defaults = parse_generation_defaults(folder, config, tokenizer)
+    return Parts(config, rules, tokenizer, parse_generation_defaults(folder, config, tokenizer))
+
+
+class _NoStart(TorchFunctionMode):
+    """Leaves torch's own start values out: on the meta device they cost seconds of imports."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def empty_model(config: ModelConfig) -> QwenVL:
+    """The model on the meta device: names and shapes, no numbers."""
+    with torch.device("meta"), _NoStart():
+        return QwenVL(config)
+
+
+def pack_empty(model: QwenVL, kind: PackedName, embedding: str) -> None:
+    """Pack a model on the meta device; `embedding` is the stored dtype of its table."""
+    table = model.model.language_model.embed_tokens
+    table.weight.data = table.weight.data.to(FLOATS.get(embedding, torch.float32))
+    pack(model, kind, ())
+
+
+def open_source(folder: Path, model: QwenVL) -> tuple[Checkpoint, dict[str, StoredTensor]]:
+    """An ordinary checkpoint, and which of its tensors becomes which parameter of the model."""
     checkpoint = open_checkpoint(folder)
-    with torch.device("meta"):
-        model = QwenVL(config)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    stored = match(checkpoint, shapes, config.generation)
-    parameters = sum(p.numel() for p in model.parameters())
+    return checkpoint, match(checkpoint, shapes, model.config.generation)
+
+
+def _read_weights(
+    model: QwenVL, folder: Path, dtype: DType, place: torch.device, parameters: int
+) -> DType:
+    """Fill the empty model from an ordinary checkpoint, packed if the dtype asks for it."""
+    checkpoint, stored = open_source(folder, model)
     chosen = choose_dtype(
         dtype,
         stored_dtype=checkpoint.main_dtype,
@@ -94,9 +167,29 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
     if kind is not None:
         with large_blocks_apart():
             pack(model, kind, mapped)
-    return LoadedModel(
-        model.eval(), tokenizer, rules, defaults, config, chosen, str(place), parameters
-    )
+    return chosen
+
+
+def _map_packed(
+    model: QwenVL, folder: Path, kind: PackedName, dtype: str, place: torch.device
+) -> None:
+    """Fill the empty model from a packed folder; its tensors are views of the mapped file."""
+    if dtype not in ("auto", kind):
+        raise InvalidParamError(
+            f"dtype is {dtype!r}, and the model folder {folder.name!r} is packed as {kind}",
+            hint="leave the dtype out, or take the checkpoint that it was made from",
+        )
+    if place.type != "cpu":
+        raise InvalidParamError(
+            f"the model folder {folder.name!r} is packed as {kind}, which runs on a CPU only",
+            hint="use device cpu, or the checkpoint that it was made from",
+        )
+    checkpoint = open_packed(folder)
+    table = checkpoint.tensors.get("model.language_model.embed_tokens.weight")
+    pack_empty(model, kind, "F32" if table is None else table.dtype)
+    check_fits(checkpoint, model)
+    check_room(sum(checkpoint.shard_bytes.values()), kind, free_bytes(place))
+    fill(model, checkpoint.tensors, checkpoint, dtype=None, device=place)
 
 
 def packed_kind(dtype: DType, device: torch.device) -> PackedName | None:
@@ -106,11 +199,18 @@ def packed_kind(dtype: DType, device: torch.device) -> PackedName | None:
     return "bf16" if dtype == "bf16" and device.type == "cpu" and library() is not None else None
 
 
-def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
+def pack(
+    model: QwenVL,
+    kind: PackedName,
+    mapped: Container[str],
+    *,
+    packed_one: Callable[[str, nn.Module], None] | None = None,
+) -> None:
     """Pack every linear layer in place, one after the other; all else but the embedding to fp32.
 
     int4 is for the decoder's layers: the vision tower and the head, which cost little and lose
     most, take int8. The pages of parameters that are `mapped` from files are given back at once.
+    `packed_one` is called with each layer, and its name, as soon as it is packed.
     """
     finer = "int8" if kind == "int4" else kind
     language = model.model.language_model
@@ -118,6 +218,8 @@ def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
     tied = model.lm_head is None
     if tied:
         model.lm_head = packed(embedding, None, finer)
+        if packed_one is not None:
+            packed_one("lm_head", model.lm_head)
     if "model.language_model.embed_tokens.weight" in mapped:
         forget_pages(embedding)
 
@@ -126,6 +228,9 @@ def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
             if f"{name}.{tail}" in mapped:
                 forget_pages(parameter)
         model.set_submodule(name, new)
+        for tail, part in new.named_modules(prefix=name):
+            if packed_one is not None and isinstance(part, PackedLinear):
+                packed_one(tail, part)
 
     for name, module in list(language.named_modules(prefix="model.language_model")):
         if isinstance(module, Attention):
@@ -143,6 +248,30 @@ def pack(model: QwenVL, kind: PackedName, mapped: Container[str]) -> None:
     for parameter in model.parameters():
         if parameter is not embedding:
             parameter.data = parameter.data.float()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    path: Path
+    name: str  # the hub id, or the folder as it was given
+    revision: str | None  # the commit; None for a local folder
+
+
+def local_folder(name: str, revision: str | None) -> CheckpointFolder | None:
+    """The folder or file of that name on this machine; None where there is none.
+
+    Raises as check_folder does, InvalidParamError for a revision.
+    """
+    local = os.path.expanduser(name)
+    if not local or not os.path.exists(local):  # unlike Path's, false for names no disk can hold
+        return None
+    check_folder(Path(local))
+    if revision is not None:
+        raise InvalidParamError(
+            f"{name!r} is a local folder, which has no revision {revision!r}",
+            hint="leave the revision out",
+        )
+    return CheckpointFolder(Path(local), name, None)
 
 
 def check_folder(folder: Path) -> None:
@@ -213,7 +342,12 @@ def choose_dtype(
         raise InvalidParamError(
             f"dtype is {asked!r}, not one of auto, {known}", hint=nearest(asked, WEIGHT_BYTES)
         )
-    needed = round(parameters * WEIGHT_BYTES[chosen])
+    check_room(round(parameters * WEIGHT_BYTES[chosen]), chosen, free_bytes)
+    return chosen
+
+
+def check_room(needed: int, chosen: DType, free_bytes: int | None) -> None:
+    """Raise OutOfMemoryError for weights of more bytes than are free; None means unknown."""
     if free_bytes is not None and needed > free_bytes:
         raise OutOfMemoryError(
             f"the weights take {needed / 2**30:.2f} GiB in {chosen}, "
@@ -221,7 +355,6 @@ def choose_dtype(
             hint="close other programs, or take a smaller model"
             + (" or dtype int4" if chosen != "int4" else ""),
         )
-    return chosen
 
 
 def _device(name: str) -> torch.device:

@@ -32,8 +32,13 @@ from qvl.errors import (
     nearest,
 )
 from qvl.loading.config import GenerationDefaults
-from qvl.loading.hub import CheckpointFolder, fetch_checkpoint
-from qvl.loading.model import LoadedModel, free_bytes, load_model
+from qvl.loading.model import (
+    CheckpointFolder,
+    LoadedModel,
+    free_bytes,
+    load_model,
+    local_folder,
+)
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.types import (
     Completion,
@@ -339,6 +344,11 @@ def model_folder(name: str, *, revision: str | None, offline: bool | None) -> Ch
     refuse_later(name)
     if name == EMBEDDED:
         return CheckpointFolder(EMBEDDED_FOLDER, EMBEDDED, None)
+    found = local_folder(name, revision)
+    if found is not None:
+        return found
+    from qvl.loading.hub import fetch_checkpoint  # its library takes a while to import
+
     try:
         return fetch_checkpoint(name, revision=revision, offline=offline)
     except UnknownModelError as err:
