@@ -282,7 +282,8 @@ class Engine:
         if state.grammar is not None:
             banned_v = self._banned_v.clone()
             allowed_v = state.grammar.allowed()
-            banned_v[: len(allowed_v)] |= ~allowed_v.to(self._device)
+            # not `|=`, which would copy the part onto itself once more
+            banned_v[: len(allowed_v)].logical_or_(allowed_v.logical_not().to(self._device))
             return banned_v
         if state.grammar_later is not None:
             banned_v = self._banned_v.clone()
