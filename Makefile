@@ -32,3 +32,4 @@ check: setup
 bench: setup
 	@echo "benchmarks/ holds the scripts and the tables they printed last"
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.mask_time

@@ -20,7 +20,7 @@ class VLM(LocalModel):
     """`VLM()` is the embedded model; `VLM("Qwen/Qwen3-VL-2B-Instruct")` or a folder, any other.
 
     generate, results, stream and close are LocalModel's; the variants with an `a` do the same
-    for async code.
+    for async code. Several answers to one request: `generate(qvl.types.choices(request, n))`.
     """
 
     def describe(

@@ -6,9 +6,11 @@ them without loading a model.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +78,8 @@ class Sampling:
 
     `logit_bias` is added to the logits of token ids, `allowed_token_ids` (empty: all) are the only
     ones chosen, `stop_token_ids` end the text besides the checkpoint's own; with `logprobs` the
-    completion tells that many of the likeliest tokens at each place.
+    completion tells that many of the likeliest tokens at each place. The text ends before the first
+    of the strings `stop`, and where it repeats itself without end if `stop_loops`.
 
     What is asked for must lie in SAMPLING_RANGES (`checked`); a checkpoint's defaults need not.
     """
@@ -123,6 +126,11 @@ class Sampling:
 class ResponseFormat:
     """The form that an answer must have; `value` is a JSON schema or a JSON list of choices as text,
     a regular expression, or a grammar in Lark's language (as llguidance reads it).
+
+    An answer that ends with "stop" has it, unless a `stop` of the sampling cut it; one that ends with
+    "length" is the beginning of one that has. What a model says up to its `</think>` is free, the
+    form begins after that. A schema that could not be kept exactly is refused with InvalidParamError,
+    which names the keyword.
     """
 
     kind: Literal["json_schema", "choice", "regex", "lark"]
@@ -142,6 +150,22 @@ class Request:
     deadline_s: float | None = None
     tenant: str = ""
     id: str = ""
+
+
+def choices(request: Request, n: int) -> list[Request]:
+    """`n` requests for as many answers to one; together they compute their prompt once.
+
+    Choice 0 has the request's own seed, or one that is drawn now. Choice i has the first 63 bits of
+    SHA-256 of the text "SEED/i", so it is the same however many there are. Greedy choices are all
+    alike. Raises InvalidParamError for an `n` below 1.
+    """
+    if n < 1:
+        raise InvalidParamError(f"n is {n}, not at least 1")
+    first = request.sampling.seed
+    first = secrets.randbits(63) if first is None else first
+    digests = [hashlib.sha256(f"{first}/{i}".encode()).digest() for i in range(1, n)]
+    seeds = [first, *(int.from_bytes(digest[:8]) >> 1 for digest in digests)]
+    return [replace(request, sampling=replace(request.sampling, seed=seed)) for seed in seeds]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

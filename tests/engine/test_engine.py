@@ -360,6 +360,30 @@ def test_a_grammar_may_begin_after_a_token():
     assert ids_of(run(model, [request]), "a") == [7, 0, 1, 2]
 
 
+def test_an_answer_that_is_to_have_a_form_does_not_end_before_it_begins():
+    model = tiny_model("qwen3_vl")
+    bias = ((89, 90.0), (7, 50.0))  # rather the end than the token that ends the reasoning
+    plain = prompt(
+        "a", [1, 2], max_new_tokens=30, logit_bias=bias, temperature=0.0, stop_ids=frozenset([89])
+    )
+    formed = replace(
+        plain, grammar=letters().compile(ResponseFormat("regex", "abc")), grammar_after=7
+    )
+    assert ids_of(run(model, [plain]), "a") == [89]
+    assert ids_of(run(model, [formed]), "a") == [7, 0, 1, 2]
+
+
+def test_reasoning_that_finds_no_end_is_cut_by_length():
+    request = replace(
+        prompt("a", [1, 2], max_new_tokens=5, logit_bias=((8, 50.0),), temperature=0.0),
+        grammar=letters().compile(ResponseFormat("regex", "abc")),
+        grammar_after=7,
+    )
+    events = run(tiny_model("qwen3_vl"), [request])
+    assert ids_of(events, "a") == [8] * 5
+    assert end_of(events, "a").reason == "length"
+
+
 # --- guesses at what comes next
 
 

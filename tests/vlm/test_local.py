@@ -8,7 +8,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from qvl.engine.blocks import BLOCK_TOKENS
 from qvl.errors import (
     DeadlineError,
     ImageDecodeError,
@@ -27,11 +28,12 @@ from qvl.errors import (
     UnknownModelError,
 )
 from qvl.loading.config import GenerationDefaults
+from qvl.processing import chat
 from qvl.processing.prompt import build_prompt
-from qvl.types import Completion, Image, Message, Request, ResponseFormat, Sampling
+from qvl.types import Completion, Image, Message, Request, ResponseFormat, Sampling, choices
 from qvl.vlm import local
 from qvl.vlm.local import LocalModel, resolved
-from tiny import save_tiny
+from tiny import save_tiny, token_id
 
 SHORT = Sampling(max_new_tokens=12, temperature=0)
 GREEDY_BY_TOP_K = GenerationDefaults(
@@ -160,6 +162,117 @@ def test_an_answer_has_the_form_that_was_asked_for(model: LocalModel) -> None:
         assert completion.finish_reason == "stop"
     with pytest.raises(InvalidParamError, match="regex"):
         model.generate([replace(request(1), response_format=ResponseFormat("regex", "["))])
+
+
+DIGIT = ResponseFormat(
+    "json_schema",
+    '{"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},'
+    ' "required": ["n"], "additionalProperties": false}',
+)
+
+
+def reasoned(model: LocalModel, words: str = "hello", bias: float = 4.0) -> list[Completion]:
+    closed = token_id("qwen3_vl", "</think>")
+    sampling = Sampling(
+        max_new_tokens=100,
+        temperature=2.0,
+        top_p=1.0,
+        top_k=1000,
+        seed=1,
+        logit_bias=((closed, bias),),
+        stop_loops=False,
+    )
+    asked = [request(seed, words, sampling) for seed in range(3)]
+    return model.generate(replace(r, response_format=DIGIT) for r in asked)
+
+
+def test_a_model_that_reasons_first_does_so_freely(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(messages: Sequence[Message], *, generation: str) -> tuple[chat.Segment, ...]:
+        """As the templates of the Thinking editions end."""
+        return (*render(messages, generation=generation), chat.Literal_("<think>\n"))
+
+    render = chat.render
+    monkeypatch.setattr(chat, "render", opened)
+    completions = reasoned(model)
+    for completion in completions:
+        _, mark, answer = completion.text.partition("</think>")
+        assert mark
+        assert completion.finish_reason == "stop"
+        assert 0 <= json.loads(answer)["n"] <= 9
+    assert any(len(c.text.partition("</think>")[0]) > 3 for c in completions)
+    for completion in reasoned(model, bias=-100.0):
+        assert completion.finish_reason == "length"
+        assert len(completion.token_ids) == 100
+        assert "</think>" not in completion.text
+
+
+def test_what_is_typed_opens_no_reasoning(model: LocalModel) -> None:
+    for completion in reasoned(model, "<think>"):
+        assert 0 <= json.loads(completion.text)["n"] <= 9
+
+
+def test_choices_are_requests_of_their_own(model: LocalModel) -> None:
+    asked = sampled(3)
+    four = model.generate(choices(asked, 4))
+    assert texts(four[:1]) == texts(model.generate([asked]))
+    assert len({c.token_ids for c in four}) == 4
+    assert [c.token_ids for c in model.generate(choices(asked, 3))] == [
+        c.token_ids for c in four[:3]
+    ]
+    for one, choice in zip(choices(asked, 4), four, strict=True):
+        assert texts(model.generate([one])) == texts([choice])
+        assert choice.provenance.seed == one.sampling.seed
+
+
+def test_the_seeds_of_choices_are_fixed() -> None:
+    """As `printf 3/1 | sha256sum` has it: the first 16 digits, without their last bit."""
+    assert [r.sampling.seed for r in choices(sampled(3), 3)] == [
+        3,
+        92655289252268599,
+        3932738740628772775,
+    ]
+    drawn, again = (choices(replace(request(1), sampling=Sampling()), 2) for _ in range(2))
+    assert drawn[0].sampling.seed is not None
+    assert drawn != again
+    with pytest.raises(InvalidParamError, match="n is 0"):
+        choices(sampled(3), 0)
+
+
+def test_choices_compute_their_prompt_once(model: LocalModel) -> None:
+    question = replace(sampled(3), tenant="one that asks nothing else")
+    first, *others = model.generate(choices(question, 4))
+    assert first.usage.cached_tokens == 0
+    for other in others:
+        assert other.usage.image_tokens > 0
+        left = other.usage.prompt_tokens - other.usage.cached_tokens
+        assert 0 < left <= BLOCK_TOKENS
+
+
+REACHING: list[tuple[dict[str, object], Callable[[tuple[int, ...]], bool]]] = [
+    ({"logit_bias": ((65, 100.0),)}, lambda ids: set(ids) == {65}),
+    ({"allowed_token_ids": (65, 66)}, lambda ids: set(ids) <= {65, 66}),
+    ({"allowed_token_ids": (66,), "stop_token_ids": (66,)}, lambda ids: ids == (66,)),
+    ({"allowed_token_ids": (65, 66, 67), "frequency_penalty": 2.0}, lambda ids: len(set(ids)) == 3),
+    ({"max_new_tokens": 7}, lambda ids: len(ids) == 7),
+]
+
+
+@pytest.mark.parametrize(("fields", "is_so"), REACHING, ids=[", ".join(f) for f, _ in REACHING])
+def test_what_is_asked_of_the_sampling_reaches_it(
+    model: LocalModel, fields: dict[str, Any], is_so: Callable[[tuple[int, ...]], bool]
+) -> None:
+    sampling = Sampling(max_new_tokens=40, temperature=1.0, seed=5, stop_loops=False)
+    asked = request(1, sampling=replace(sampling, **fields))
+    assert is_so(model.generate([asked])[0].token_ids)
+
+
+def test_a_lower_priority_goes_first(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model._engine, "_max_running", 1)
+    asked = [replace(sampled(seed), priority=2 - seed) for seed in range(3)]
+    last, middle, first = (c.timings.total_s for c in model.generate(asked))
+    assert first < middle < last
 
 
 def test_logarithms_of_probabilities_are_told_when_asked(model: LocalModel) -> None:

@@ -68,11 +68,11 @@ class Chunk:
 @dataclass(frozen=True, slots=True)
 class Logits:
     """What the model says after a chunk and after each token of its draft [1 + draft, vocab], and
-    which of it the request's grammar allows after the chunk.
+    what of it may not be said after the chunk.
     """
 
     rows_rv: Tensor
-    mask: Future[Tensor] | None
+    banned: Future[Tensor] | None  # None where the request has no grammar
 
 
 class Engine:
@@ -284,8 +284,8 @@ class Engine:
         return self._compute(chunks[:middle]) + self._compute(chunks[middle:])
 
     def _forward(self, chunks: Sequence[Chunk]) -> list[Logits | None]:
-        masks = {
-            chunk.state.id: self._masks.submit(chunk.state.grammar.allowed)
+        banned = {
+            chunk.state.id: self._masks.submit(self._banned, chunk.state)
             for chunk in chunks
             if chunk.is_last and chunk.state.grammar is not None
         }
@@ -293,15 +293,27 @@ class Engine:
         logits = self._model(pack(chunks, self._cache, self._device))
         counts = [1 + len(chunk.draft) if chunk.is_last else 0 for chunk in chunks]
         return [
-            Logits(rows, masks.get(chunk.state.id)) if chunk.is_last else None
+            Logits(rows, banned.get(chunk.state.id)) if chunk.is_last else None
             for chunk, rows in zip(chunks, logits.split(counts), strict=True)
         ]
 
-    def _sample(self, state: RequestState, logits_v: Tensor, allowed_v: Tensor | None) -> Sampled:
-        banned_v = self._banned_v
-        if allowed_v is not None:  # ids of the tokenizer; rows beyond are banned anyway
-            banned_v = banned_v.clone()
-            banned_v[: len(allowed_v)] |= ~allowed_v.to(self._device)
+    def _banned(self, state: RequestState) -> Tensor:
+        """bool [vocab]: ids that may not come next, of which no grammar allows those beyond its
+        tokenizer. An answer that is to have a form does not end before it begins.
+        """
+        if state.grammar is not None:
+            banned_v = self._banned_v.clone()
+            allowed_v = state.grammar.allowed()
+            # not `|=`, which would copy the part onto itself once more
+            banned_v[: len(allowed_v)].logical_or_(allowed_v.logical_not().to(self._device))
+            return banned_v
+        if state.grammar_later is not None:
+            banned_v = self._banned_v.clone()
+            banned_v[list(state.grammar_later[1].end_ids)] = True
+            return banned_v
+        return self._banned_v
+
+    def _sample(self, state: RequestState, logits_v: Tensor, banned_v: Tensor) -> Sampled:
         return sample(
             logits_v,
             state.params,
@@ -360,11 +372,9 @@ class Engine:
         state = chunk.state
         said: list[int] = []
         while tuple(said) == chunk.draft[: len(said)]:
-            if said:
-                allowed_v = None if state.grammar is None else state.grammar.allowed()
-            else:
-                allowed_v = None if logits.mask is None else logits.mask.result()
-            sampled = self._sample(state, logits.rows_rv[len(said)], allowed_v)
+            early = None if said else logits.banned  # made beside the forward pass
+            banned_v = self._banned(state) if early is None else early.result()
+            sampled = self._sample(state, logits.rows_rv[len(said)], banned_v)
             self._accept(state, sampled, events)
             if state.id not in self._requests:
                 return

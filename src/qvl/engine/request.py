@@ -73,8 +73,9 @@ class EngineRequest:
 
     Requests of a lower `priority` go first. Requests of different `salt` share no computed tokens,
     so that none can tell by the time it takes what another has asked. From `deadline_s` on
-    (time.monotonic) the request is given up. `grammar` constrains the answer, from the token
-    `grammar_after` on where one is given (the end of a model's reasoning).
+    (time.monotonic) the request is given up. `grammar` constrains the answer: all of it, or what
+    follows the first token `grammar_after` (the end of a model's reasoning), before which it does
+    not end by itself.
     """
 
     id: str

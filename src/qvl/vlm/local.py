@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 import qvl
@@ -40,6 +41,7 @@ from qvl.loading.model import (
     local_folder,
 )
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
+from qvl.processing.tokenizer import Tokenizer
 from qvl.types import (
     Completion,
     Delta,
@@ -272,6 +274,7 @@ class LocalModel:
             salt=answer.request.tenant,
             deadline_s=None if wait_s is None else answer.began_s + wait_s,
             grammar=answer.grammar,
+            grammar_after=reasoning_end(prompt.ids, self._loaded.tokenizer),
         )
         with self._lock:
             self._engine.add(engine_request)
@@ -379,6 +382,18 @@ def engine_image(image: PromptImage) -> EngineImage:
         tokens=image.tokens,
         content=image.sha256,
     )
+
+
+def reasoning_end(ids: np.ndarray, tokenizer: Tokenizer) -> int | None:
+    """The token that ends the reasoning which a prompt has opened, None where it has opened none.
+
+    The template of a Thinking edition ends with `<think>`; what people type is never that token.
+    """
+    match tokenizer.split_template("<think></think>"):
+        case [int(opened), int(closed)]:
+            marks = ids[(ids == opened) | (ids == closed)]
+            return closed if len(marks) and marks[-1] == opened else None
+    return None
 
 
 def chosen_device(name: str) -> str:
