@@ -1,9 +1,10 @@
 """Random checkpoints with the published shapes and tensor names, for timing: how long a model takes
 does not depend on what it has learnt.
 
-The vocabulary is sprout's, widened to the published size. Only tokens of plain ASCII text have an
-embedding; as the head is tied to it the others are never the likeliest, so that a server which
-streams text has some for every token.
+The vocabulary is sprout's, widened to the published size. Tokens that are no plain ASCII text have a
+sixteenth of an embedding; as the head is tied to it they are never the likeliest, so that a server
+which streams text has some for every token. (None at all would be no number in engines whose norm
+has no epsilon.)
 
     python -m benchmarks.checkpoints Qwen2-VL-2B FOLDER
     qvl bench --model FOLDER --dtype int8 --against transformers
@@ -173,9 +174,9 @@ def write_weights(shapes: dict[str, torch.Size], folder: Path, generation: str) 
         names = [name for name in shapes if weight_map[name] == file]
         tensors = {name: filled(name, numbers, shapes[name]) for name in names}
         if EMBEDDING in tensors:
-            said = torch.zeros(len(tensors[EMBEDDING]), 1, dtype=numbers.dtype)
-            said[plain_tokens(folder)] = 1
-            tensors[EMBEDDING] *= said
+            scale = torch.full((len(tensors[EMBEDDING]), 1), 1 / 16, dtype=numbers.dtype)
+            scale[plain_tokens(folder)] = 1
+            tensors[EMBEDDING] *= scale
         stored = {published_name(name, generation): tensors[name] for name in names}
         save_file(stored, folder / file, metadata={"format": "pt"})
     weights_bytes = parameters * numbers.itemsize
