@@ -291,9 +291,6 @@ def rewrite(folder: Path, **changes: torch.Tensor | None) -> None:
     save_file({n: t for n, t in tensors.items() if t is not None}, folder / WEIGHTS)
 
 
-Q_PROJ = "model.language_model.layers.0.self_attn.q_proj"
-
-
 def a_name(folder: Path, part: str) -> str:
     """The first stored name with that part; which layers there are is the packing's affair."""
     return min(name for name in load_file(folder / WEIGHTS) if part in name)

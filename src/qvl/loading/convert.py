@@ -19,7 +19,7 @@ from qvl.kernels.linear import PackedName
 from qvl.loading.checkpoint import Checkpoint, StoredTensor, fill, forget_pages
 from qvl.loading.files import regular_file
 from qvl.loading.machine import large_blocks_apart
-from qvl.loading.model import CPU, empty_model, open_source, pack, pack_empty, read_parts
+from qvl.loading.model import CPU, EMBEDDING, empty_model, open_source, pack, pack_empty, read_parts
 from qvl.loading.packed import (
     AGAIN,
     MARK,
@@ -33,7 +33,6 @@ from qvl.loading.packed import (
 from qvl.models.qwen_vl import QwenVL
 
 COPIED = ("*.json", "*.txt", "*.jinja", "README.md", "LICENSE*")  # not the index of the weights
-EMBEDDING = "model.language_model.embed_tokens.weight"
 
 
 def convert(source: Path, target: Path, kind: PackedName) -> int:

@@ -49,6 +49,7 @@ DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat1
 # bytes of a weight in memory, int4 with its scales, the head and the vision tower in int8
 WEIGHT_BYTES: dict[DType, float] = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.75}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+EMBEDDING = "model.language_model.embed_tokens.weight"
 LARGE = 10**8  # parameters
 # of the free memory: what fp32 weights may take where bf16 would be slower but half the size
 FP32_SHARE = 0.6
@@ -185,7 +186,7 @@ def _map_packed(
             hint="use device cpu, or the checkpoint that it was made from",
         )
     checkpoint = open_packed(folder)
-    table = checkpoint.tensors.get("model.language_model.embed_tokens.weight")
+    table = checkpoint.tensors.get(EMBEDDING)
     pack_empty(model, kind, "F32" if table is None else table.dtype)
     check_fits(checkpoint, model)
     check_room(sum(checkpoint.shard_bytes.values()), kind, free_bytes(place))
@@ -220,7 +221,7 @@ def pack(
         model.lm_head = packed(embedding, None, finer)
         if packed_one is not None:
             packed_one("lm_head", model.lm_head)
-    if "model.language_model.embed_tokens.weight" in mapped:
+    if EMBEDDING in mapped:
         forget_pages(embedding)
 
     def replace(name: str, new: nn.Module) -> None:
