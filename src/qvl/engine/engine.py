@@ -406,8 +406,7 @@ class Engine:
     ) -> Finished:
         self._pool.release(state.blocks)
         text, cached = state.detokenizer.finish(), state.cached_tokens or 0
-        del self._requests[state.id]
-        state.restart()
+        del self._requests[state.id]  # last: until then a fault is still the request's own
         return Finished(state.id, text, reason, error, cached)
 
     def _fail(self, state: RequestState, fault: QvlError) -> Finished:
@@ -422,8 +421,8 @@ class Engine:
         text = ""
         with contextlib.suppress(Exception):  # this may be the very fault
             text = state.detokenizer.finish()
+        state.restart()  # the fault's traceback may hold it, but no features by it
         del self._requests[state.id]
-        state.restart()
         return Finished(state.id, text, error=fault, cached_tokens=state.cached_tokens or 0)
 
 
