@@ -1,7 +1,8 @@
 """Keys and values in blocks, and the attention of one step over them.
 
-Main path: CachedAttention -> KVCache.write, KVCache.read, attend_causal. The attention mask of a
-step is as large as the step's tokens times the context, so the engine's token budget bounds it.
+Main path: CachedAttention -> KVCache.write, KVCache.read, attend_causal, or on a GPU the kernel of
+kernels/paged.py. The attention mask of a step is as large as the step's tokens times the context, so
+the engine's token budget bounds it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS
+from qvl.kernels.paged import sequences, triton_attend
 
 
 class KVCache:
@@ -37,6 +39,11 @@ class KVCache:
         kv[0].index_copy_(0, slots_t, k_tkh)
         kv[1].index_copy_(0, slots_t, v_tkh)
 
+    def slots(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All keys and values [slots, kv_heads, head_dim]: views."""
+        k, v = self._layers[layer].flatten(1, 2)
+        return k, v
+
     def read(self, layer: int, span: Span) -> tuple[Tensor, Tensor]:
         """Keys and values [c, kv_heads, head_dim] of the span's tokens and all before them."""
         kv, count = self._layers[layer], len(span.blocks)
@@ -51,10 +58,11 @@ class KVCache:
 class Span:
     """Tokens start .. stop of one sequence, computed in this step; those before are in `blocks`."""
 
-    __slots__ = ("blocks", "first", "in_a_row", "slots_t", "start", "stop")
+    __slots__ = ("blocks", "first", "in_a_row", "pages", "slots_t", "start", "stop")
 
     def __init__(self, blocks: Sequence[int], start: int, stop: int, device: torch.device) -> None:
-        used = torch.tensor(blocks[: -(-stop // BLOCK_TOKENS)])
+        self.pages = blocks[: -(-stop // BLOCK_TOKENS)]
+        used = torch.tensor(self.pages)
         at_t = torch.arange(start, stop)
         slots_t = used[at_t // BLOCK_TOKENS] * BLOCK_TOKENS + at_t % BLOCK_TOKENS
         self.in_a_row = bool((used.diff() == 1).all())
@@ -68,9 +76,17 @@ class CachedAttention:
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache, self.spans = cache, spans
         self.slots_t = torch.cat([span.slots_t for span in spans])
+        device = self.slots_t.device
+        self.kernel = triton_attend(device)
+        if self.kernel is not None:
+            new, cached = [s.stop - s.start for s in spans], [s.stop for s in spans]
+            tables = [span.pages for span in spans]
+            self.where = sequences(new, cached, tables, BLOCK_TOKENS, device)
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
         self.cache.write(layer, self.slots_t, k_tkh, v_tkh)
+        if self.kernel is not None:
+            return self.kernel(q_tnh, *self.cache.slots(layer), self.where, causal=True)
         queries = q_tnh.split([span.stop - span.start for span in self.spans])
         return torch.cat(
             [
