@@ -99,7 +99,6 @@ def test_a_row_has_the_same_bits_alone_and_among_others():
 
 def test_one_token_each_is_what_pytorch_says():
     q, k, v, where, _ = paged([(1, 5), (1, 300), (1, 33)], 6, 3, 64)
-    k, v = k.nan_to_num(), v.nan_to_num()  # PyTorch reads what it masks
     torch.testing.assert_close(attend(q, k, v, where, causal=True), attend_decode(q, k, v, where))
 
 

@@ -1,8 +1,7 @@
 """Keys and values in blocks, and the attention of one step over them.
 
-Main path: CachedAttention -> KVCache.write, KVCache.read, attend_causal, or on a GPU the kernel of
-kernels/paged.py. The attention mask of a step is as large as the step's tokens times the context, so
-the engine's token budget bounds it.
+Main path: CachedAttention -> KVCache.write, then a kernel on a GPU, else KVCache.read, attend_causal.
+The mask of a step is as large as its tokens times the context, so the engine's token budget bounds it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS
-from qvl.kernels.paged import sequences, triton_attend
+from qvl.kernels.paged import paged_kernel
 
 
 class KVCache:
@@ -76,18 +75,15 @@ class CachedAttention:
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache, self.spans = cache, spans
         self.slots_t = torch.cat([span.slots_t for span in spans])
-        device = self.slots_t.device
-        self.kernel = triton_attend(device)
-        if self.kernel is not None:
-            new, cached = [s.stop - s.start for s in spans], [s.stop for s in spans]
-            tables = [span.pages for span in spans]
-            self.where = sequences(new, cached, tables, BLOCK_TOKENS, device)
+        self.lengths = [span.stop - span.start for span in spans]
+        cached, pages = [span.stop for span in spans], [span.pages for span in spans]
+        self.kernel = paged_kernel(self.lengths, cached, pages, BLOCK_TOKENS, self.slots_t.device)
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
         self.cache.write(layer, self.slots_t, k_tkh, v_tkh)
         if self.kernel is not None:
-            return self.kernel(q_tnh, *self.cache.slots(layer), self.where, causal=True)
-        queries = q_tnh.split([span.stop - span.start for span in self.spans])
+            return self.kernel(q_tnh, *self.cache.slots(layer))
+        queries = q_tnh.split(self.lengths)
         return torch.cat(
             [
                 attend_causal(q, *self.cache.read(layer, span))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import accumulate
 
 import torch
@@ -84,6 +84,21 @@ def triton_attend(device: torch.device) -> Callable[..., Tensor] | None:
     return attend
 
 
+def paged_kernel(
+    q_lens: Sequence[int],
+    k_lens: Sequence[int],
+    tables: Sequence[Sequence[int]],
+    page_tokens: int,
+    device: torch.device,
+) -> Callable[..., Tensor] | None:
+    """Causal attention of such a step, a function of q, k and v, where there is a kernel for it."""
+    attend = triton_attend(device)
+    if attend is None:
+        return None
+    where = sequences(q_lens, k_lens, tables, page_tokens, device)
+    return partial(attend, sequences=where, causal=True)
+
+
 def attend_decode(q_bnh: Tensor, k_ckh: Tensor, v_ckh: Tensor, where: Sequences) -> Tensor:
     """Attention [B, n, h] of one new token a sequence; shapes depend on nothing but shapes.
 
@@ -95,8 +110,12 @@ def attend_decode(q_bnh: Tensor, k_ckh: Tensor, v_ckh: Tensor, where: Sequences)
     assert where.table_bw is not None
     offsets = torch.arange(where.page_tokens, device=q_bnh.device)
     slots_bc = (where.table_bw.unsqueeze(-1) * where.page_tokens + offsets).flatten(1)
-    k, v = (x[slots_bc].transpose(1, 2) for x in (k_ckh, v_ckh))  # [B, kv_heads, C, h]
     seen_bc = torch.arange(slots_bc.shape[1], device=q_bnh.device) < where.k_lens_b.unsqueeze(1)
+    # what is not written yet may be no number, which no mask takes away
+    k, v = (
+        x[slots_bc].masked_fill(~seen_bc[..., None, None], 0).transpose(1, 2)
+        for x in (k_ckh, v_ckh)
+    )
     q = q_bnh.unflatten(1, (k.shape[1], -1))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_bc[:, None, None])
     return out.flatten(1, 2)
