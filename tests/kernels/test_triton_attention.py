@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from qvl.kernels.paged import SHORT, SPLIT, attend_decode, segments, sequences
+from qvl.kernels.paged import SHORT, SPLIT, attend_decode, sequences, whole_segments
 
 pytestmark = [
     pytest.mark.triton,
@@ -108,7 +108,7 @@ def test_segments_without_pages_see_all_of_themselves(head_dim):
     torch.manual_seed(0)
     lengths = [1, 64, 65, 4, 130]
     q, k, v = torch.randn(sum(lengths), 3, 2, head_dim).unbind(1)
-    where = segments(tuple(lengths), CPU)
+    where = whole_segments(tuple(lengths), CPU)
     parts = [x.split(lengths) for x in (q, k, v)]
     expected = [written_out(*part, causal=False) for part in zip(*parts, strict=True)]
     torch.testing.assert_close(attend(q, k, v, where, causal=False), torch.cat(expected))

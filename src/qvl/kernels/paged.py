@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from qvl.models.attention import packed_attention
 
 log = logging.getLogger(__name__)
 SHORT = 8  # new tokens of a sequence, up to which its keys are split over programs
@@ -63,7 +65,7 @@ def sequences(
 
 
 @lru_cache(maxsize=4)
-def segments(lengths: tuple[int, ...], device: torch.device) -> Sequences:
+def whole_segments(lengths: tuple[int, ...], device: torch.device) -> Sequences:
     """Of whole segments without pages; every layer of a vision tower asks for the same."""
     return sequences(lengths, lengths, None, 0, device)
 
@@ -82,6 +84,18 @@ def triton_attend(device: torch.device) -> Callable[..., Tensor] | None:
         log.warning("attention runs in PyTorch, slower: Triton is not installed")
         return None
     return attend
+
+
+def segment_attention(
+    q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, cu_seqlens: Sequence[int], *, causal: bool
+) -> Tensor:
+    """models.attention.packed_attention, in one launch where lengths differ; without gradients."""
+    lengths = tuple(b - a for a, b in pairwise(cu_seqlens))
+    attend = triton_attend(q_tnh.device)
+    if attend is None or len(set(lengths)) == 1:  # of equal ones PyTorch makes one call too
+        return packed_attention(q_tnh, k_tkh, v_tkh, cu_seqlens, causal=causal)
+    where = whole_segments(lengths, q_tnh.device)
+    return attend(q_tnh, k_tkh, v_tkh, where, causal=causal)
 
 
 def paged_kernel(

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qvl.kernels.paged import segments, triton_attend
-
 
 def packed_attention(
     q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, cu_seqlens: Sequence[int], *, causal: bool
@@ -22,10 +20,6 @@ def packed_attention(
         q, k, v = (x.unflatten(0, split).transpose(1, 2) for x in (q_tnh, k_tkh, v_tkh))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
         return out.transpose(1, 2).flatten(0, 1)
-    kernel = triton_attend(q_tnh.device)
-    if kernel is not None and not causal and not q_tnh.requires_grad:  # it has no backward
-        where = segments(tuple(b - a for a, b in pairwise(cu_seqlens)), q_tnh.device)
-        return kernel(q_tnh, k_tkh, v_tkh, where, causal=False)
     parts = [
         packed_attention(q_tnh[a:b], k_tkh[a:b], v_tkh[a:b], (0, b - a), causal=causal)
         for a, b in pairwise(cu_seqlens)
