@@ -19,7 +19,7 @@ def bench(
     *,
     model: Annotated[str | None, typer.Option(help="A hub id, a folder, or sprout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, int8, int4.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     against: Annotated[str | None, typer.Option(help="transformers: run it too, in turn.")] = None,
     new_tokens: Annotated[int, typer.Option(min=2, max=512, help="Of every answer.")] = 32,
     batch: Annotated[str, typer.Option(help="Requests at once, such as 1,4,8.")] = "1,4,8",

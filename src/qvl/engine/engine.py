@@ -111,9 +111,10 @@ class Engine:
         self._max_running = max_running
         self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
         self._cache = KVCache(self._pool.total + 1)  # the last takes what padding writes
-        on_gpu = self._device.type == "cuda"
-        self._static = StaticDecode(model, self._cache, self._device) if on_gpu else None
-        self._draft_tokens = 0 if on_gpu else draft_tokens
+        # streamed layers, whose weights are in the host's memory, cannot be replayed
+        whole = {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+        self._static = StaticDecode(model, self._cache, self._device) if whole else None
+        self._draft_tokens = 0 if whole else draft_tokens
         self._features = FeatureCache(feature_bytes)
         self._numbers = itertools.count()
         self._masks = ThreadPoolExecutor(1, "qvl-grammar")
