@@ -50,7 +50,7 @@ def bench(
     if against is not None:
         folder = model_folder(chosen.model, revision=None, offline=None).path
         peer = run_transformers(folder, ours.info.dtype)
-    machine = limits.measured()
+    machine = limits.measured(ours.info.device)
     never, runner = ours.end_ids, run_ours(ours.generate)
     runner(report.workloads(2, never, [])["one request"]())  # what is made once is made now
     rows = []
