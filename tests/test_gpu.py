@@ -228,7 +228,7 @@ def large_model(size: str) -> QwenVL:
 
 def decode_rate(model: QwenVL, count: int, context: int, new_tokens: int = 256) -> float:
     """Steps a second in which each of `count` requests gains a token."""
-    engine = engine_of(model, cache_tokens=count * (context + new_tokens + 16))
+    engine = engine_of(model, cache_tokens=count * (context + new_tokens + 16), draft_tokens=0)
     for n in range(count):
         engine.add(request(f"{n}", [(n + i) % 250 for i in range(context)], new_tokens))
     while any(len(state.output_ids) < 8 for state in engine._requests.values()):

@@ -901,6 +901,22 @@ def test_steps_of_fixed_shapes_say_the_same(generation, room, monkeypatch):
     assert (len(restarted) > 2 * len(requests)) == (room == 5)  # each ends with one, runs have one
 
 
+def test_tokens_that_a_grammar_forces_are_computed_one_by_one_as_ever(monkeypatch):
+    """With a budget of one, a step of one token may not be the one after which a token is drawn."""
+    model = tiny_model("qwen3_vl")
+    engine = new_engine(model, token_budget=1, draft_tokens=0)
+    counts = compared(engine, model, monkeypatch)
+
+    def request() -> EngineRequest:
+        form = ResponseFormat("regex", "(a|b)cdefg(h|i)abcd(i|j)")
+        return replace(prompt("form", [5, 6], max_new_tokens=13), grammar=letters().compile(form))
+
+    engine.add(request())
+    said = ids_of(drain(engine), "form")
+    assert said == ids_of(run(model, [request()], draft_tokens=0), "form")
+    assert 0 < len(counts) < len(said) - 3
+
+
 def test_more_requests_than_the_largest_shape_are_computed_as_ever(monkeypatch):
     model = tiny_model("qwen2_vl")
     requests = [prompt(f"{n}", [n, 1], seed=n, max_new_tokens=3 + n % 3) for n in range(66)]

@@ -40,8 +40,8 @@ class KVCache:
 
     def slots(self, layer: int) -> tuple[Tensor, Tensor]:
         """All keys and values [slots, kv_heads, head_dim]: views."""
-        k, v = self._layers[layer].flatten(1, 2)
-        return k, v
+        kv = self._layers[layer].flatten(1, 2)
+        return kv[0], kv[1]
 
     def read(self, layer: int, span: Span) -> tuple[Tensor, Tensor]:
         """Keys and values [c, kv_heads, head_dim] of the span's tokens and all before them."""
@@ -76,7 +76,7 @@ class CachedAttention:
         self.cache, self.spans = cache, spans
         self.slots_t = torch.cat([span.slots_t for span in spans])
         self.lengths = [span.stop - span.start for span in spans]
-        cached, pages = [span.stop for span in spans], [span.pages for span in spans]
+        cached, pages = [s.stop for s in spans], [s.pages for s in spans]
         self.kernel = paged_kernel(self.lengths, cached, pages, BLOCK_TOKENS, self.slots_t.device)
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Chunk:
     @property
     def is_decode(self) -> bool:
         """The last token alone, which was generated."""
-        return self.start >= self.state.prompt_tokens and self.start + 1 == self.stop == self.end
+        return self.is_last and self.end == self.start + 1 > self.state.prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,7 @@ class Engine:
         self._max_running = max_running
         self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
         self._cache = KVCache(self._pool.total + 1)  # the last takes what padding writes
-        # streamed layers, whose weights are in the host's memory, cannot be replayed
-        whole = {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+        whole = {p.device.type for p in model.parameters()} == {"cuda"}  # no layer is streamed
         self._static = StaticDecode(model, self._cache, self._device) if whole else None
         self._draft_tokens = 0 if whole else draft_tokens
         self._features = FeatureCache(feature_bytes)

@@ -32,10 +32,7 @@ class StaticDecode:
         self._steps: dict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = {}
 
     def __call__(self, states: Sequence[RequestState]) -> Tensor:
-        """Logits [requests, vocab] after the last token of each; all before it is in the cache.
-
-        They are good until the next call.
-        """
+        """Logits [requests, vocab] after the last token of each, good until the next call."""
         size, pages = next(s for s in SIZES if s >= len(states)), SPLIT // BLOCK_TOKENS
         while pages < max(len(state.blocks) for state in states):
             pages *= 2

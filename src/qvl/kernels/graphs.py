@@ -22,7 +22,8 @@ def pool(device: torch.device) -> Any:
 def captured(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     """What computes the same from the buffers that `compute` reads, whatever is in them by then.
 
-    The output is overwritten by the next call of any captured function. Not on CUDA: `compute`.
+    The output is overwritten by the next call of any captured function. Not on CUDA, or where the
+    capture fails (the reason goes to the log): `compute`.
     `compute` runs twice, allocates from a pool of the graphs' own, and must not wait for the device.
     """
     if device.type != "cuda":
@@ -34,8 +35,12 @@ def captured(compute: Callable[[], Tensor], device: torch.device) -> Callable[[]
         compute()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool(device)):
-        output = compute()
+    try:
+        with torch.cuda.graph(graph, pool=pool(device)):
+            output = compute()
+    except RuntimeError as err:  # memory too
+        log.warning("a step could not be captured as a CUDA graph, it runs slower: %s", err)
+        return compute
     grown = (torch.cuda.memory_reserved(device) - before) / 2**20
     log.info("a CUDA graph for %d rows was captured: %.0f MiB more", len(output), grown)
 
