@@ -1,7 +1,7 @@
 # The verbs of the project; CI calls the same. `make setup` comes first and is instant when done.
 .POSIX:
 .SUFFIXES:
-.PHONY: setup demo test test-slow test-gpu check bench
+.PHONY: setup demo test test-slow test-gpu test-triton check bench
 
 BIN = .venv/bin
 
@@ -21,6 +21,10 @@ test-slow: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
+
+# torch brings Triton only with CUDA; elsewhere `pip install triton` first
+test-triton: setup
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/kernels
 
 check: setup
 	$(BIN)/ruff check

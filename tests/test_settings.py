@@ -118,7 +118,7 @@ def test_an_unknown_name_like_no_other_lists_the_known_ones():
     [
         (
             'dtype = "bf8"',
-            "dtype is 'bf8' in qvl.toml: input should be 'auto', 'fp32', 'bf16', 'int8' or 'int4'",
+            "dtype is 'bf8' in qvl.toml: input should be 'auto', 'fp32', 'bf16', 'fp8', 'int8' or 'int4'",
         ),
         ("max_new_tokens = 0", "max_new_tokens is 0 in qvl.toml: "),
         ("max_new_tokens = 4097", "max_new_tokens is 4097 in qvl.toml: "),

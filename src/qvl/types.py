@@ -18,7 +18,7 @@ from qvl.errors import InvalidParamError
 
 Role = Literal["system", "user", "assistant", "tool"]
 # what the weights are kept in; "auto" never quantises
-DType = Literal["auto", "fp32", "bf16", "int8", "int4"]
+DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 # "loop": the model repeated itself without end, and was stopped
 FinishReason = Literal["stop", "length", "loop", "cancelled"]
 MAX_NEW_TOKENS = 4096

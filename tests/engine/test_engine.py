@@ -13,11 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qvl.engine.blocks import BLOCK_TOKENS
+from qvl.engine.engine import Chunk, Engine, pack
+from qvl.engine.graphs import StaticDecode
 from qvl.engine.lookup import Lookup
 from qvl.engine.request import (
     EngineRequest,
     Event,
     Finished,
+    RequestState,
     Token,
 )
 from qvl.engine.sampler import sample
@@ -722,3 +726,82 @@ def test_an_id_can_be_used_again_only_after_its_request_ended():
         engine.add(MIX[1])
     drain(engine)
     engine.add(MIX[1])
+
+
+# --- decode steps of fixed shapes, as a GPU replays them; computed here without a graph
+
+
+def compared(engine: Engine, model: QwenVL, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every static step is computed as an ordinary one too; how many requests each of them had."""
+    counts: list[int] = []
+    static = StaticDecode(model, engine._cache, torch.device("cpu"))
+
+    def both(states: Sequence[RequestState]) -> torch.Tensor:
+        chunks = [Chunk(s, len(s.tokens) - 1, len(s.tokens)) for s in states]
+        logits = static(states).clone()
+        ordinary = model(pack(chunks, engine._cache, torch.device("cpu")))
+        torch.testing.assert_close(logits, ordinary, atol=2e-5, rtol=1e-4)
+        counts.append(len(states))
+        return logits
+
+    monkeypatch.setattr(engine, "_static", both)
+    return counts
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("room", [5, 40])
+def test_steps_of_fixed_shapes_say_the_same(generation, room, monkeypatch):
+    """While requests come, end, and with little room lose their blocks to earlier ones."""
+    monkeypatch.setattr("qvl.engine.graphs.SPLIT", BLOCK_TOKENS)  # contexts of 1, 2, 4 .. pages
+    model = tiny_model(generation)
+    restarted: list[str] = []
+    restart = RequestState.restart
+
+    def noted(state: RequestState) -> list[int]:
+        restarted.append(state.id)
+        return restart(state)
+
+    monkeypatch.setattr(RequestState, "restart", noted)
+    texts = [prompt(f"{n}", [n, n + 1], seed=n, max_new_tokens=10 + 7 * n) for n in range(6)]
+    engine = new_engine(model, draft_tokens=0, cache_tokens=BLOCK_TOKENS * room, feature_bytes=0)
+    counts = compared(engine, model, monkeypatch)
+    events: list[Event] = []
+    for request in (*texts[:3], *MIX, *texts[3:]):
+        events += engine.step()
+        engine.add(request)
+    events += drain(engine)
+    requests = (*texts, *MIX)
+    for request in requests:
+        fresh = ids_of(run(model, [request]), request.id)
+        assert ids_of(events, request.id) == fresh
+    assert {1, 2, 3} <= set(counts)  # sizes 1, 2 and 4, the last one padded
+    assert (len(restarted) > 2 * len(requests)) == (room == 5)  # each ends with one, runs have one
+
+
+def test_tokens_that_a_grammar_forces_are_computed_one_by_one_as_ever(monkeypatch):
+    """With a budget of one, a step of one token may not be the one after which a token is drawn."""
+    model = tiny_model("qwen3_vl")
+    engine = new_engine(model, token_budget=1, draft_tokens=0)
+    counts = compared(engine, model, monkeypatch)
+
+    def request() -> EngineRequest:
+        form = ResponseFormat("regex", "(a|b)cdefg(h|i)abcd(i|j)")
+        return replace(prompt("form", [5, 6], max_new_tokens=13), grammar=letters().compile(form))
+
+    engine.add(request())
+    said = ids_of(drain(engine), "form")
+    assert said == ids_of(run(model, [request()], draft_tokens=0), "form")
+    assert 0 < len(counts) < len(said) - 3
+
+
+def test_more_requests_than_the_largest_shape_are_computed_as_ever(monkeypatch):
+    model = tiny_model("qwen2_vl")
+    requests = [prompt(f"{n}", [n, 1], seed=n, max_new_tokens=3 + n % 3) for n in range(66)]
+    engine = new_engine(model, max_running=66)
+    counts = compared(engine, model, monkeypatch)
+    for request in requests:
+        engine.add(request)
+    events = drain(engine)
+    expected = run(model, requests, max_running=66)
+    assert [ids_of(events, r.id) for r in requests] == [ids_of(expected, r.id) for r in requests]
+    assert max(counts) <= 64 < len(requests)

@@ -258,8 +258,10 @@ def test_unknown_devices_and_dtypes_are_refused(source: Path) -> None:
             load_model(source, device=device)
     with pytest.raises(InvalidParamError, match="'cuda:99' is not available"):
         load_model(source, device="cuda:99")
-    with pytest.raises(InvalidParamError, match="'fp8'"):
-        load_model(source, dtype="fp8")  # type: ignore[arg-type]
+    with pytest.raises(InvalidParamError, match="'fp9'"):
+        load_model(source, dtype="fp9")  # type: ignore[arg-type]
+    with pytest.raises(InvalidParamError, match="fp8 runs on a GPU"):
+        load_model(source, dtype="fp8")
 
 
 def test_weights_that_cannot_fit_are_refused_before_they_are_read(

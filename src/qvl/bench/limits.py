@@ -1,4 +1,4 @@
-"""What this machine can do at most: bytes read a second, numbers multiplied a second."""
+"""What this machine or its GPU can do at most: bytes read a second, numbers multiplied a second."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from dataclasses import dataclass
 
 import torch
 
-READ_BYTES = 1 << 29  # far more than any cache holds
-GEMM_SIDE = 1536
+READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}  # far more than any cache holds
+GEMM_SIDE = {"cpu": 1536, "cuda": 8192}
 ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """bytes/s of reading memory and fp32 operations/s of a matrix product, all threads together."""
+    """bytes/s of reading memory and fp32 operations/s of a matrix product, all of the device."""
 
     read_bytes_s: float
     gemm_flop_s: float
 
 
-def measured() -> Limits:
-    numbers = torch.ones(READ_BYTES // 4)
-    a, b = torch.randn(2, GEMM_SIDE, GEMM_SIDE).unbind()
+def measured(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Limits:
+    """Of a device, the product in `dtype`; one other than CUDA is measured as a CPU is."""
+    kind = torch.device(device).type
+    read_bytes, side = (sizes.get(kind, sizes["cpu"]) for sizes in (READ_BYTES, GEMM_SIDE))
+    numbers = torch.ones(read_bytes // 4, device=device)
+    a, b = torch.randn(2, side, side, device=device).to(dtype).unbind()
+    # the items wait for the device
     return Limits(
-        read_bytes_s=READ_BYTES / best_s(numbers.sum),
-        gemm_flop_s=2 * GEMM_SIDE**3 / best_s(lambda: a @ b),
+        read_bytes_s=read_bytes / best_s(lambda: numbers.sum().item()),
+        gemm_flop_s=2 * side**3 / best_s(lambda: (a @ b)[0, 0].item()),
     )
 
 

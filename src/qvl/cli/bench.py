@@ -19,7 +19,7 @@ def bench(
     *,
     model: Annotated[str | None, typer.Option(help="A hub id, a folder, or sprout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, int8, int4.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     against: Annotated[
         str | None, typer.Option(help="In turn with transformers, llama.cpp or openai:URL.")
     ] = None,
@@ -61,7 +61,7 @@ def bench(
                     new_tokens=new_tokens,
                 )
             )
-        machine = limits.measured()
+        machine = limits.measured(info.device)
         # what is made once is made now, on both sides
         report.alternating("", report.workloads(2, never, [])["one request"], runner, peer, 1)
         rows = []

@@ -51,7 +51,7 @@ def describe(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, int8, int4.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="1 to 4096.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0.1 to 2.0; 0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="0.05 to 1.0.")] = None,

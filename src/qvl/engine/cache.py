@@ -1,8 +1,8 @@
 """Keys and values in blocks, and the attention of one step over them.
 
-Main path: CachedAttention -> KVCache.write, KVCache.read, attend_causal; or, on a CPU with compiled
-kernels, all of that by kernels/attention.py. The attention mask of a step is as large as the step's
-tokens times the context, so the engine's token budget bounds it.
+Main path: CachedAttention -> the kernel of a GPU or of a CPU, else KVCache.write, KVCache.read,
+attend_causal. There the mask of a step is as large as its tokens times the context, so the engine's
+token budget bounds it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS
 from qvl.kernels import attention
+from qvl.kernels.paged import paged_kernel
 
 
 class KVCache:
@@ -43,6 +44,11 @@ class KVCache:
         kv[0].index_copy_(0, slots_t, k_tkh)
         kv[1].index_copy_(0, slots_t, v_tkh)
 
+    def slots(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All keys and values [slots, kv_heads, head_dim]: views."""
+        kv = self._layers[layer].flatten(1, 2)
+        return kv[0], kv[1]
+
     def read(self, layer: int, span: Span) -> tuple[Tensor, Tensor]:
         """Keys and values [c, kv_heads, head_dim] of the span's tokens and all before them."""
         kv, count = self._layers[layer], len(span.blocks)
@@ -57,10 +63,11 @@ class KVCache:
 class Span:
     """Tokens start .. stop of one sequence, computed in this step; those before are in `blocks`."""
 
-    __slots__ = ("blocks", "first", "in_a_row", "slots_t", "start", "stop")
+    __slots__ = ("blocks", "first", "in_a_row", "pages", "slots_t", "start", "stop")
 
     def __init__(self, blocks: Sequence[int], start: int, stop: int, device: torch.device) -> None:
-        used = torch.tensor(blocks[: -(-stop // BLOCK_TOKENS)])
+        self.pages = blocks[: -(-stop // BLOCK_TOKENS)]
+        used = torch.tensor(self.pages)
         at_t = torch.arange(start, stop)
         slots_t = used[at_t // BLOCK_TOKENS] * BLOCK_TOKENS + at_t % BLOCK_TOKENS
         self.in_a_row = bool((used.diff() == 1).all())
@@ -75,13 +82,18 @@ class CachedAttention:
         self.cache, self.spans = cache, spans
         self.slots_t = torch.cat([span.slots_t for span in spans])
         self.places = attention.Places([(s.blocks, s.start, s.stop) for s in spans])
+        self.lengths = [span.stop - span.start for span in spans]
+        cached, pages = [s.stop for s in spans], [s.pages for s in spans]
+        self.kernel = paged_kernel(self.lengths, cached, pages, BLOCK_TOKENS, self.slots_t.device)
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
         if attention.runs_on(q_tnh):
             kv = self.cache.layer(layer, k_tkh)
             return attention.attend(kv, q_tnh, k_tkh, v_tkh, self.places)
         self.cache.write(layer, self.slots_t, k_tkh, v_tkh)
-        queries = q_tnh.split([span.stop - span.start for span in self.spans])
+        if self.kernel is not None:
+            return self.kernel(q_tnh, *self.cache.slots(layer))
+        queries = q_tnh.split(self.lengths)
         return torch.cat(
             [
                 attend_causal(q, *self.cache.read(layer, span))

@@ -25,6 +25,7 @@ from torch import Tensor
 from qvl.engine.blocks import BLOCK_TOKENS, BlockPool
 from qvl.engine.cache import CachedAttention, KVCache, Span
 from qvl.engine.features import FeatureCache
+from qvl.engine.graphs import SIZES, StaticDecode
 from qvl.engine.request import (
     EngineImage,
     EngineRequest,
@@ -64,6 +65,11 @@ class Chunk:
         """Nothing of the request is left to compute, so its next token can be sampled."""
         return self.stop == len(self.state.tokens)
 
+    @property
+    def is_decode(self) -> bool:
+        """The last token alone, which was generated."""
+        return self.is_last and self.end == self.start + 1 > self.state.prompt_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Logits:
@@ -83,6 +89,7 @@ class Engine:
     the first `max_running` requests; the other requests wait. `cache_tokens` is the room for keys
     and values of all requests together, `feature_bytes` that for pictures no request needs now.
     With at most DRAFTING requests at work, each is ahead by `draft_tokens` where `lookup` has any.
+    On a GPU steps of one token a request have fixed shapes, and there are no guesses.
     """
 
     def __init__(
@@ -103,9 +110,11 @@ class Engine:
         self._banned_v = banned_ids(model.config, vocab_size).to(self._device)
         self._token_budget = token_budget
         self._max_running = max_running
-        self._draft_tokens = draft_tokens
         self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
-        self._cache = KVCache(self._pool.total)
+        self._cache = KVCache(self._pool.total + 1)  # the last takes what padding writes
+        whole = {p.device.type for p in model.parameters()} == {"cuda"}  # no layer is streamed
+        self._static = StaticDecode(model, self._cache, self._device) if whole else None
+        self._draft_tokens = 0 if whole else draft_tokens
         self._features = FeatureCache(feature_bytes)
         self._numbers = itertools.count()
         self._masks = ThreadPoolExecutor(1, "qvl-grammar")
@@ -290,7 +299,11 @@ class Engine:
             if chunk.is_last and chunk.state.grammar is not None
         }
         self._encode_images(chunks)
-        logits = self._model(pack(chunks, self._cache, self._device))
+        plain = len(chunks) <= SIZES[-1] and all(chunk.is_decode for chunk in chunks)
+        if self._static is not None and plain:
+            logits = self._static([chunk.state for chunk in chunks])
+        else:
+            logits = self._model(pack(chunks, self._cache, self._device))
         counts = [1 + len(chunk.draft) if chunk.is_last else 0 for chunk in chunks]
         return [
             Logits(rows, banned.get(chunk.state.id)) if chunk.is_last else None

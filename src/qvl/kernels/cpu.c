@@ -24,6 +24,7 @@
 #define PANEL 16
 #define GROUP 128
 #define TILE_ROWS 4      /* of x that share a load of weights */
+#define FEW_ROWS 8       /* so many take the weights as they come */
 #define ROWS_AT_ONCE 192 /* of x that meet a widened block */
 #define BLOCK 256        /* of k in a widened block */
 #define INLINE static inline __attribute__((always_inline))
@@ -64,6 +65,12 @@ INLINE vf splat(float v) { return v - (vf){}; } /* a sum with 0 would be compute
                 : "+x"(sum), "=&x"(product)                                                        \
                 : "x"(a), "x"(b));                                                                 \
     } while (0)
+/* the same four bytes everywhere, from memory: by way of a plain register it would cost a shuffle */
+INLINE __m256i four_bytes(const void *at) {
+    __m256i all;
+    __asm__("vpbroadcastd %1, %0" : "=x"(all) : "m"(*(const int32_t *)at));
+    return all;
+}
 #else
 #define HELD(v)
 #endif
@@ -179,7 +186,7 @@ void qvl_linear_bf16(const float *fp32_x, uint16_t *scratch, const uint16_t *w, 
 #else
     const BF16_X *x = fp32_x;
     (void)scratch;
-    for (long from = 0; m > TILE_ROWS && from < m; from += ROWS_AT_ONCE) {
+    for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
         for (long p = 0; p < panels; p++) {
@@ -197,7 +204,7 @@ void qvl_linear_bf16(const float *fp32_x, uint16_t *scratch, const uint16_t *w, 
                 put(y + (from + row) * n, bias, sums + row * PANEL, p * PANEL, n);
         }
     }
-    if (m > TILE_ROWS) return;
+    if (m > FEW_ROWS) return;
 #endif
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
@@ -293,12 +300,9 @@ INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const u
             const __m256i bytes = _mm256_loadu_si256((const __m256i *)at);
             const __m256i even = _mm256_and_si256(bytes, low), odd = _mm256_srli_epi16(bytes, 8);
             UNROLL for (int r = 0; r < rows; r++) {
-                int32_t pairs[2];
-                memcpy(pairs, q + r * k + i, 8);
-                const __m256i both = _mm256_add_epi32(
-                    _mm256_madd_epi16(even, _mm256_set1_epi32(pairs[0])),
-                    _mm256_madd_epi16(odd, _mm256_set1_epi32(pairs[1])));
-                sum[r][p] = _mm256_add_epi32(sum[r][p], both);
+                const i8_value *four = q + r * k + i;
+                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], even, four_bytes(four));
+                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], odd, four_bytes(four + 2));
             }
         }
     UNROLL for (int r = 0; r < rows; r++)
@@ -349,9 +353,7 @@ INLINE void i8_wide_tile(const int rows, const i8_value *q, const __m256i *wide,
         __m256i weights[2] = {wide[i * 2], wide[i * 2 + 1]};
         UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
         UNROLL for (int r = 0; r < rows; r++) {
-            int32_t pair;
-            memcpy(&pair, q + r * k + i * 2, 4);
-            const __m256i values = _mm256_set1_epi32(pair);
+            const __m256i values = four_bytes(q + r * k + i * 2);
             UNROLL for (int p = 0; p < 2; p++)
                 SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], weights[p], values);
         }
@@ -373,7 +375,7 @@ void qvl_linear_i8(const float *x, char *scratch, const uint8_t *w, const float 
         scales[row] = QUANTISE(x + row * k, k, q[row * k + I8_PLACE(i)] = (i8_value)value,
                                q_sums + row);
 #if defined(I8_WIDE)
-    for (long from = 0; m > TILE_ROWS && from < m; from += ROWS_AT_ONCE) {
+    for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
         for (long p = 0; p < panels; p++) {
@@ -392,7 +394,7 @@ void qvl_linear_i8(const float *x, char *scratch, const uint8_t *w, const float 
                 i8_put(sums + i * PARTS, scales[row], q_sums[row], w_scales, bias, y + row * n, p, n);
         }
     }
-    if (m > TILE_ROWS) return;
+    if (m > FEW_ROWS) return;
 #endif
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
@@ -481,30 +483,28 @@ INLINE void i4_group(const int rows, const int8_t *q, const uint8_t *w, vi *sums
 #elif defined(__AVX2__)
     /* pairs of products stay below 2 * 15 * 127, so eight of them fit into 16 bits */
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    UNROLL for (int half = 0; half < 2; half++) {
-        __m256i sum[TILE_ROWS];
-        UNROLL for (int r = 0; r < rows; r++) sum[r] = _mm256_setzero_si256();
-        for (int i = 0; i < GROUP; i += 32) {
-            __m256i part[TILE_ROWS];
-            UNROLL for (int r = 0; r < rows; r++) part[r] = _mm256_setzero_si256();
-            UNROLL for (int j = i; j < i + 32; j += 8) {
-                const __m256i bytes =
-                    _mm256_loadu_si256((const __m256i *)(w + j / 8 * 64 + half * 32));
-                const __m256i first = _mm256_and_si256(bytes, low);
-                const __m256i second = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
-                UNROLL for (int r = 0; r < rows; r++) {
-                    int32_t four[2];
-                    memcpy(four, q + r * k + j, 8);
-                    part[r] = _mm256_add_epi16(
-                        part[r], _mm256_maddubs_epi16(first, _mm256_set1_epi32(four[0])));
-                    part[r] = _mm256_add_epi16(
-                        part[r], _mm256_maddubs_epi16(second, _mm256_set1_epi32(four[1])));
+    UNROLL for (int i = 0; i < rows * 2; i++) sums[i] = (vi){};
+    for (int i = 0; i < GROUP; i += 32) {
+        __m256i part[TILE_ROWS][2];
+        UNROLL for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
+        UNROLL for (int j = i; j < i + 32; j += 8) {
+            __m256i first[2], second[2];
+            UNROLL for (int p = 0; p < 2; p++) {
+                const __m256i bytes = _mm256_loadu_si256((const __m256i *)(w + j * 8) + p);
+                first[p] = _mm256_and_si256(bytes, low);
+                second[p] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+            }
+            UNROLL for (int r = 0; r < rows; r++) {
+                const __m256i one = four_bytes(q + r * k + j), two = four_bytes(q + r * k + j + 4);
+                UNROLL for (int p = 0; p < 2; p++) { /* the weights are the unsigned operand */
+                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], first[p], one);
+                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], second[p], two);
                 }
             }
-            UNROLL for (int r = 0; r < rows; r++)
-                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(part[r], ones));
         }
-        UNROLL for (int r = 0; r < rows; r++) sums[r * 2 + half] = (vi)sum[r];
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int p = 0; p < 2; p++)
+                sums[r * 2 + p] += (vi)_mm256_madd_epi16(part[r][p], ones);
     }
 #else
     for (int r = 0; r < rows; r++) {
@@ -519,43 +519,6 @@ INLINE void i4_group(const int rows, const int8_t *q, const uint8_t *w, vi *sums
     }
 #endif
 }
-
-#if defined(__AVX2__) && !defined(VNNI)
-#define I4_WIDE 1
-INLINE void widen_i4(const uint8_t *w, __m256i *wide) {
-    const __m256i low = _mm256_set1_epi8(15);
-    UNROLL for (int i = 0; i < GROUP / 8; i++)
-        UNROLL for (int p = 0; p < 2; p++) {
-            const __m256i bytes = _mm256_loadu_si256((const __m256i *)w + i * 2 + p);
-            wide[i * 4 + p] = _mm256_and_si256(bytes, low);
-            wide[i * 4 + 2 + p] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
-        }
-}
-
-/* the same products from a widened group */
-INLINE void i4_wide_group(const int rows, const int8_t *q, const __m256i *wide, vi *sums, long k) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    UNROLL for (int i = 0; i < rows * 2; i++) sums[i] = (vi){};
-    for (int i = 0; i < GROUP; i += 32) {
-        __m256i part[TILE_ROWS][2];
-        UNROLL for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
-        UNROLL for (int j = i / 4; j < i / 4 + 8; j++) {
-            __m256i weights[2] = {wide[j * 2], wide[j * 2 + 1]};
-            UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
-            UNROLL for (int r = 0; r < rows; r++) {
-                int32_t four;
-                memcpy(&four, q + r * k + j * 4, 4);
-                const __m256i values = _mm256_set1_epi32(four);
-                UNROLL for (int p = 0; p < 2; p++) /* the weights are the unsigned operand */
-                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], weights[p], values);
-            }
-        }
-        UNROLL for (int r = 0; r < rows; r++)
-            UNROLL for (int p = 0; p < 2; p++)
-                sums[r * 2 + p] += (vi)_mm256_madd_epi16(part[r][p], ones);
-    }
-}
-#endif
 
 /* sums[rows][PARTS] += what the whole numbers of one group of one panel stand for */
 INLINE void i4_add(const int rows, const vi *exact, const float *scales, const int32_t *q_sums,
@@ -589,23 +552,12 @@ void qvl_linear_i4(const float *x, char *scratch, const uint8_t *w, const uint16
             for (long g = 0; g < groups; g++) {
                 const long block = p * groups + g;
                 const uint8_t *from_w = w + block * GROUP * PANEL / 2;
-#if defined(I4_WIDE)
-                __m256i wide[GROUP * PANEL / 32];
-                if (m > TILE_ROWS) widen_i4(from_w, wide);
-#define I4_GROUP(r, at, exact)                                                                     \
-    if (m > TILE_ROWS)                                                                             \
-        i4_wide_group(r, q + (at)*GROUP, wide, exact, k);                                          \
-    else                                                                                           \
-        i4_group(r, q + (at)*GROUP, from_w, exact, k)
-#else
-#define I4_GROUP(r, at, exact) i4_group(r, q + (at)*GROUP, from_w, exact, k)
-#endif
                 long row = 0;
 #define TILE(r)                                                                                    \
     do {                                                                                           \
         const long at = (from + row) * groups + g;                                                 \
         vi exact[TILE_ROWS * PARTS];                                                               \
-        I4_GROUP(r, at, exact);                                                                    \
+        i4_group(r, q + at * GROUP, from_w, exact, k);                                                                  \
         i4_add(r, exact, scales + at, q_sums + at, w_scales + block * PANEL, zeros + block * PANEL,\
                sums + row * PARTS, groups);                                                        \
     } while (0)

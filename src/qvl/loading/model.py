@@ -34,6 +34,7 @@ from qvl.loading.config import (
     parse_pixel_rules,
 )
 from qvl.loading.files import regular_file
+from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
 from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
 from qvl.loading.packed import check_fits, open_packed, packed_form
 from qvl.models.config import ModelConfig
@@ -46,8 +47,8 @@ from qvl.types import DType
 
 CPU = torch.device("cpu")
 DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# bytes of a weight in memory, int4 with its scales, the head and the vision tower in int8
-WEIGHT_BYTES: dict[DType, float] = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.75}
+# bytes of a weight in memory; of int4 and fp8 with its scales, the head and the vision tower finer
+WEIGHT_BYTES: dict[DType, float] = {"fp32": 4, "bf16": 2, "fp8": 1.2, "int8": 1, "int4": 0.75}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 EMBEDDING = "model.language_model.embed_tokens.weight"
 LARGE = 10**8  # parameters
@@ -70,9 +71,9 @@ class LoadedModel:
 def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> LoadedModel:
     """The model of a local folder in the hub's layout, in inference mode without gradients.
 
-    "auto" takes the checkpoint's own dtype where the device computes in it, see choose_dtype; int8
-    and int4 quantise while loading, on a CPU. A folder that `qvl models convert` has packed is
-    mapped as it is, in its own kind.
+    "auto" takes the checkpoint's own dtype where the device computes in it, see choose_dtype. int8
+    (CPU), int4 and fp8 (GPU) quantise while loading. A folder that `qvl models convert` has packed
+    is mapped as it is, in its own kind.
     Raises ModelFormatError, ConfigError or UnsafeCheckpointError for a folder that cannot be used,
     OutOfMemoryError before anything is read when the weights cannot fit.
     """
@@ -157,17 +158,22 @@ def _read_weights(
         dtype,
         stored_dtype=checkpoint.main_dtype,
         parameters=parameters,
-        free_bytes=free_bytes(place),
+        free_bytes=room_bytes(place),
         computes_bf16=_computes_bf16(place, parameters),
     )
-    if chosen not in DTYPES and place.type != "cpu":
-        raise InvalidParamError(f"{chosen} runs on a CPU only", hint="use dtype bf16")
+    finer = gpu_kind(chosen, place)
     kind = packed_kind(chosen, place)
-    as_dtype = None if kind else DTYPES[chosen]
-    mapped = fill(model, stored, checkpoint, dtype=as_dtype, device=place)
+    on_gpu = place.type == "cuda"
+    as_dtype = None if kind or on_gpu else DTYPES[chosen]
+    first = torch.device("cpu") if on_gpu else place
+    mapped = fill(model, stored, checkpoint, dtype=as_dtype, device=first)
     if kind is not None:
         with large_blocks_apart():
             pack(model, kind, mapped)
+    if on_gpu:
+        room = round(WEIGHTS_SHARE * (free_bytes(place) or 0))
+        main = DTYPES.get(chosen, torch.bfloat16)
+        to_gpu(model, finer, main, place, room_bytes=room, mapped=mapped)
     return chosen
 
 
@@ -195,7 +201,7 @@ def _map_packed(
 
 def packed_kind(dtype: DType, device: torch.device) -> PackedName | None:
     """How linear layers are packed, None for plain ones: bf16 only where C kernels make it pay."""
-    if dtype == "int8" or dtype == "int4":
+    if device.type == "cpu" and (dtype == "int8" or dtype == "int4"):
         return dtype
     return "bf16" if dtype == "bf16" and device.type == "cpu" and library() is not None else None
 
@@ -385,6 +391,13 @@ def _computes_bf16(device: torch.device, parameters: int) -> bool:
         return True
     # of a large model the memory sets the pace, so half the bytes win whatever is multiplied
     return bool(bf16_instructions()) or (parameters >= LARGE and library() is not None)
+
+
+def room_bytes(device: torch.device) -> int | None:
+    """Memory for weights in all: what does not fit on a card stays in the host's."""
+    free = free_bytes(device)
+    host = free_bytes(torch.device("cpu")) if device.type == "cuda" else 0
+    return None if free is None or host is None else free + host
 
 
 def free_bytes(device: torch.device) -> int | None:

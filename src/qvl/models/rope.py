@@ -7,6 +7,7 @@ fp32; the frequencies are computed on the fly, so that no `.bfloat16()` can roun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -57,12 +58,18 @@ def mrope_axes(section: Sequence[int], *, interleaved: bool) -> list[int]:
     return axes
 
 
+@cache
+def _indexes(axes: tuple[int, ...], device: torch.device) -> Tensor:
+    """On the device once: a CUDA graph cannot copy from the host."""
+    return torch.tensor(axes, device=device)
+
+
 def mrope_angles(
     positions_3t: Tensor, *, head_dim: int, theta: float, axes: Sequence[int], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """(cos, sin) [T, head_dim], computed in fp32 and then cast to the model's dtype."""
     inv = frequencies(head_dim, theta, positions_3t.device)
-    chosen = positions_3t[torch.tensor(axes, device=positions_3t.device)]  # [head_dim / 2, T]
+    chosen = positions_3t[_indexes(tuple(axes), positions_3t.device)]  # [head_dim / 2, T]
     angles = chosen.T.float() * inv
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
