@@ -12,10 +12,10 @@ from torch import Tensor
 
 from qvl.engine.cache import CachedAttention, KVCache, Span, attend_causal
 from qvl.kernels import attention, build, parts
-from qvl.kernels.parts import PackedAttention, PackedMLP, RowNorm
+from qvl.kernels.parts import PackedLayer, RowNorm
 from qvl.models.attention import PackedCausal
 from qvl.models.config import DecoderConfig
-from qvl.models.decoder import MLP, Attention
+from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.rope import mrope_angles, mrope_axes
 
@@ -67,16 +67,7 @@ def test_the_norm_is_that_of_the_models(width: int) -> None:
     assert torch.equal(RowNorm(norm)(torch.zeros(2, width)), torch.zeros(2, width))
 
 
-@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
-def test_the_mlp_is_the_same_without_a_compiler(kind, without_compiler) -> None:
-    mlp = PackedMLP(filled(MLP(config(qk_norm=False))), kind)
-    x = noise(5, 256) * 4
-    expected = without_compiler(lambda: mlp(x))
-    assert (mlp(x) - expected).norm() < 2e-3 * expected.norm()  # int8 may round once differently
-
-
 def test_silu_of_extremes() -> None:
-    mlp = PackedMLP(filled(MLP(config(qk_norm=False))), "bf16")
     gates = torch.tensor([-1e30, -300.0, -88.5, -1.0, 0.0, 1.0, 88.5, 300.0, 1e30, torch.nan])
     row = torch.cat([gates, torch.zeros(22), torch.ones(32)]).unsqueeze(0)
     inner = torch.empty(1, 32)
@@ -85,27 +76,37 @@ def test_silu_of_extremes() -> None:
     kernels.qvl_silu_mul(row.data_ptr(), inner.data_ptr(), 1, 32)
     expected = torch.nn.functional.silu(gates)
     torch.testing.assert_close(inner[0, :10], expected, rtol=1e-6, atol=1e-8, equal_nan=True)
-    assert mlp(torch.full((1, 256), torch.nan)).isnan().all()
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
-@pytest.mark.parametrize("kind", ["bf16", "int8"])
-def test_attention_is_the_same_without_a_compiler(qk_norm, kind, without_compiler) -> None:
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+def test_a_layer_is_the_same_without_a_compiler(qk_norm, kind, without_compiler) -> None:
     shape = config(qk_norm=qk_norm)
-    module = PackedAttention(filled(Attention(shape, 0)), kind)
+    layer = PackedLayer(filled(DecoderLayer(shape, 0)), kind)
+    angles = angles_of(shape, 21)
     x = noise(21, 256)
-    axes = mrope_axes(shape.mrope_section, interleaved=shape.mrope_interleaved)
-    positions = torch.arange(21).expand(3, -1) + torch.tensor([[0], [3], [5]])
-    angles = mrope_angles(positions, head_dim=64, theta=1e6, axes=axes, dtype=torch.float32)
+    before = x.clone()
 
     def run() -> Tensor:
-        cache = CachedAttention(KVCache(2), [Span([1, 0], 0, 21, CPU)])
-        return module(x, angles, cache)
+        return layer(x, angles, CachedAttention(KVCache(2), [Span([1, 0], 0, 21, CPU)]))
 
     expected = without_compiler(run)
-    assert (run() - expected).norm() < 2e-3 * expected.norm()
-    plain = module(x, angles, PackedCausal([0, 21]))
-    assert (plain - expected).norm() < 2e-3 * expected.norm()
+    # whole numbers of 8 bits may now and then be rounded otherwise
+    assert (run() - expected).norm() < 3e-3 * expected.norm()
+    plain = layer(x, angles, PackedCausal([0, 21]))
+    assert (plain - expected).norm() < 3e-3 * expected.norm()
+    assert torch.equal(x, before)
+    x[3] = torch.nan
+    assert run()[3:].isnan().all()
+    assert not run()[:3].isnan().any()
+
+
+def angles_of(shape: DecoderConfig, tokens: int) -> tuple[Tensor, Tensor]:
+    positions = torch.arange(tokens).expand(3, -1) + torch.tensor([[0], [3], [5]])
+    axes = mrope_axes(shape.mrope_section, interleaved=shape.mrope_interleaved)
+    return mrope_angles(
+        positions, head_dim=shape.head_dim, theta=1e6, axes=axes, dtype=torch.float32
+    )
 
 
 def test_attention_agrees_with_the_dense_one_for_any_table() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,7 +152,10 @@ def test_a_dtype_asked_for_is_given(stored: torch.dtype, dtype: Any, tmp_path: P
 
 def weights_of(model: QwenVL) -> dict[str, torch.Tensor]:
     """What every layer computes with, unpacked, by the names of the checkpoint."""
-    weights: dict[str, torch.Tensor] = dict(model.named_parameters())
+    weights: dict[str, torch.Tensor] = {
+        re.sub(r"(?<!self_attn)\.([qk]_norm)\.", r".self_attn.\1.", name): parameter
+        for name, parameter in model.named_parameters()
+    }
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
             for part, rows in parts_of(name, module.out_features, model.config.decoder):
@@ -164,13 +168,15 @@ def weights_of(model: QwenVL) -> dict[str, torch.Tensor]:
 def parts_of(name: str, outputs: int, config: DecoderConfig) -> Iterator[tuple[str, slice]]:
     """The layers that a packed one holds side by side, and their outputs."""
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    joined = {
-        "qkv_proj": {"q_proj": q, "k_proj": kv, "v_proj": kv},
-        "gate_up": {"gate_proj": outputs // 2, "up_proj": outputs // 2},
+    of_a_layer = {
+        "qkv_proj": {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv},
+        "o_proj": {"self_attn.o_proj": outputs},
+        "gate_up_proj": {"mlp.gate_proj": outputs // 2, "mlp.up_proj": outputs // 2},
+        "down_proj": {"mlp.down_proj": outputs},
     }
     before, _, last = name.rpartition(".")
-    start = 0
-    for part, size in joined.get(last, {last: outputs}).items():
+    in_decoder, start = before.startswith("model.language_model"), 0
+    for part, size in (of_a_layer[last] if in_decoder else {last: outputs}).items():
         yield f"{before}.{part}".lstrip("."), slice(start, start + size)
         start += size
 

@@ -35,6 +35,8 @@ SIGNATURES = {
     "qvl_norm": (P, P, F, P, L, L),
     "qvl_silu_mul": (P, P, L, L),
     "qvl_rotate": (P, P, P, F, P, P, L, L, L, L),
+    "qvl_before_attention": (P, P, P, P, P, P, P, L),
+    "qvl_after_attention": (P, P, P, P, P, P, L),
     "qvl_attend": (P, P, P, L, L, P, L, P, P, P, P, L, L, L, L),
 }
 

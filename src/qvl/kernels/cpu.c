@@ -751,3 +751,57 @@ void qvl_attend(const float *q, const float *k, const float *v, long q_apart, lo
         free(scores);
     }
 }
+
+/* ---- a decoder layer, up to its attention and from there on ---------------------------------- */
+
+/* as kernels/parts.py fills them */
+typedef struct {
+    const char *kind; /* "bf16", "int8" or "int4" */
+    const void *panels, *scales, *zeros;
+    const float *bias;
+    long n, k;
+} linear;
+
+typedef struct {
+    linear qkv, o, gate_up, down;
+    const float *before, *after, *q_norm, *k_norm; /* weights of norms, the last two maybe NULL */
+    float eps;
+    long heads, kv_heads, width;
+} layer;
+
+static void multiply(const linear *l, const float *x, void *scratch, float *y, long m) {
+    if (l->kind[0] == 'b')
+        qvl_linear_bf16(x, scratch, l->panels, l->bias, y, m, l->n, l->k);
+    else if (l->kind[3] == '8')
+        qvl_linear_i8(x, scratch, l->panels, l->scales, l->bias, y, m, l->n, l->k);
+    else
+        qvl_linear_i4(x, scratch, l->panels, l->scales, l->zeros, l->bias, y, m, l->n, l->k);
+}
+
+static void add(const float *a, const float *b, float *y, long count) {
+#pragma omp parallel for schedule(static) if (count > ALONE)
+    for (long i = 0; i < count; i++) y[i] = a[i] + b[i];
+}
+
+/* queries, keys and values of rows x [m][hidden], rotated; work has room for m * hidden numbers */
+void qvl_before_attention(const layer *l, const float *x, const float *cos, const float *sin,
+                          float *work, void *scratch, float *qkv, long m) {
+    qvl_norm(x, l->before, l->eps, work, m, l->qkv.k);
+    multiply(&l->qkv, work, scratch, qkv, m);
+    qvl_rotate(qkv, l->q_norm, l->k_norm, l->eps, cos, sin, m, l->heads, l->kv_heads, l->width);
+}
+
+/* y = what the layer makes of x, whose attention is there; work has room for m rows of hidden and
+ * three times the MLP's width */
+void qvl_after_attention(const layer *l, const float *x, const float *attended, float *work,
+                         void *scratch, float *y, long m) {
+    const long hidden = l->o.n, width = l->down.k;
+    float *gate_up = work + m * hidden, *inner = gate_up + m * 2 * width;
+    multiply(&l->o, attended, scratch, work, m);
+    add(x, work, y, m * hidden);
+    qvl_norm(y, l->after, l->eps, work, m, hidden);
+    multiply(&l->gate_up, work, scratch, gate_up, m);
+    qvl_silu_mul(gate_up, inner, m, width);
+    multiply(&l->down, inner, scratch, work, m);
+    add(y, work, y, m * hidden);
+}

@@ -1,24 +1,27 @@
-"""The parts of a decoder layer around packed weights: norm, attention's heads, MLP.
+"""A decoder layer with packed weights, and the norm, as the compiled kernels run them.
 
-They stand in for the modules of models/decoder.py once its weights are packed: what multiplies the
-same input is packed side by side, and what lies between two products is one compiled call. Without a
-compiler the same is computed in PyTorch. Only rows of fp32 on a CPU go through the compiled calls.
+They stand in for those of models/ once a model is packed: what multiplies the same input is packed
+side by side, and a layer is two compiled calls with the attention between. Without a compiler the
+same is computed in PyTorch.
 """
 
 from __future__ import annotations
+
+import ctypes
+from ctypes import CDLL
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.kernels.build import library
-from qvl.kernels.linear import PackedLinear, PackedName, packed, pointer
+from qvl.kernels.linear import Int4Linear, Int8Linear, PackedLinear, PackedName, packed, pointer
 from qvl.models.batch import Attend
-from qvl.models.decoder import MLP, Attention
+from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.rope import rotate
 
-WIDTH = 32  # the compiled calls take rows of a multiple of this
+WIDTH = 32  # the compiled calls take heads and rows of a multiple of this
 
 
 class RowNorm(RMSNorm):
@@ -37,56 +40,81 @@ class RowNorm(RMSNorm):
         return y
 
 
-class PackedMLP(nn.Module):
-    def __init__(self, mlp: MLP, kind: PackedName) -> None:
+class LinearStruct(ctypes.Structure):
+    """`linear` of cpu.c."""
+
+    _fields_ = (
+        ("kind", ctypes.c_char_p),
+        *((name, ctypes.c_void_p) for name in ("panels", "scales", "zeros", "bias")),
+        ("n", ctypes.c_long),
+        ("k", ctypes.c_long),
+    )
+
+
+class LayerStruct(ctypes.Structure):
+    """`layer` of cpu.c."""
+
+    _fields_ = (
+        *((name, LinearStruct) for name in ("qkv", "o", "gate_up", "down")),
+        *((name, ctypes.c_void_p) for name in ("before", "after", "q_norm", "k_norm")),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_long) for name in ("heads", "kv_heads", "width")),
+    )
+
+
+class PackedLayer(nn.Module):
+    def __init__(self, layer: DecoderLayer, kind: PackedName) -> None:
         super().__init__()
-        self.gate_up = side_by_side([mlp.gate_proj, mlp.up_proj], kind)
-        self.down_proj = side_by_side([mlp.down_proj], kind)
-
-    def forward(self, x_td: Tensor) -> Tensor:
-        gate_up = self.gate_up(x_td)
-        kernels, width = library(), gate_up.shape[1] // 2
-        if kernels is None or width % WIDTH:
-            gate, up = gate_up.chunk(2, dim=-1)
-            return self.down_proj(F.silu(gate) * up)
-        inner = gate_up.new_empty(len(gate_up), width)
-        kernels.qvl_silu_mul(pointer(gate_up), pointer(inner), len(gate_up), width)
-        return self.down_proj(inner)
-
-
-class PackedAttention(nn.Module):
-    def __init__(self, attention: Attention, kind: PackedName) -> None:
-        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
         self.layer, self.head_dim = attention.layer, attention.head_dim
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.heads, self.kv_heads = (p.out_features // self.head_dim for p in projections[:2])
+        self.sizes = [p.out_features // self.head_dim for p in projections]
+        self.input_layernorm = layer.input_layernorm
         self.qkv_proj = side_by_side(projections, kind)
-        self.o_proj = side_by_side([attention.o_proj], kind)
         self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        self.o_proj = side_by_side([attention.o_proj], kind)
+        self.post_attention_layernorm = layer.post_attention_layernorm
+        self.gate_up_proj = side_by_side([mlp.gate_proj, mlp.up_proj], kind)
+        self.down_proj = side_by_side([mlp.down_proj], kind)
+        self.struct: LayerStruct | None = None  # made when the weights are in their places
 
     def forward(self, x_td: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        qkv_tnh = self.qkv_proj(x_td).unflatten(-1, (-1, self.head_dim))
-        if library() is None or self.head_dim % WIDTH:
-            q, k, v = qkv_tnh.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-            q, k = rotate(self.q_norm(q), *angles), rotate(self.k_norm(k), *angles)
-        else:
-            self.rotate_in_place(qkv_tnh, *angles)
-            q, k, v = qkv_tnh.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        return self.o_proj(attend(self.layer, q, k, v).flatten(1))
+        kernels = library()
+        widths = (self.head_dim, self.o_proj.out_features, self.down_proj.in_features)
+        if kernels is None or any(width % WIDTH for width in widths):
+            return self.plain(x_td, angles, attend)
+        return self.compiled(kernels, x_td.contiguous(), angles, attend)
 
-    def rotate_in_place(self, qkv_tnh: Tensor, cos_th: Tensor, sin_th: Tensor) -> None:
-        kernels, eps = library(), 0.0
-        assert kernels is not None
-        weights: list[int | None] = [None, None]
-        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
-            weights, eps = (
-                [pointer(self.q_norm.weight), pointer(self.k_norm.weight)],
-                self.q_norm.eps,
-            )
-        kernels.qvl_rotate(
-            pointer(qkv_tnh), *weights, eps, pointer(cos_th), pointer(sin_th), len(qkv_tnh),
-            self.heads, self.kv_heads, self.head_dim,
+    def compiled(
+        self, kernels: CDLL, x_td: Tensor, angles: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        if self.struct is None:
+            self.struct = struct_of(self)
+        layer, rows = ctypes.byref(self.struct), len(x_td)
+        hidden, inner = x_td.shape[1], self.struct.down.k
+        widest = max(self.struct.o.k, hidden, inner)
+        scratch = torch.empty(rows * (2 * widest + 8), dtype=torch.uint8)  # what any kind asks for
+        work = x_td.new_empty(rows * (hidden + 3 * inner))
+        qkv_tnh = x_td.new_empty(rows, sum(self.sizes), self.head_dim)
+        kernels.qvl_before_attention(
+            layer, pointer(x_td), pointer(angles[0]), pointer(angles[1]), pointer(work),
+            pointer(scratch), pointer(qkv_tnh), rows,
         )  # fmt: skip
+        attended = attend(self.layer, *qkv_tnh.split(self.sizes, dim=1)).contiguous()
+        out_td = torch.empty_like(x_td)
+        kernels.qvl_after_attention(
+            layer, pointer(x_td), pointer(attended), pointer(work), pointer(scratch),
+            pointer(out_td), rows,
+        )  # fmt: skip
+        return out_td
+
+    def plain(self, x_td: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        qkv_tnh = self.qkv_proj(self.input_layernorm(x_td)).unflatten(-1, (-1, self.head_dim))
+        q, k, v = qkv_tnh.split(self.sizes, dim=1)
+        q, k = rotate(self.q_norm(q), *angles), rotate(self.k_norm(k), *angles)
+        x_td = x_td + self.o_proj(attend(self.layer, q, k, v).flatten(1))
+        gate, up = self.gate_up_proj(self.post_attention_layernorm(x_td)).chunk(2, dim=-1)
+        return x_td + self.down_proj(F.silu(gate) * up)
 
 
 def side_by_side(layers: list[nn.Linear], kind: PackedName) -> PackedLinear:
@@ -94,3 +122,35 @@ def side_by_side(layers: list[nn.Linear], kind: PackedName) -> PackedLinear:
     weight_nk = torch.cat([layer.weight for layer in layers]) if layers[1:] else layers[0].weight
     biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
     return packed(weight_nk, torch.cat(biases) if biases else None, kind)
+
+
+def struct_of(layer: PackedLayer) -> LayerStruct:
+    """Where the layer's weights lie; good as long as they stay there."""
+    norms = [layer.q_norm, layer.k_norm]
+    q_norm, k_norm = (pointer(n.weight) if isinstance(n, RMSNorm) else None for n in norms)
+    return LayerStruct(
+        qkv=linear_struct(layer.qkv_proj),
+        o=linear_struct(layer.o_proj),
+        gate_up=linear_struct(layer.gate_up_proj),
+        down=linear_struct(layer.down_proj),
+        before=pointer(layer.input_layernorm.weight),
+        after=pointer(layer.post_attention_layernorm.weight),
+        q_norm=q_norm,
+        k_norm=k_norm,
+        eps=layer.input_layernorm.eps,
+        heads=layer.sizes[0],
+        kv_heads=layer.sizes[1],
+        width=layer.head_dim,
+    )
+
+
+def linear_struct(linear: PackedLinear) -> LinearStruct:
+    kind, scales, zeros = b"bf16", None, None
+    if isinstance(linear, Int8Linear):
+        kind, scales = b"int8", pointer(linear.scales)
+    elif isinstance(linear, Int4Linear):
+        kind, scales, zeros = b"int4", pointer(linear.scales), pointer(linear.zeros)
+    return LinearStruct(
+        kind=kind, panels=pointer(linear.panels), scales=scales, zeros=zeros,
+        bias=pointer(linear.bias), n=linear.out_features, k=linear.in_features,
+    )  # fmt: skip

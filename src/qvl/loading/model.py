@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
 from qvl.kernels.build import library
 from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedLinear, PackedName, packed
-from qvl.kernels.parts import PackedAttention, PackedMLP, RowNorm
+from qvl.kernels.parts import PackedLayer, RowNorm
 from qvl.loading.checkpoint import (
     FLOATS,
     PICKLED,
@@ -38,7 +38,7 @@ from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
 from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
 from qvl.loading.packed import check_fits, open_packed, packed_form
 from qvl.models.config import ModelConfig
-from qvl.models.decoder import MLP, Attention
+from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.qwen_vl import QwenVL
 from qvl.processing.patches import PixelRules
@@ -240,10 +240,8 @@ def pack(
                 packed_one(tail, part)
 
     for name, module in list(language.named_modules(prefix="model.language_model")):
-        if isinstance(module, Attention):
-            replace(name, PackedAttention(module, kind))
-        elif isinstance(module, MLP):
-            replace(name, PackedMLP(module, kind))
+        if isinstance(module, DecoderLayer):
+            replace(name, PackedLayer(module, kind))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             replace(name, packed(module.weight, module.bias, finer))
