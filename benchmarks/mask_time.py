@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from tests.schemas import SCHEMAS, text_of
 
-from qvl.engine.grammar import Grammars
 from qvl.loading.machine import processor_name, usable_cores
 from qvl.processing.tokenizer import Tokenizer
+from qvl.structured.grammar import Grammars
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 

@@ -18,7 +18,17 @@ MODULES = sorted(SRC.rglob("*.py"))
 
 # library -> the parts of the package that may import it; () is nobody
 HOMES = {
-    "torch": ("models", "kernels", "loading", "engine", "vlm", "training", "bench", "cli"),
+    "torch": (
+        "models",
+        "kernels",
+        "loading",
+        "structured",
+        "engine",
+        "vlm",
+        "training",
+        "bench",
+        "cli",
+    ),
     "huggingface_hub": ("loading/hub.py",),
     "transformers": ("bench/peer_transformers.py",),  # to be measured against
     "pickle": (),

@@ -9,7 +9,6 @@ from functools import cache
 import torch
 
 from qvl.engine.engine import Engine
-from qvl.engine.grammar import Grammars
 from qvl.engine.request import (
     EngineImage,
     EngineRequest,
@@ -21,6 +20,7 @@ from qvl.engine.request import (
 from qvl.errors import QvlError
 from qvl.models.config import DecoderConfig, ModelConfig, VisionConfig
 from qvl.models.qwen_vl import QwenVL
+from qvl.structured.grammar import Grammars
 
 GENERATIONS = ("qwen2_vl", "qwen3_vl")
 ROWS, TOKENIZER_SIZE, CONTEXT = 96, 90, 128

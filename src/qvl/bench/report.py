@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 from qvl.bench.limits import Limits
-from qvl.bench.work import Runner, Timed, asked, picture
-from qvl.types import Request
+from qvl.bench.work import Runner, Timed, asked, picture, under_rules
+from qvl.types import Completion, Request
 
 Workload = Callable[[], Sequence[Request]]
 
@@ -52,6 +53,32 @@ def second_question(ours: Runner, new_tokens: int, never: Sequence[int], repeat:
         second = ours([asked(new_tokens, never, about=image, text="Is there any text in it?")])
         ratios.append(first.first_token_s / second.first_token_s)
     return median(ratios)
+
+
+def shared_prompt(
+    generate: Callable[[Sequence[Request]], list[Completion]], pictures: int, never: Sequence[int]
+) -> str:
+    """As many requests, a new picture each, under one system prompt: what of their prompts was found
+    computed, and how much sooner that was than the same with a tenant each, who share nothing.
+    """
+    seconds, cached, prompt = {}, 0, 0
+    for apart in (True, False):
+        requests = [
+            replace(under_rules(asked(2, never)), tenant=f"tenant {i}" if apart else "")
+            for i in range(pictures)
+        ]
+        began = time.perf_counter()
+        usages = [completion.usage for completion in generate(requests)]
+        seconds[apart] = time.perf_counter() - began
+        cached, prompt = (
+            sum(usage.cached_tokens for usage in usages),
+            sum(usage.prompt_tokens for usage in usages),
+        )
+    return (
+        f"{pictures} pictures under one system prompt ({prompt // pictures} tokens each):"
+        f" {cached / prompt:.0%} of the prompts were found computed,"
+        f" {seconds[True] / seconds[False]:.2f} times as fast as without sharing."
+    )
 
 
 def markdown(

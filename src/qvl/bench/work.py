@@ -10,16 +10,19 @@ import io
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
 from PIL import Image as PILImage
 
-from qvl.types import Completion, Image, Message, Request, Sampling
+from qvl.types import Completion, Image, Message, Request, Sampling, Text
 
 QUESTION = (
     "Describe this picture for a catalogue in two sentences: what it is, its colour, its shape."
+)
+RULE = (
+    "Name what is in the picture, its colour, its material and its shape, and never guess a brand."
 )
 SIDE_PX = 448
 _seeds = itertools.count()
@@ -59,6 +62,12 @@ def asked(
         stop_loops=False,
     )
     return Request(messages=(Message.user(about or picture(), text),), sampling=sampling)
+
+
+def under_rules(request: Request) -> Request:
+    """The request under a system prompt of about 500 tokens, the same for all."""
+    system = Message("system", (Text(" ".join([RULE] * 22)),))
+    return replace(request, messages=(system, *request.messages))
 
 
 def timed(completions: Sequence[Completion], total_s: float) -> Timed:

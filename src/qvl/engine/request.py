@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS, block_key
-from qvl.engine.grammar import Grammar
+from qvl.structured.grammar import Grammar
 from qvl.engine.lookup import Lookup
 from qvl.engine.loops import LoopDetector
 from qvl.engine.stream import Detokenizer

@@ -22,7 +22,7 @@ import torch
 
 import qvl
 from qvl.engine.engine import Engine, as_fault
-from qvl.engine.grammar import Grammar, Grammars
+from qvl.structured.grammar import Grammar, Grammars
 from qvl.engine.request import EngineImage, EngineRequest, Event, Finished, SamplingParams
 from qvl.errors import (
     EngineError,
@@ -33,6 +33,7 @@ from qvl.errors import (
     nearest,
 )
 from qvl.loading.config import GenerationDefaults
+from qvl.loading.machine import usable_cores
 from qvl.loading.model import (
     CheckpointFolder,
     LoadedModel,
@@ -104,8 +105,9 @@ class _Answer:
 class LocalModel:
     """A loaded checkpoint. Safe to call from several threads: their requests share each step.
 
-    `model` is "sprout" (the embedded model), a hub id or a folder. Raises ModelError when the
-    checkpoint cannot be used, OutOfMemoryError when it cannot fit.
+    `model` is "sprout" (the embedded model), a hub id or a folder. With few requests at work it
+    guesses up to `draft_tokens` ahead, which changes no word. Raises ModelError when the checkpoint
+    cannot be used, OutOfMemoryError when it cannot fit.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class LocalModel:
         dtype: DType = "auto",
         revision: str | None = None,
         offline: bool | None = None,
+        draft_tokens: int = 3,
     ) -> None:
         folder = model_folder(model, revision=revision, offline=offline)
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # a container's quota
         loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
         self._loaded = loaded
         self._lock = threading.Lock()  # held for one step or less
@@ -130,6 +134,7 @@ class LocalModel:
             token_bytes=loaded.tokenizer.token_bytes,
             vocab_size=loaded.tokenizer.vocab_size,
             cache_tokens=cache_room(loaded),
+            draft_tokens=draft_tokens,
         )
         self._info = ModelInfo(
             name=folder.name,

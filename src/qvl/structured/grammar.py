@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qvl.engine.schema import parse_schema
+from qvl.structured.schema import parse_schema
 from qvl.errors import InvalidParamError
 from qvl.types import ResponseFormat
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from qvl.engine.grammar import Grammars
 from qvl.errors import InvalidParamError
 from qvl.processing.tokenizer import Tokenizer
+from qvl.structured.grammar import Grammars
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from qvl.engine.engine import Engine
-from qvl.engine.grammar import Grammar, Grammars
 from qvl.engine.request import EngineRequest, Finished, SamplingParams, Token
 from qvl.errors import InvalidParamError
 from qvl.models.qwen_vl import QwenVL
 from qvl.processing.tokenizer import Tokenizer
+from qvl.structured.grammar import Grammar, Grammars
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 from schemas import SCHEMAS, Schema, text_of
@@ -248,7 +248,7 @@ def test_what_a_schema_means_is_kept(schema: object, text: str, is_valid: bool) 
 
 
 def test_every_date_of_the_calendar_and_no_other_fits() -> None:
-    from qvl.engine.schema import REAL_DATE
+    from qvl.structured.schema import REAL_DATE
 
     for year in (1, 4, 99, 100, 400, 1896, 1900, 1999, 2000, 2023, 2024, 2100, 9996, 9999):
         for month, day in ((1, 31), (2, 28), (2, 29), (10, 10), (12, 1)):
