@@ -81,13 +81,13 @@ class CachedAttention:
     def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
         self.cache, self.spans = cache, spans
         self.slots_t = torch.cat([span.slots_t for span in spans])
-        self.places = attention.Places([(s.blocks, s.start, s.stop) for s in spans])
+        self.places = attention.places([(s.blocks, s.start, s.stop) for s in spans])
         self.lengths = [span.stop - span.start for span in spans]
         cached, pages = [s.stop for s in spans], [s.pages for s in spans]
         self.kernel = paged_kernel(self.lengths, cached, pages, BLOCK_TOKENS, self.slots_t.device)
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
-        if attention.runs_on(q_tnh):
+        if self.places is not None and attention.takes(q_tnh):
             kv = self.cache.layer(layer, k_tkh)
             return attention.attend(kv, q_tnh, k_tkh, v_tkh, self.places)
         self.cache.write(layer, self.slots_t, k_tkh, v_tkh)

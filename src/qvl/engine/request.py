@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS, block_key
-from qvl.structured.grammar import Grammar
 from qvl.engine.lookup import Lookup
 from qvl.engine.loops import LoopDetector
 from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError, PromptTooLongError, QvlError
 from qvl.models.batch import VisionFeatures
 from qvl.models.config import ModelConfig
+from qvl.structured.grammar import Grammar
 from qvl.types import FinishReason
 
 

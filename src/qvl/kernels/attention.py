@@ -7,6 +7,7 @@ others, in whatever part of a prompt, and as a guess that is being checked.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,32 +15,42 @@ from torch import Tensor
 from qvl.kernels.build import library
 from qvl.kernels.linear import pointer
 
-BLOCK_TOKENS = 16  # in cpu.c
-LANES = 32  # a head's width is a multiple of this
+WIDTH = 32  # a head's width is a multiple of this
 
 
-def runs_on(q_tnh: Tensor) -> bool:
-    """Whether this kernel can take such queries."""
-    fits = q_tnh.dtype == torch.float32 and q_tnh.shape[2] % LANES == 0
-    return q_tnh.device.type == "cpu" and fits and library() is not None
-
-
+@dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """Where the tokens of a step stand: of each, the position and the blocks of its sequence."""
+    """Where the T tokens of a step stand: of each, its position and where its sequence's blocks begin."""
 
-    def __init__(self, spans: Sequence[tuple[Tensor, int, int]]) -> None:
-        """A span is its sequence's blocks, and the first and the last position + 1 of its tokens."""
-        self.tables = torch.cat([blocks for blocks, _, _ in spans]).int()
-        self.positions_t = torch.cat([torch.arange(start, stop) for _, start, stop in spans])
-        starts, offset = [], 0
-        for blocks, start, stop in spans:
-            starts.append(torch.full((stop - start,), offset))
-            offset += len(blocks)
-        self.starts_t = torch.cat(starts)
+    tables: Tensor  # int32, the blocks of all sequences one after the other
+    starts_t: Tensor  # int64, indexes into `tables`
+    positions_t: Tensor  # int64
 
 
-def attend(kv: Tensor, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, places: Places) -> Tensor:
-    """Keys and values into kv [2, blocks, 16, kv_heads, h]; causal attention [T, n, h] over it."""
+def places(spans: Sequence[tuple[Tensor, int, int]]) -> Places | None:
+    """Of each sequence its blocks, and the first and the last position + 1 of its new tokens.
+
+    None where this kernel does not run: not on a CPU, or not compiled.
+    """
+    if spans[0][0].device.type != "cpu" or library() is None:
+        return None
+    starts, offset = [], 0
+    for blocks, start, stop in spans:
+        starts.append(torch.full((stop - start,), offset))
+        offset += len(blocks)
+    return Places(
+        tables=torch.cat([blocks for blocks, _, _ in spans]).int(),
+        starts_t=torch.cat(starts),
+        positions_t=torch.cat([torch.arange(start, stop) for _, start, stop in spans]),
+    )
+
+
+def takes(q_tnh: Tensor) -> bool:
+    return q_tnh.dtype == torch.float32 and q_tnh.shape[2] % WIDTH == 0
+
+
+def attend(kv: Tensor, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, where: Places) -> Tensor:
+    """Keys and values into kv [2, blocks, tokens, kv_heads, h]; causal attention [T, n, h] over it."""
     kernels = library()
     assert kernels is not None
     q_tnh, k_tkh, v_tkh = rows_in_place(q_tnh), rows_in_place(k_tkh), rows_in_place(v_tkh)
@@ -49,8 +60,8 @@ def attend(kv: Tensor, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, places: Plac
     out_tnh = q_tnh.new_empty(tokens, heads, width)
     kernels.qvl_attend(
         pointer(q_tnh), pointer(k_tkh), pointer(v_tkh), q_tnh.stride(0), k_tkh.stride(0),
-        pointer(kv), kv.shape[1], pointer(places.tables), pointer(places.starts_t),
-        pointer(places.positions_t), pointer(out_tnh), tokens, heads, k_tkh.shape[1], width,
+        pointer(kv), kv.shape[1], kv.shape[2], pointer(where.tables), pointer(where.starts_t),
+        pointer(where.positions_t), pointer(out_tnh), tokens, heads, k_tkh.shape[1], width,
     )  # fmt: skip
     return out_tnh
 

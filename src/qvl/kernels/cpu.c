@@ -653,8 +653,6 @@ void qvl_rotate(float *qkv, const float *q_weight, const float *k_weight, float 
 
 /* ---- attention over the cache ---------------------------------------------------------------- */
 
-#define CACHE_BLOCK 16 /* tokens, engine/blocks.py */
-
 /* q times `count` keys that lie `apart` numbers from each other */
 INLINE void dots(const int count, const float *q, const float *keys, long apart, long width,
                  float scale, float *scores) {
@@ -697,19 +695,19 @@ INLINE void softmax(float *scores, long count) {
 
 /* Keys and values of `tokens` new tokens into the cache, then their causal attention over it.
  * q [tokens][heads * width], k and v [tokens][kv_heads * width], rows q_apart and kv_apart numbers
- * from each other; cache [2][blocks][16][kv_heads][width]; token t stands at positions[t] of the
+ * from each other; cache [2][blocks][per_block][kv_heads][width]; token t stands at positions[t] of the
  * sequence whose blocks are listed from tables[starts[t]] on. width a multiple of 32. */
 void qvl_attend(const float *q, const float *k, const float *v, long q_apart, long kv_apart,
-                float *cache, long blocks, const int32_t *tables, const int64_t *starts,
-                const int64_t *positions, float *out, long tokens, long heads, long kv_heads,
+                float *cache, long blocks, long per_block, const int32_t *tables,
+                const int64_t *starts, const int64_t *positions, float *out, long tokens, long heads, long kv_heads,
                 long width) {
     const long group = heads / kv_heads, token_size = kv_heads * width;
-    const long plane = blocks * CACHE_BLOCK * token_size;
+    const long plane = blocks * per_block * token_size;
     const float scale = 1.0f / sqrtf((float)width);
     long longest = 0;
     for (long t = 0; t < tokens; t++) {
-        const long at = positions[t], block = tables[starts[t] + at / CACHE_BLOCK];
-        float *slot = cache + (block * CACHE_BLOCK + at % CACHE_BLOCK) * token_size;
+        const long at = positions[t], block = tables[starts[t] + at / per_block];
+        float *slot = cache + (block * per_block + at % per_block) * token_size;
         memcpy(slot, k + t * kv_apart, (size_t)token_size * sizeof *slot);
         memcpy(slot + plane, v + t * kv_apart, (size_t)token_size * sizeof *slot);
         longest = longest > at + 1 ? longest : at + 1;
@@ -723,10 +721,10 @@ void qvl_attend(const float *q, const float *k, const float *v, long q_apart, lo
             const long t = item / kv_heads, head = item % kv_heads, count = positions[t] + 1;
             const float *from = q + t * q_apart + head * group * width;
             float *to = out + (t * heads + head * group) * width;
-            for (long at = 0; at < count; at += CACHE_BLOCK) {
+            for (long at = 0; at < count; at += per_block) {
                 const float *keys = cache +
-                    tables[starts[t] + at / CACHE_BLOCK] * CACHE_BLOCK * token_size + head * width;
-                const long here = least(CACHE_BLOCK, count - at);
+                    tables[starts[t] + at / per_block] * per_block * token_size + head * width;
+                const long here = least(per_block, count - at);
                 for (long r = 0; r < group; r++) {
                     long j = 0;
                     float *row = scores + r * room + at;
@@ -740,11 +738,11 @@ void qvl_attend(const float *q, const float *k, const float *v, long q_apart, lo
             }
             memset(to, 0, (size_t)(group * width) * sizeof *to);
             for (long r = 0; r < group; r++) softmax(scores + r * room, count);
-            for (long at = 0; at < count; at += CACHE_BLOCK) {
+            for (long at = 0; at < count; at += per_block) {
                 const float *values = cache + plane +
-                    tables[starts[t] + at / CACHE_BLOCK] * CACHE_BLOCK * token_size + head * width;
+                    tables[starts[t] + at / per_block] * per_block * token_size + head * width;
                 for (long r = 0; r < group; r++)
-                    add_values(scores + r * room + at, least(CACHE_BLOCK, count - at), values,
+                    add_values(scores + r * room + at, least(per_block, count - at), values,
                                token_size, width, to + r * width);
             }
         }

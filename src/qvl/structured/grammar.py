@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qvl.structured.schema import parse_schema
 from qvl.errors import InvalidParamError
+from qvl.structured.schema import parse_schema
 from qvl.types import ResponseFormat
 
 if TYPE_CHECKING:

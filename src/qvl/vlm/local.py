@@ -22,7 +22,6 @@ import torch
 
 import qvl
 from qvl.engine.engine import Engine, as_fault
-from qvl.structured.grammar import Grammar, Grammars
 from qvl.engine.request import EngineImage, EngineRequest, Event, Finished, SamplingParams
 from qvl.errors import (
     EngineError,
@@ -43,6 +42,7 @@ from qvl.loading.model import (
 )
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.processing.tokenizer import Tokenizer
+from qvl.structured.grammar import Grammar, Grammars
 from qvl.types import (
     Completion,
     Delta,
