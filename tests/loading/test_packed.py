@@ -456,6 +456,18 @@ def test_one_that_is_stopped_leaves_no_target(
         assert b"Traceback" not in err
 
 
+def test_a_start_leaves_the_compiler_of_torch_alone(source: Path, tmp_path: Path) -> None:
+    """Its import takes longer than all the rest."""
+    convert(source, tmp_path / "target", "int8")
+    code = (
+        "import sys; from pathlib import Path; from qvl.loading.model import load_model;"
+        "load_model(Path(sys.argv[1])); print('torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "target")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
 # ---- memory ------------------------------------------------------------------------------------
 
 PEAK = """

@@ -119,9 +119,20 @@ class PackedLayer(nn.Module):
 
 def side_by_side(layers: list[nn.Linear], kind: PackedName) -> PackedLinear:
     """One packed layer that gives the outputs of all of them, one after the other."""
-    weight_nk = torch.cat([layer.weight for layer in layers]) if layers[1:] else layers[0].weight
-    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-    return packed(weight_nk, torch.cat(biases) if biases else None, kind)
+    biases = [layer.bias.data for layer in layers if layer.bias is not None]
+    weight_nk = joined([layer.weight.data for layer in layers])
+    return packed(weight_nk, joined(biases) if biases else None, kind)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """torch.cat, which without memory (on the meta device) would import the compiler: two seconds."""
+    if not parts[1:]:
+        return parts[0]
+    whole, start = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:]), 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
 
 
 def struct_of(layer: PackedLayer) -> LayerStruct:
