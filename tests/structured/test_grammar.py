@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from functools import cache
 from typing import Any
 
 import pytest
 
+from embedded import grammars, tokenizer
 from qvl.errors import InvalidParamError
-from qvl.processing.tokenizer import Tokenizer
-from qvl.structured.grammar import Grammars
 from qvl.types import ResponseFormat
-from qvl.vlm.chat_model import EMBEDDED_FOLDER
 
 ZIP = {"type": "integer", "minimum": 0, "maximum": 99999}
 ADDRESS = {
@@ -45,22 +42,6 @@ SCHEMAS: list[dict[str, Any]] = [
         "additionalProperties": False,
     },
 ]
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_folder(EMBEDDED_FOLDER)
-
-
-@cache
-def grammars() -> Grammars:
-    words = tokenizer()
-    return Grammars(
-        token_bytes=words.token_bytes,
-        encode=words.encode_text,
-        vocab_size=words.vocab_size,
-        end_ids=[words.encode_control("<|im_end|>")],
-    )
 
 
 def babble(form: ResponseFormat, seed: int) -> str:

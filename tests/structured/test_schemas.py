@@ -16,14 +16,13 @@ import jsonschema
 import pytest
 import torch
 
+from embedded import grammars, tokenizer
 from qvl.engine.engine import Engine
 from qvl.engine.request import EngineRequest, Finished, SamplingParams, Token
 from qvl.errors import InvalidParamError
 from qvl.models.qwen_vl import QwenVL
-from qvl.processing.tokenizer import Tokenizer
-from qvl.structured.grammar import Grammar, Grammars
+from qvl.structured.grammar import Grammar
 from qvl.types import ResponseFormat
-from qvl.vlm.chat_model import EMBEDDED_FOLDER
 from schemas import SCHEMAS, Schema, text_of
 from tiny import tiny_config
 
@@ -48,22 +47,6 @@ class Answer:
     ids: list[int]
     text: str
     reason: str | None
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_folder(EMBEDDED_FOLDER)
-
-
-@cache
-def grammars() -> Grammars:
-    words = tokenizer()
-    return Grammars(
-        token_bytes=words.token_bytes,
-        encode=words.encode_text,
-        vocab_size=words.vocab_size,
-        end_ids=[words.encode_control("<|im_end|>")],
-    )
 
 
 def form_of(schema: object) -> ResponseFormat:

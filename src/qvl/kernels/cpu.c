@@ -33,11 +33,11 @@
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define VNNI 1
 #endif
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(VNNI)
 #define BF16_DOT 1
 #endif
 
-#if defined(__AVX512F__)
+#if defined(VNNI) /* AVX-512 without it has nothing to add for whole numbers */
 #define LANES 16
 #elif defined(__AVX2__)
 #define LANES 8
@@ -439,7 +439,7 @@ INLINE float from_fp16(uint16_t half) {
 }
 
 INLINE vf widen_fp16(const uint16_t *at) {
-#if defined(__AVX512F__)
+#if LANES == 16
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
 #elif defined(__AVX2__) && defined(__F16C__)
     return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
@@ -452,7 +452,7 @@ INLINE vf widen_fp16(const uint16_t *at) {
 
 INLINE vf widen_u8(const uint8_t *at) {
     vf out;
-#if defined(__AVX512F__)
+#if LANES == 16
     out = (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at)));
 #elif defined(__AVX2__)
     out = (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at)));
