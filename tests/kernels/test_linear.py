@@ -58,7 +58,7 @@ def inputs(m: int, k: int, seed: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [1, 16, 100, 4104])
-@pytest.mark.parametrize("m", [1, 2, 3, 5, 7, 16, 33, 97])
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 7, 9, 16, 33, 97, 200])
 def test_compiled_is_plain(kind: PackedName, n: int, m: int) -> None:
     if build.library() is None:
         pytest.skip("no C compiler here")

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from qvl.engine.cache import CachedAttention, KVCache, Span, attend_causal
 from qvl.kernels import attention, build, parts
-from qvl.kernels.parts import PackedLayer, RowNorm
+from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act
 from qvl.models.attention import PackedCausal
 from qvl.models.config import DecoderConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.rope import mrope_angles, mrope_axes
+from qvl.models.vision import gelu_tanh, quick_gelu
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here")
 CPU = torch.device("cpu")
@@ -76,6 +77,15 @@ def test_silu_of_extremes() -> None:
     kernels.qvl_silu_mul(row.data_ptr(), inner.data_ptr(), 1, 32)
     expected = torch.nn.functional.silu(gates)
     torch.testing.assert_close(inner[0, :10], expected, rtol=1e-6, atol=1e-8, equal_nan=True)
+
+
+@pytest.mark.parametrize("act", [quick_gelu, gelu_tanh])
+def test_an_activation_is_that_of_the_models(act, without_compiler) -> None:
+    extremes = torch.tensor([-1e4, -90, -0.0, 0, 90, 1e4]).repeat(16, 2)
+    x = torch.cat((noise(16, 20) * 4, extremes), dim=1)
+    assert torch.allclose(compiled_act(act)(x.clone()), act(x), rtol=1e-5, atol=1e-6)
+    assert compiled_act(act)(torch.full((32,), torch.nan)).isnan().all()
+    assert without_compiler(lambda: compiled_act(act)(x)).equal(act(x))
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])

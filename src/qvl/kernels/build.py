@@ -34,6 +34,7 @@ SIGNATURES = {
     "qvl_linear_i4": (P, P, P, P, P, P, P, L, L, L),
     "qvl_norm": (P, P, F, P, L, L),
     "qvl_silu_mul": (P, P, L, L),
+    "qvl_gate": (P, F, F, L),
     "qvl_rotate": (P, P, P, F, P, P, L, L, L, L),
     "qvl_before_attention": (P, P, P, P, P, P, P, L),
     "qvl_after_attention": (P, P, P, P, P, P, L),

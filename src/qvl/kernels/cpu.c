@@ -23,10 +23,10 @@
 
 #define PANEL 16
 #define GROUP 128
-#define TILE_ROWS 4      /* of x that share a load of weights */
 #define FEW_ROWS 8       /* so many take the weights as they come */
-#define ROWS_AT_ONCE 192 /* of x that meet a widened block */
-#define BLOCK 256        /* of k in a widened block */
+#define TILE_ROWS 4      /* of those that share a load of weights */
+#define ROWS_AT_ONCE 192 /* that meet a widened block */
+#define BLOCK 512        /* of k in a widened block */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
@@ -45,6 +45,8 @@
 #define LANES 4
 #endif
 #define PARTS (PANEL / LANES) /* vectors in a panel */
+#define WIDE_ROWS (PARTS == 1 ? 12 : 6) /* that meet a widened block together: their sums fill the
+                                           registers. Always so many, the last ones perhaps zeros */
 
 typedef float vf __attribute__((vector_size(LANES * 4)));
 typedef float vfu __attribute__((vector_size(LANES * 4), aligned(4)));
@@ -110,11 +112,10 @@ INLINE uint16_t to_bf16(float value) { /* to the nearest, ties to even */
 #else
 #define BF16_X float
 
-/* sums[rows][PANEL] += x[rows][count] times a widened block [count][PANEL] */
-INLINE void fp32_tile(const int rows, const float *x, const float *w, float *sums, long count,
-                      long k) {
-    vf sum[TILE_ROWS][PARTS];
-    UNROLL for (int r = 0; r < rows; r++)
+/* sums[WIDE_ROWS][PANEL] += a tile [count][WIDE_ROWS] of x times a widened block [count][PANEL] */
+INLINE void fp32_tile(const float *x, const float *w, float *sums, long count) {
+    vf sum[WIDE_ROWS][PARTS];
+    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
         UNROLL for (int p = 0; p < PARTS; p++) sum[r][p] = *(vfu *)(sums + r * PANEL + p * LANES);
     for (long i = 0; i < count; i++) {
         vf weights[PARTS];
@@ -122,13 +123,20 @@ INLINE void fp32_tile(const int rows, const float *x, const float *w, float *sum
             weights[p] = *(const vfu *)(w + i * PANEL + p * LANES);
             HELD(weights[p]);
         }
-        UNROLL for (int r = 0; r < rows; r++) {
-            const vf value = splat(x[r * k + i]);
+        UNROLL for (int r = 0; r < WIDE_ROWS; r++) {
+            const vf value = splat(x[i * WIDE_ROWS + r]);
             UNROLL for (int p = 0; p < PARTS; p++) sum[r][p] += weights[p] * value;
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
         UNROLL for (int p = 0; p < PARTS; p++) *(vfu *)(sums + r * PANEL + p * LANES) = sum[r][p];
+}
+
+/* a tile of x: its rows' values side by side, so that they are read as one stream */
+INLINE void fp32_side_by_side(const float *x, long rows, long k, float *tile) {
+    for (long i = 0; i < k; i++)
+        UNROLL for (long r = 0; r < WIDE_ROWS; r++)
+            tile[i * WIDE_ROWS + r] = r < rows ? x[r * k + i] : 0;
 }
 
 INLINE void widen_bf16(const uint16_t *w, float *wide, long count) {
@@ -174,31 +182,31 @@ INLINE void bf16_tile(const int rows, const int panels, const BF16_X *x, const u
             put(y + r * n, bias, (float *)(sum[r] + p * PARTS), (first + p) * PANEL, n);
 }
 
-/* k even; scratch has room for m * k values of 16 bits */
-void qvl_linear_bf16(const float *fp32_x, uint16_t *scratch, const uint16_t *w, const float *bias,
+/* k even */
+void qvl_linear_bf16(const float *fp32_x, void *scratch, const uint16_t *w, const float *bias,
                      float *y, long m, long n, long k) {
     const long panels = (n + PANEL - 1) / PANEL;
 #if defined(BF16_DOT)
+    BF16_X *x = scratch;
 #pragma omp parallel for schedule(static) if (m > TILE_ROWS)
     for (long row = 0; row < m; row++)
-        for (long i = row * k; i < (row + 1) * k; i++) scratch[i] = to_bf16(fp32_x[i]);
-    const BF16_X *x = scratch;
+        for (long i = row * k; i < (row + 1) * k; i++) x[i] = to_bf16(fp32_x[i]);
 #else
     const BF16_X *x = fp32_x;
-    (void)scratch;
+    float *tiles = scratch;
     for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
+        for (long row = 0; row < count; row += WIDE_ROWS)
+            fp32_side_by_side(x + (from + row) * k, count - row, k, tiles + row * k);
+#pragma omp parallel for schedule(static)
         for (long p = 0; p < panels; p++) {
-            float wide[BLOCK * PANEL], sums[ROWS_AT_ONCE * PANEL];
-            memset(sums, 0, (size_t)count * PANEL * sizeof *sums);
+            float wide[BLOCK * PANEL], sums[ROWS_AT_ONCE * PANEL] = {0};
             for (long at = 0; at < k; at += BLOCK) {
                 const long ks = least(BLOCK, k - at);
                 widen_bf16(w + (p * k + at) * PANEL, wide, ks);
-                long row = 0;
-#define TILE(r) fp32_tile(r, x + (from + row) * k + at, wide, sums + row * PANEL, ks, k)
-                IN_TILES(row, count, TILE)
-#undef TILE
+                for (long row = 0; row < count; row += WIDE_ROWS)
+                    fp32_tile(tiles + row * k + at * WIDE_ROWS, wide, sums + row * PANEL, ks);
             }
             for (long row = 0; row < count; row++)
                 put(y + (from + row) * n, bias, sums + row * PANEL, p * PANEL, n);
@@ -252,22 +260,31 @@ typedef int8_t i8_value;
  * multiplied: the even bytes of the weights with activations 0 and 2 of each four, the odd ones
  * with 1 and 3 */
 typedef int16_t i8_value;
-#define I8_PLACE(i) (((i) & ~3L) | ((i) & 1) << 1 | ((i) & 2) >> 1)
+#define I8_PLACE(i) ((i) == 1 ? 2 : (i) == 2 ? 1 : (i))
 #endif
 
-/* to whole numbers of -127 .. 127: returns their scale, *total is their sum */
-#define QUANTISE(x, count, STORE, total)                                                           \
-    ({                                                                                             \
+/* to whole numbers of -127 .. 127, in units of so many that lie `apart`, PLACE(0 .. 3) of each four;
+ * returns their scale, *total is their sum; count a multiple of 4 */
+#define QUANTISED(name, value_t, UNIT, PLACE)                                                      \
+    INLINE float name(const float *x, long count, value_t *to, const long apart, int32_t *total) { \
         const float most = largest(x, count), inverse = most > 0 ? 127.0f / most : 0;              \
-        int32_t together = 0;                                                                      \
-        for (long i = 0; i < (count); i++) {                                                       \
-            const int32_t value = (int32_t)__builtin_rintf((x)[i] * inverse);                      \
-            STORE;                                                                                 \
-            together += value;                                                                     \
+        int32_t values[GROUP], together = 0;                                                       \
+        for (long at = 0; at < count; at += GROUP) {                                               \
+            const long here = least(GROUP, count - at);                                            \
+            for (long i = 0; i < here; i++) {                                                      \
+                values[i] = __builtin_irintf(x[at + i] * inverse);                                 \
+                together += values[i];                                                             \
+            }                                                                                      \
+            for (long i = 0; i < here; i += 4)                                                     \
+                UNROLL for (long j = 0; j < 4; j++)                                                \
+                    to[(at + i + j) / UNIT * apart + j % UNIT] = (value_t)values[i + PLACE(j)];    \
         }                                                                                          \
-        *(total) = together;                                                                       \
-        most / 127.0f;                                                                             \
-    })
+        *total = together;                                                                         \
+        return most / 127.0f;                                                                      \
+    }
+#define I4_PLACE(i) (i)
+QUANTISED(i8_quantised, i8_value, 2, I8_PLACE)
+QUANTISED(i4_quantised, int8_t, 4, I4_PLACE)
 
 /* ---- int8 ------------------------------------------------------------------------------------ */
 
@@ -343,52 +360,51 @@ INLINE void widen_i8(const uint8_t *w, __m256i *wide, long count) {
         }
 }
 
-/* sums[rows][PARTS] += q[rows][count] times a widened block */
-INLINE void i8_wide_tile(const int rows, const i8_value *q, const __m256i *wide, vi *sums,
-                         long count, long k) {
-    __m256i sum[TILE_ROWS][2];
-    UNROLL for (int r = 0; r < rows; r++)
+/* sums[WIDE_ROWS][2] += a tile [count / 2][WIDE_ROWS][2] of q times a widened block */
+INLINE void i8_wide_tile(const i8_value *q, const __m256i *wide, vi *sums, long count) {
+    __m256i sum[WIDE_ROWS][2];
+    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
         UNROLL for (int p = 0; p < 2; p++) sum[r][p] = (__m256i)sums[r * 2 + p];
     for (long i = 0; i < count / 2; i++) { /* a pair of each four */
         __m256i weights[2] = {wide[i * 2], wide[i * 2 + 1]};
         UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
-        UNROLL for (int r = 0; r < rows; r++) {
-            const __m256i values = four_bytes(q + r * k + i * 2);
+        UNROLL for (int r = 0; r < WIDE_ROWS; r++) {
+            const __m256i values = four_bytes(q + (i * WIDE_ROWS + r) * 2);
             UNROLL for (int p = 0; p < 2; p++)
                 SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], weights[p], values);
         }
     }
-    UNROLL for (int r = 0; r < rows; r++)
+    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
         UNROLL for (int p = 0; p < 2; p++) sums[r * 2 + p] = (vi)sum[r][p];
 }
 #endif
 
-/* k a multiple of 4; scratch has room for m * (2 k + 8) bytes */
-void qvl_linear_i8(const float *x, char *scratch, const uint8_t *w, const float *w_scales,
+/* k a multiple of 4 */
+void qvl_linear_i8(const float *x, void *scratch, const uint8_t *w, const float *w_scales,
                    const float *bias, float *y, long m, long n, long k) {
     const long panels = (n + PANEL - 1) / PANEL;
-    float *scales = (float *)scratch;
+    float *scales = scratch;
     int32_t *q_sums = (int32_t *)(scales + m);
     i8_value *q = (i8_value *)(q_sums + m);
-#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
-    for (long row = 0; row < m; row++)
-        scales[row] = QUANTISE(x + row * k, k, q[row * k + I8_PLACE(i)] = (i8_value)value,
-                               q_sums + row);
 #if defined(I8_WIDE)
     for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
+        for (long row = 0; row < count; row += WIDE_ROWS) {
+            const long rows = least(WIDE_ROWS, count - row);
+            if (rows < WIDE_ROWS) memset(q + row * k, 0, (size_t)(WIDE_ROWS * k) * sizeof *q);
+            for (long r = 0, i = from + row; r < rows; r++, i++)
+                scales[i] = i8_quantised(x + i * k, k, q + row * k + r * 2, WIDE_ROWS * 2, q_sums + i);
+        }
+#pragma omp parallel for schedule(static)
         for (long p = 0; p < panels; p++) {
             __m256i wide[BLOCK * PANEL / 16];
-            vi sums[ROWS_AT_ONCE * PARTS];
-            memset(sums, 0, (size_t)count * PARTS * sizeof *sums);
+            vi sums[ROWS_AT_ONCE * PARTS] = {0};
             for (long at = 0; at < k; at += BLOCK) {
                 const long ks = least(BLOCK, k - at);
                 widen_i8(w + (p * k + at) * PANEL, wide, ks);
-                long row = 0;
-#define TILE(r) i8_wide_tile(r, q + (from + row) * k + at, wide, sums + row * PARTS, ks, k)
-                IN_TILES(row, count, TILE)
-#undef TILE
+                for (long row = 0; row < count; row += WIDE_ROWS)
+                    i8_wide_tile(q + row * k + at * WIDE_ROWS, wide, sums + row * PARTS, ks);
             }
             for (long i = 0, row = from; i < count; i++, row++)
                 i8_put(sums + i * PARTS, scales[row], q_sums[row], w_scales, bias, y + row * n, p, n);
@@ -396,6 +412,9 @@ void qvl_linear_i8(const float *x, char *scratch, const uint8_t *w, const float 
     }
     if (m > FEW_ROWS) return;
 #endif
+#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
+    for (long row = 0; row < m; row++)
+        scales[row] = i8_quantised(x + row * k, k, q + row * k, 2, q_sums + row);
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
@@ -533,16 +552,86 @@ INLINE void i4_add(const int rows, const vi *exact, const float *scales, const i
     }
 }
 
-/* k a multiple of 128; scratch has room for m * (k + k / 16) bytes */
-void qvl_linear_i4(const float *x, char *scratch, const uint8_t *w, const uint16_t *w_scales,
+#if defined(I8_WIDE)
+/* [GROUP / 4][16 outputs][4] */
+INLINE void widen_i4(const uint8_t *w, __m256i *wide) {
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int i = 0; i < GROUP / 8; i++)
+        UNROLL for (int p = 0; p < 2; p++) {
+            const __m256i bytes = _mm256_loadu_si256((const __m256i *)w + i * 2 + p);
+            wide[i * 4 + p] = _mm256_and_si256(bytes, low);
+            wide[i * 4 + 2 + p] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+        }
+}
+
+/* sums[WIDE_ROWS][2] += a group: a tile [GROUP / 4][WIDE_ROWS][4] of q times a widened block */
+INLINE void i4_wide_tile(const int8_t *q, const __m256i *wide, vi *sums) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int i = 0; i < GROUP / 4; i += 8) { /* eight sums of two products fit into 16 bits */
+        __m256i part[WIDE_ROWS][2];
+        UNROLL for (int r = 0; r < WIDE_ROWS; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
+        for (int j = i; j < i + 8; j++) {
+            __m256i weights[2] = {wide[j * 2], wide[j * 2 + 1]};
+            UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
+            UNROLL for (int r = 0; r < WIDE_ROWS; r++) {
+                const __m256i values = four_bytes(q + (j * WIDE_ROWS + r) * 4);
+                UNROLL for (int p = 0; p < 2; p++)
+                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], weights[p], values);
+            }
+        }
+        UNROLL for (int r = 0; r < WIDE_ROWS; r++)
+            UNROLL for (int p = 0; p < 2; p++)
+                sums[r * 2 + p] += (vi)_mm256_madd_epi16(part[r][p], ones);
+    }
+}
+#endif
+
+/* k a multiple of 128 */
+void qvl_linear_i4(const float *x, void *scratch, const uint8_t *w, const uint16_t *w_scales,
                    const uint8_t *zeros, const float *bias, float *y, long m, long n, long k) {
     const long panels = (n + PANEL - 1) / PANEL, groups = k / GROUP;
-    float *scales = (float *)scratch;
+    float *scales = scratch;
     int32_t *q_sums = (int32_t *)(scales + m * groups);
     int8_t *q = (int8_t *)(q_sums + m * groups);
+#if defined(I8_WIDE)
+    for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
+        const long count = least(ROWS_AT_ONCE, m - from);
+#pragma omp parallel for schedule(static)
+        for (long row = 0; row < count; row += WIDE_ROWS) {
+            const long rows = least(WIDE_ROWS, count - row);
+            if (rows < WIDE_ROWS) memset(q + row * k, 0, (size_t)(WIDE_ROWS * k));
+            for (long i = 0; i < rows * groups; i++) {
+                const long r = i / groups, g = i % groups, at = (from + row) * groups + i;
+                scales[at] = i4_quantised(x + at * GROUP, GROUP,
+                                          q + row * k + g * GROUP * WIDE_ROWS + r * 4,
+                                          WIDE_ROWS * 4, q_sums + at);
+            }
+        }
+#pragma omp parallel for schedule(static)
+        for (long p = 0; p < panels; p++) {
+            __m256i wide[GROUP * PANEL / 32];
+            vf sums[ROWS_AT_ONCE * PARTS] = {0};
+            for (long g = 0; g < groups; g++) {
+                const long block = p * groups + g;
+                widen_i4(w + block * GROUP * PANEL / 2, wide);
+                for (long row = 0; row < count; row += WIDE_ROWS) {
+                    const long at = (from + row) * groups + g;
+                    vi exact[WIDE_ROWS * PARTS] = {0};
+                    i4_wide_tile(q + row * k + g * GROUP * WIDE_ROWS, wide, exact);
+                    i4_add(least(WIDE_ROWS, count - row), exact, scales + at, q_sums + at,
+                           w_scales + block * PANEL, zeros + block * PANEL, sums + row * PARTS,
+                           groups);
+                }
+            }
+            for (long row = 0; row < count; row++)
+                put(y + (from + row) * n, bias, (float *)(sums + row * PARTS), p * PANEL, n);
+        }
+    }
+    if (m > FEW_ROWS) return;
+#endif
 #pragma omp parallel for schedule(static) if (m > TILE_ROWS)
     for (long g = 0; g < m * groups; g++)
-        scales[g] = QUANTISE(x + g * GROUP, GROUP, q[g * GROUP + i] = (int8_t)value, q_sums + g);
+        scales[g] = i4_quantised(x + g * GROUP, GROUP, q + g * GROUP, 4, q_sums + g);
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
@@ -628,6 +717,15 @@ void qvl_silu_mul(const float *gate_up, float *y, long m, long width) {
             const vf up = *(const vfu *)(gate_up + row * 2 * width + width + i);
             *(vfu *)(y + row * width + i) = gate / (splat(1) + exponential(-gate)) * up;
         }
+}
+
+/* x sigmoid(a x + b x^3) in place, which quick_gelu and gelu_tanh both are; count a multiple of 16 */
+void qvl_gate(float *x, float a, float b, long count) {
+#pragma omp parallel for schedule(static) if (count > ALONE)
+    for (long i = 0; i < count; i += LANES) {
+        const vf v = *(vfu *)(x + i);
+        *(vfu *)(x + i) = v / (splat(1) + exponential(-v * (splat(a) + splat(b) * v * v)));
+    }
 }
 
 /* Queries and keys of rows [heads + 2 kv_heads][width] in place: their norm where there are weights

@@ -20,6 +20,7 @@ from qvl.kernels.build import library
 
 PackedName = Literal["bf16", "int8", "int4"]
 PANEL, GROUP = 16, 128
+TILE = 12  # WIDE_ROWS of cpu.c, or more
 # of everything below that a packed folder on disk holds; each change of it takes the next number
 LAYOUT = 1
 OUTPUTS_AT_ONCE = 2048  # of a weight that `plain` unpacks
@@ -105,6 +106,11 @@ def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def scratch(rows: int, width: int) -> Tensor:
+    """Room for rows of the input as any of the kinds lays them out; those beyond are zeros of a tile."""
+    return torch.empty((rows + TILE) * (4 * width + 8), dtype=torch.uint8)
+
+
 def rows_of(panels: Tensor) -> Tensor:
     """[N/16, K/j, 16, j] -> [N, K]."""
     return panels.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -120,10 +126,11 @@ class Bf16Linear(PackedLinear):
         return rows_of(self.panels)[: self.out_features].float()
 
     def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
-        scratch = torch.empty(rows_mk.shape, dtype=torch.bfloat16)
+        m, n, k = self.sizes(rows_mk)
+        room = scratch(m, k)
         kernels.qvl_linear_bf16(
-            pointer(rows_mk), pointer(scratch), pointer(self.panels), pointer(self.bias),
-            pointer(y_mn), *self.sizes(rows_mk),
+            pointer(rows_mk), pointer(room), pointer(self.panels), pointer(self.bias),
+            pointer(y_mn), m, n, k,
         )  # fmt: skip
 
     def product(self, rows_mk: Tensor) -> Tensor:
@@ -179,9 +186,9 @@ class Int8Linear(PackedLinear):
 
     def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
         m, n, k = self.sizes(rows_mk)
-        scratch = torch.empty(m * (2 * k + 8), dtype=torch.uint8)
+        room = scratch(m, k)
         kernels.qvl_linear_i8(
-            pointer(rows_mk), pointer(scratch), pointer(self.panels), pointer(self.scales),
+            pointer(rows_mk), pointer(room), pointer(self.panels), pointer(self.scales),
             pointer(self.bias), pointer(y_mn), m, n, k,
         )  # fmt: skip
 
@@ -236,9 +243,9 @@ class Int4Linear(PackedLinear):
 
     def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
         m, n, k = self.sizes(rows_mk)
-        scratch = torch.empty(m * (k + k // 16), dtype=torch.uint8)
+        room = scratch(m, k)
         kernels.qvl_linear_i4(
-            pointer(rows_mk), pointer(scratch), pointer(self.panels), pointer(self.scales),
+            pointer(rows_mk), pointer(room), pointer(self.panels), pointer(self.scales),
             pointer(self.zeros), pointer(self.bias), pointer(y_mn), m, n, k,
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ same is computed in PyTorch.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from ctypes import CDLL
 
 import torch
@@ -15,13 +16,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.kernels.build import library
-from qvl.kernels.linear import Int4Linear, Int8Linear, PackedLinear, PackedName, packed, pointer
+from qvl.kernels.linear import (
+    Int4Linear,
+    Int8Linear,
+    PackedLinear,
+    PackedName,
+    packed,
+    pointer,
+    scratch,
+)
 from qvl.models.batch import Attend
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.rope import rotate
+from qvl.models.vision import gelu_tanh, quick_gelu
 
 WIDTH = 32  # the compiled calls take heads and rows of a multiple of this
+# x sigmoid(a x + b x^3); of gelu_tanh: 1 + tanh(u) = 2 sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+GATES = {quick_gelu: (1.702, 0.0), gelu_tanh: (1.5957691216057308, 0.07135481627159732)}
 
 
 class RowNorm(RMSNorm):
@@ -38,6 +50,21 @@ class RowNorm(RMSNorm):
             pointer(x), pointer(self.weight), self.eps, pointer(y), x.numel() // width, width
         )
         return y
+
+
+def compiled_act(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same activation of a vision MLP; it may change its input."""
+    a, b = GATES[act]
+
+    def gate(x: Tensor) -> Tensor:
+        kernels = library()
+        if kernels is None or x.numel() % WIDTH:
+            return act(x)
+        x = x.contiguous()
+        kernels.qvl_gate(pointer(x), a, b, x.numel())
+        return x
+
+    return gate
 
 
 class LinearStruct(ctypes.Structure):
@@ -93,17 +120,17 @@ class PackedLayer(nn.Module):
         layer, rows = ctypes.byref(self.struct), len(x_td)
         hidden, inner = x_td.shape[1], self.struct.down.k
         widest = max(self.struct.o.k, hidden, inner)
-        scratch = torch.empty(rows * (2 * widest + 8), dtype=torch.uint8)  # what any kind asks for
+        room = scratch(rows, widest)
         work = x_td.new_empty(rows * (hidden + 3 * inner))
         qkv_tnh = x_td.new_empty(rows, sum(self.sizes), self.head_dim)
         kernels.qvl_before_attention(
             layer, pointer(x_td), pointer(angles[0]), pointer(angles[1]), pointer(work),
-            pointer(scratch), pointer(qkv_tnh), rows,
+            pointer(room), pointer(qkv_tnh), rows,
         )  # fmt: skip
         attended = attend(self.layer, *qkv_tnh.split(self.sizes, dim=1)).contiguous()
         out_td = torch.empty_like(x_td)
         kernels.qvl_after_attention(
-            layer, pointer(x_td), pointer(attended), pointer(work), pointer(scratch),
+            layer, pointer(x_td), pointer(attended), pointer(work), pointer(room),
             pointer(out_td), rows,
         )  # fmt: skip
         return out_td

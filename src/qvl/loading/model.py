@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
 from qvl.kernels.build import library
 from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedLinear, PackedName, packed
-from qvl.kernels.parts import PackedLayer, RowNorm
+from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act
 from qvl.loading.checkpoint import (
     FLOATS,
     PICKLED,
@@ -41,6 +41,7 @@ from qvl.models.config import ModelConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.qwen_vl import QwenVL
+from qvl.models.vision import TwoLinearMLP
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
 from qvl.types import DType
@@ -247,6 +248,8 @@ def pack(
             replace(name, packed(module.weight, module.bias, finer))
         elif isinstance(module, RMSNorm):
             replace(name, RowNorm(module))
+        elif isinstance(module, TwoLinearMLP):
+            module.act = compiled_act(module.act)
     if tied and isinstance(model.lm_head, Bf16Linear):
         rows = Bf16Embedding(model.lm_head)
         model.set_submodule("model.language_model.embed_tokens", rows)
