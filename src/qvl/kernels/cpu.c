@@ -27,6 +27,7 @@
 #define TILE_ROWS 4      /* of those that share a load of weights */
 #define ROWS_AT_ONCE 192 /* that meet a widened block */
 #define BLOCK 512        /* of k in a widened block */
+#define AHEAD 2048       /* bytes that are asked of memory before they are needed */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
@@ -158,6 +159,9 @@ INLINE void bf16_tile(const int rows, const int panels, const BF16_X *x, const u
     w += first * k * PANEL;
     for (long i = 0; i < k; i += 2) {
         vu pairs[4 * PARTS];
+        if (rows > 1) /* one row is left to the processor, which foresees four streams well */
+            UNROLL for (int p = 0; p < panels; p++)
+                __builtin_prefetch((const char *)(w + (p * k + i) * PANEL) + AHEAD);
         UNROLL for (int p = 0; p < panels * PARTS; p++)
             pairs[p] = *(const vuu *)(w + (p / PARTS * k + i) * PANEL + p % PARTS * LANES * 2);
 #if defined(BF16_DOT)
@@ -185,7 +189,7 @@ INLINE void bf16_tile(const int rows, const int panels, const BF16_X *x, const u
 /* k even */
 void qvl_linear_bf16(const float *fp32_x, void *scratch, const uint16_t *w, const float *bias,
                      float *y, long m, long n, long k) {
-    const long panels = (n + PANEL - 1) / PANEL;
+    const long panels = (n + PANEL - 1) / PANEL, step = PANELS_FOR(least(m, TILE_ROWS));
 #if defined(BF16_DOT)
     BF16_X *x = scratch;
 #pragma omp parallel for schedule(static) if (m > TILE_ROWS)
@@ -217,12 +221,12 @@ void qvl_linear_bf16(const float *fp32_x, void *scratch, const uint16_t *w, cons
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
-        for (long four = 0; four < panels; four += 4) {
-            const long end = least(four + 4, panels);
+        for (long first = 0; first < panels; first += step) {
+            const long end = least(first + step, panels);
             long row = from;
 #define TILE(r)                                                                                    \
     do {                                                                                           \
-        long p = four;                                                                             \
+        long p = first;                                                                             \
         for (; p + PANELS_FOR(r) <= end; p += PANELS_FOR(r))                                       \
             bf16_tile(r, PANELS_FOR(r), x + row * k, w, bias, y + row * n, p, n, k);               \
         for (; p < end; p++) bf16_tile(r, 1, x + row * k, w, bias, y + row * n, p, n, k);          \
@@ -382,7 +386,7 @@ INLINE void i8_wide_tile(const i8_value *q, const __m256i *wide, vi *sums, long 
 /* k a multiple of 4 */
 void qvl_linear_i8(const float *x, void *scratch, const uint8_t *w, const float *w_scales,
                    const float *bias, float *y, long m, long n, long k) {
-    const long panels = (n + PANEL - 1) / PANEL;
+    const long panels = (n + PANEL - 1) / PANEL, step = PANELS_FOR(least(m, TILE_ROWS));
     float *scales = scratch;
     int32_t *q_sums = (int32_t *)(scales + m);
     i8_value *q = (i8_value *)(q_sums + m);
@@ -418,8 +422,8 @@ void qvl_linear_i8(const float *x, void *scratch, const uint8_t *w, const float 
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
-        for (long four = 0; four < panels; four += 4) {
-            const long end = least(four + 4, panels);
+        for (long first = 0; first < panels; first += step) {
+            const long end = least(first + step, panels);
             long row = from;
 #define I8_ROWS(r, ps)                                                                             \
     do {                                                                                           \
@@ -431,7 +435,7 @@ void qvl_linear_i8(const float *x, void *scratch, const uint8_t *w, const float 
     } while (0)
 #define TILE(r)                                                                                    \
     do {                                                                                           \
-        long p = four;                                                                             \
+        long p = first;                                                                             \
         for (; p + PANELS_FOR(r) <= end; p += PANELS_FOR(r)) I8_ROWS(r, PANELS_FOR(r));            \
         for (; p < end; p++) I8_ROWS(r, 1);                                                        \
     } while (0)
@@ -508,6 +512,7 @@ INLINE void i4_group(const int rows, const int8_t *q, const uint8_t *w, vi *sums
         UNROLL for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
         UNROLL for (int j = i; j < i + 32; j += 8) {
             __m256i first[2], second[2];
+            __builtin_prefetch(w + j * 8 + AHEAD);
             UNROLL for (int p = 0; p < 2; p++) {
                 const __m256i bytes = _mm256_loadu_si256((const __m256i *)(w + j * 8) + p);
                 first[p] = _mm256_and_si256(bytes, low);
