@@ -13,6 +13,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+import tiny
 from qvl.engine.engine import Engine, banned_ids
 from qvl.engine.request import EngineImage, EngineRequest, Finished, SamplingParams, Token
 from qvl.loading.model import LoadedModel
@@ -20,8 +21,6 @@ from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.types import Image, Message
-
-NAMES = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
@@ -139,7 +138,7 @@ def load_theirs(folder: Path, generation: str) -> Any:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    kind = getattr(transformers, f"{NAMES[generation]}ForConditionalGeneration")
+    kind = getattr(transformers, f"{tiny.NAMES[generation]}ForConditionalGeneration")
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
 

@@ -47,6 +47,34 @@ CASES: dict[str, Case] = {
             "vision": {"depth": 2, "hidden_size": 256},
         },
     ),
+    "qwen2.5-untied-gqa2": ("qwen2_5_vl", "hub", {}),
+    "qwen2.5-tied-gqa4-deeper": (
+        "qwen2_5_vl",
+        "newer",
+        {
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 4,
+            "vision": {
+                "depth": 5,
+                "hidden_size": 64,
+                "num_heads": 4,
+                "fullatt_block_indexes": [0, 3],
+            },
+        },
+    ),
+    "qwen3-moe-untied-gqa2": ("qwen3_vl_moe", "newer", {}),
+    "qwen3-moe-no-gqa-more-experts": (
+        "qwen3_vl_moe",
+        "hub",
+        {
+            "num_key_value_heads": 4,
+            "num_hidden_layers": 4,
+            "num_experts": 16,
+            "num_experts_per_tok": 5,
+            "moe_intermediate_size": 40,
+        },
+    ),
     "qwen3-untied-gqa2": ("qwen3_vl", "newer", {}),
     "qwen3-tied-gqa4-three-deepstack-levels": (
         "qwen3_vl",

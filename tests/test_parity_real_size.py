@@ -92,7 +92,7 @@ def write_checkpoint(folder: Path, generation: str) -> int:
     (folder / "model.safetensors").unlink()
     config = tiny.config_json(generation, vocab_size=VOCAB, **REAL[generation])
     (folder / "config.json").write_text(json.dumps(config))
-    name = oracle.NAMES[generation]
+    name = tiny.NAMES[generation]
     with torch.device("meta"):
         model = getattr(transformers, f"{name}ForConditionalGeneration")(
             getattr(transformers, f"{name}Config")(**config)

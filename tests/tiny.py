@@ -17,7 +17,14 @@ from qvl.models.config import ModelConfig
 from qvl.models.qwen_vl import QwenVL
 from qvl.processing.tokenizer import SPLIT_PATTERN
 
-GENERATIONS = ("qwen2_vl", "qwen3_vl")
+NAMES = {  # what transformers calls them
+    "qwen2_vl": "Qwen2VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "qwen3_vl": "Qwen3VL",
+    "qwen3_vl_moe": "Qwen3VLMoe",
+}
+GENERATIONS = tuple(NAMES)
+QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
 VOCAB_SIZE = 320  # some rows more than the tokenizer has tokens, as in the published models
 
 SPECIAL = (
@@ -36,17 +43,14 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-ADDED = {  # not special: they stay in decoded text
-    "qwen2_vl": (),
-    "qwen3_vl": (
-        "<tool_call>",
-        "</tool_call>",
-        "<tool_response>",
-        "</tool_response>",
-        "<think>",
-        "</think>",
-    ),
-}
+ADDED = (  # of Qwen3-VL, not special: they stay in decoded text
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+)
 MERGES = ("h e", "l l", "Ġ t", "o n", "i n", "e r", "he ll", "hell o", "Ġt he")
 
 
@@ -67,7 +71,7 @@ def tokenizer_json(generation: str) -> dict[str, Any]:
         "padding": None,
         "added_tokens": [
             {"id": len(words) + i, "content": token, "special": token in SPECIAL, **flags}
-            for i, token in enumerate(SPECIAL + ADDED[generation])
+            for i, token in enumerate(SPECIAL + (ADDED if generation in QWEN3 else ()))
         ],
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {
@@ -122,7 +126,7 @@ def token_id(generation: str, token: str) -> int:
 def config_json(
     generation: str, *, vision: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """config.json as the hub has it: Qwen2-VL flat, Qwen3-VL nested.
+    """config.json as the hub has it: flat before Qwen3-VL, then nested.
 
     `vision` changes keys of vision_config; other changes go to the decoder's keys, or to the top
     where that is where the published file has them.
@@ -148,7 +152,7 @@ def config_json(
         "vision_start_token_id": token_id(generation, "<|vision_start|>"),
         "vision_end_token_id": token_id(generation, "<|vision_end|>"),
     }
-    if generation == "qwen2_vl":
+    if generation not in QWEN3:
         text |= {
             "rope_theta": 1000000.0,
             "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
@@ -157,24 +161,33 @@ def config_json(
             "max_window_layers": 3,
         }
         top |= {
-            "architectures": ["Qwen2VLForConditionalGeneration"],
+            "architectures": [f"{NAMES[generation]}ForConditionalGeneration"],
             "torch_dtype": "bfloat16",
-            "vision_config": {
-                "depth": 3,
-                "embed_dim": 32,
-                "mlp_ratio": 4,
-                "num_heads": 2,
-                "in_chans": 3,
-                "hidden_size": 64,
-                "patch_size": 14,
-                "spatial_merge_size": 2,
-                "spatial_patch_size": 14,
-                "temporal_patch_size": 2,
-            },
         }
+        vision_config = {
+            "depth": 3,
+            "num_heads": 2,
+            "in_chans": 3,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 14,
+            "temporal_patch_size": 2,
+        }
+        if generation == "qwen2_vl":
+            vision_config |= {"embed_dim": 32, "mlp_ratio": 4, "hidden_size": 64}
+        else:
+            vision_config |= {
+                "hidden_size": 32,
+                "out_hidden_size": 64,
+                "intermediate_size": 44,
+                "hidden_act": "silu",
+                "window_size": 112,
+                "fullatt_block_indexes": [1],
+                "tokens_per_second": 2,
+            }
     else:
         text |= {
-            "model_type": "qwen3_vl_text",
+            "model_type": f"{generation}_text",
             "head_dim": 24,
             "attention_bias": False,
             "rope_theta": 5000000,
@@ -186,27 +199,36 @@ def config_json(
             "dtype": "bfloat16",
         }
         top |= {
-            "architectures": ["Qwen3VLForConditionalGeneration"],
-            "vision_config": {
-                "model_type": "qwen3_vl",
-                "deepstack_visual_indexes": [0, 1],
-                "depth": 3,
-                "hidden_act": "gelu_pytorch_tanh",
-                "hidden_size": 32,
-                "in_channels": 3,
-                "intermediate_size": 48,
-                "num_heads": 2,
-                "num_position_embeddings": 36,
-                "out_hidden_size": 64,
-                "patch_size": 16,
-                "spatial_merge_size": 2,
-                "temporal_patch_size": 2,
-            },
+            "architectures": [f"{NAMES[generation]}ForConditionalGeneration"],
+        }
+        vision_config = {
+            "model_type": generation,
+            "deepstack_visual_indexes": [0, 1],
+            "depth": 3,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 32,
+            "in_channels": 3,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "num_position_embeddings": 36,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        }
+    if generation == "qwen3_vl_moe":
+        text |= {
+            "moe_intermediate_size": 24,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
         }
     text |= {key: value for key, value in changes.items() if key not in top}
     top |= {key: value for key, value in changes.items() if key in top}
-    top["vision_config"] = top["vision_config"] | (vision or {})
-    return {**top, **text} if generation == "qwen2_vl" else {**top, "text_config": text}
+    top["vision_config"] = vision_config | (vision or {})
+    return {**top, "text_config": text} if generation in QWEN3 else {**top, **text}
 
 
 def tiny_config(generation: str, **changes: Any) -> ModelConfig:
@@ -214,10 +236,10 @@ def tiny_config(generation: str, **changes: Any) -> ModelConfig:
 
 
 def preprocessor_json(generation: str) -> dict[str, Any]:
-    patch_px = 14 if generation == "qwen2_vl" else 16
+    patch_px = 16 if generation in QWEN3 else 14
     token_px = (2 * patch_px) ** 2
     rules: dict[str, Any] = {"patch_size": patch_px, "merge_size": 2, "temporal_patch_size": 2}
-    if generation == "qwen2_vl":
+    if generation not in QWEN3:
         mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
         rules |= {"min_pixels": 4 * token_px, "max_pixels": 256 * token_px}
     else:
@@ -228,10 +250,9 @@ def preprocessor_json(generation: str) -> dict[str, Any]:
 
 def generation_json(generation: str) -> dict[str, Any]:
     stop = [token_id(generation, "<|im_end|>"), token_id(generation, "<|endoftext|>")]
-    sampling = {
-        "qwen2_vl": {"temperature": 0.01, "top_p": 0.001, "top_k": 1},
-        "qwen3_vl": {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.0},
-    }[generation]
+    sampling: dict[str, float] = {"temperature": 0.01, "top_p": 0.001, "top_k": 1}
+    if generation in QWEN3:
+        sampling = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.0}
     return {"do_sample": True, "eos_token_id": stop, "pad_token_id": stop[1], **sampling}
 
 
@@ -240,8 +261,9 @@ def hf_model(generation: str, *, seed: int = 0, **changes: Any) -> Any:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    name = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}[generation]
-    config = getattr(transformers, f"{name}Config")(**config_json(generation, **changes))
+    name = NAMES[generation]
+    kind = "Qwen2_5_VL" if name == "Qwen2_5_VL" else name
+    config = getattr(transformers, f"{kind}Config")(**config_json(generation, **changes))
     model = getattr(transformers, f"{name}ForConditionalGeneration")(config).float().eval()
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():

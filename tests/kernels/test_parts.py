@@ -24,12 +24,13 @@ pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler h
 CPU = torch.device("cpu")
 
 
-def config(*, qk_norm: bool, hidden: int = 256, kv_heads: int = 2, head_dim: int = 64):
+def config(*, qk_norm: bool, hidden: int = 256, kv_heads: int = 2, head_dim: int = 64, experts=0):
     return DecoderConfig(
         layers=1, hidden=hidden, heads=6, kv_heads=kv_heads, head_dim=head_dim, mlp_width=384,
         vocab_size=99, norm_eps=1e-6, rope_theta=1e6, mrope_interleaved=qk_norm,
         mrope_section=(head_dim // 4, head_dim // 8, head_dim // 8), qkv_bias=not qk_norm,
         qk_norm=qk_norm, tied_head=True, max_positions=4096,
+        experts=experts, experts_per_token=experts and 3,
     )  # fmt: skip
 
 
@@ -88,10 +89,10 @@ def test_an_activation_is_that_of_the_models(act, without_compiler) -> None:
     assert without_compiler(lambda: compiled_act(act)(x)).equal(act(x))
 
 
-@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize(("qk_norm", "experts"), [(False, 0), (True, 0), (True, 8)])
 @pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
-def test_a_layer_is_the_same_without_a_compiler(qk_norm, kind, without_compiler) -> None:
-    shape = config(qk_norm=qk_norm)
+def test_a_layer_is_the_same_without_a_compiler(qk_norm, experts, kind, without_compiler) -> None:
+    shape = config(qk_norm=qk_norm, experts=experts)
     layer = PackedLayer(filled(DecoderLayer(shape, 0)), kind)
     angles = angles_of(shape, 21)
     x = noise(21, 256)
@@ -117,6 +118,17 @@ def angles_of(shape: DecoderConfig, tokens: int) -> tuple[Tensor, Tensor]:
     return mrope_angles(
         positions, head_dim=shape.head_dim, theta=1e6, axes=axes, dtype=torch.float32
     )
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+def test_a_token_takes_its_experts_alone_as_among_others(kind) -> None:
+    shape = config(qk_norm=True, experts=8)
+    layer = PackedLayer(filled(DecoderLayer(shape, 0)), kind)
+    x, angles = noise(21, 256), angles_of(shape, 21)
+    together = layer(x, angles, PackedCausal(list(range(22))))  # each attends to itself only
+    for i in (0, 7, 20):
+        alone = layer(x[i : i + 1], tuple(a[i : i + 1] for a in angles), PackedCausal([0, 1]))
+        assert alone.equal(together[i : i + 1])
 
 
 def test_attention_agrees_with_the_dense_one_for_any_table() -> None:

@@ -27,7 +27,7 @@ from qvl.loading.model import choose_dtype, load_model
 from qvl.models.config import DecoderConfig
 from qvl.models.qwen_vl import QwenVL
 
-RENAMED_IN_QWEN2 = (
+RENAMED_BEFORE_QWEN3 = (
     (".merger.ln_q.", ".merger.norm."),
     (".merger.mlp.0.", ".merger.linear_fc1."),
     (".merger.mlp.2.", ".merger.linear_fc2."),
@@ -40,10 +40,18 @@ def ours(oracle: Any, generation: str) -> dict[str, torch.Tensor]:
     """The oracle's own weights under our names; transformers already uses the newer prefixes."""
     weights = {}
     for name, tensor in oracle.state_dict().items():
-        if generation == "qwen2_vl":
-            for old, new in RENAMED_IN_QWEN2:
+        if generation not in tiny.QWEN3:
+            for old, new in RENAMED_BEFORE_QWEN3:
                 name = name.replace(old, new)
-        weights[name] = tensor
+        head, _, last = name.rpartition(".")
+        if not head.endswith(".experts"):
+            weights[name] = tensor
+            continue
+        for expert, matrix in enumerate(tensor):  # [outputs, inputs]
+            parts = [matrix] if last == "down_proj" else matrix.chunk(2)
+            names = ["down_proj"] if last == "down_proj" else ["gate_proj", "up_proj"]
+            for part, one in zip(names, parts, strict=True):
+                weights[f"{head}.{expert}.{part}.weight"] = one
     return weights
 
 
@@ -169,14 +177,14 @@ def parts_of(name: str, outputs: int, config: DecoderConfig) -> Iterator[tuple[s
     """The layers that a packed one holds side by side, and their outputs."""
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     of_a_layer = {
-        "qkv_proj": {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv},
-        "o_proj": {"self_attn.o_proj": outputs},
-        "gate_up_proj": {"mlp.gate_proj": outputs // 2, "mlp.up_proj": outputs // 2},
-        "down_proj": {"mlp.down_proj": outputs},
+        "qkv_proj": {"q_proj": q, "k_proj": kv, "v_proj": kv},
+        "gate_up_proj": {"gate_proj": outputs // 2, "up_proj": outputs // 2},
     }
     before, _, last = name.rpartition(".")
-    in_decoder, start = before.startswith("model.language_model"), 0
-    for part, size in (of_a_layer[last] if in_decoder else {last: outputs}).items():
+    if last in ("qkv_proj", "o_proj"):
+        before += ".self_attn"
+    start = 0
+    for part, size in of_a_layer.get(last, {last: outputs}).items():
         yield f"{before}.{part}".lstrip("."), slice(start, start + size)
         start += size
 

@@ -24,7 +24,12 @@ from qvl.processing.tokenizer import Tokenizer
 from qvl.types import Request
 
 log = logging.getLogger(__name__)
-KINDS = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}
+KINDS = {
+    "qwen2_vl": "Qwen2VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "qwen3_vl": "Qwen3VL",
+    "qwen3_vl_moe": "Qwen3VLMoe",
+}
 
 
 def run_transformers(folder: Path, dtype: str) -> Runner:

@@ -22,7 +22,7 @@ PackedName = Literal["bf16", "int8", "int4"]
 PANEL, GROUP = 16, 128
 TILE = 12  # WIDE_ROWS of cpu.c, or more
 # of everything below that a packed folder on disk holds; each change of it takes the next number
-LAYOUT = 1
+LAYOUT = 2
 OUTPUTS_AT_ONCE = 2048  # of a weight that `plain` unpacks
 PACKED_AT_ONCE = 1 << 20  # numbers, so that packing needs little memory beside the packed weight
 

@@ -26,14 +26,17 @@ from qvl.kernels.linear import (
     scratch,
 )
 from qvl.models.batch import Attend
-from qvl.models.decoder import DecoderLayer
+from qvl.models.decoder import MLP, DecoderLayer, Router, SparseMLP
 from qvl.models.norm import RMSNorm
 from qvl.models.rope import rotate
-from qvl.models.vision import gelu_tanh, quick_gelu
+from qvl.models.vision import GatedMLP, gelu_tanh, quick_gelu
 
 WIDTH = 32  # the compiled calls take heads and rows of a multiple of this
 # x sigmoid(a x + b x^3); of gelu_tanh: 1 + tanh(u) = 2 sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
-GATES = {quick_gelu: (1.702, 0.0), gelu_tanh: (1.5957691216057308, 0.07135481627159732)}
+GATES: dict[Callable[[Tensor], Tensor], tuple[float, float]] = {
+    quick_gelu: (1.702, 0.0),
+    gelu_tanh: (1.5957691216057308, 0.07135481627159732),
+}
 
 
 class RowNorm(RMSNorm):
@@ -89,7 +92,28 @@ class LayerStruct(ctypes.Structure):
     )
 
 
+class PackedMLP(nn.Module):
+    """The gated MLP of the decoder, of one expert and of Qwen2.5-VL's vision tower."""
+
+    def __init__(self, mlp: MLP | GatedMLP, kind: PackedName) -> None:
+        super().__init__()
+        self.gate_up_proj = side_by_side([mlp.gate_proj, mlp.up_proj], kind)
+        self.down_proj = side_by_side([mlp.down_proj], kind)
+
+    def forward(self, x_td: Tensor) -> Tensor:
+        gate_up = self.gate_up_proj(x_td)
+        width, kernels = self.down_proj.in_features, library()
+        if kernels is None or width % WIDTH:
+            gate, up = gate_up.chunk(2, dim=-1)
+            return self.down_proj(F.silu(gate) * up)
+        inner = gate_up.new_empty(len(gate_up), width)
+        kernels.qvl_silu_mul(pointer(gate_up), pointer(inner), len(gate_up), width)
+        return self.down_proj(inner)
+
+
 class PackedLayer(nn.Module):
+    """Of a mixture of experts only what comes before the MLP is one compiled call."""
+
     def __init__(self, layer: DecoderLayer, kind: PackedName) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
@@ -101,13 +125,17 @@ class PackedLayer(nn.Module):
         self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
         self.o_proj = side_by_side([attention.o_proj], kind)
         self.post_attention_layernorm = layer.post_attention_layernorm
-        self.gate_up_proj = side_by_side([mlp.gate_proj, mlp.up_proj], kind)
-        self.down_proj = side_by_side([mlp.down_proj], kind)
+        if isinstance(mlp, SparseMLP):
+            self.mlp: SparseMLP | PackedMLP = packed_experts(mlp, kind)
+        else:
+            self.mlp = PackedMLP(mlp, kind)
         self.struct: LayerStruct | None = None  # made when the weights are in their places
 
     def forward(self, x_td: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         kernels = library()
-        widths = (self.head_dim, self.o_proj.out_features, self.down_proj.in_features)
+        widths = [self.head_dim, self.o_proj.out_features]
+        if isinstance(self.mlp, PackedMLP):
+            widths.append(self.mlp.down_proj.in_features)
         if kernels is None or any(width % WIDTH for width in widths):
             return self.plain(x_td, angles, attend)
         return self.compiled(kernels, x_td.contiguous(), angles, attend)
@@ -128,6 +156,8 @@ class PackedLayer(nn.Module):
             pointer(room), pointer(qkv_tnh), rows,
         )  # fmt: skip
         attended = attend(self.layer, *qkv_tnh.split(self.sizes, dim=1)).contiguous()
+        if isinstance(self.mlp, SparseMLP):
+            return self.after(x_td, attended)
         out_td = torch.empty_like(x_td)
         kernels.qvl_after_attention(
             layer, pointer(x_td), pointer(attended), pointer(work), pointer(room),
@@ -139,9 +169,21 @@ class PackedLayer(nn.Module):
         qkv_tnh = self.qkv_proj(self.input_layernorm(x_td)).unflatten(-1, (-1, self.head_dim))
         q, k, v = qkv_tnh.split(self.sizes, dim=1)
         q, k = rotate(self.q_norm(q), *angles), rotate(self.k_norm(k), *angles)
-        x_td = x_td + self.o_proj(attend(self.layer, q, k, v).flatten(1))
-        gate, up = self.gate_up_proj(self.post_attention_layernorm(x_td)).chunk(2, dim=-1)
-        return x_td + self.down_proj(F.silu(gate) * up)
+        return self.after(x_td, attend(self.layer, q, k, v))
+
+    def after(self, x_td: Tensor, attended_tnh: Tensor) -> Tensor:
+        x_td = x_td + self.o_proj(attended_tnh.flatten(1))
+        return x_td + self.mlp(self.post_attention_layernorm(x_td))
+
+
+def packed_experts(mlp: SparseMLP, kind: PackedName) -> SparseMLP:
+    """The mixture with each expert packed, in place; its router keeps its precision."""
+    assert isinstance(mlp.gate, Router)
+    mlp.gate = packed(mlp.gate.weight, None, "bf16")
+    for index, expert in enumerate(mlp.experts):
+        assert isinstance(expert, MLP)
+        mlp.experts[index] = PackedMLP(expert, kind)
+    return mlp
 
 
 def side_by_side(layers: list[nn.Linear], kind: PackedName) -> PackedLinear:
@@ -164,13 +206,13 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 def struct_of(layer: PackedLayer) -> LayerStruct:
     """Where the layer's weights lie; good as long as they stay there."""
-    norms = [layer.q_norm, layer.k_norm]
+    norms, mlp = [layer.q_norm, layer.k_norm], layer.mlp
+    dense = (mlp.gate_up_proj, mlp.down_proj) if isinstance(mlp, PackedMLP) else ()
     q_norm, k_norm = (pointer(n.weight) if isinstance(n, RMSNorm) else None for n in norms)
     return LayerStruct(
         qkv=linear_struct(layer.qkv_proj),
         o=linear_struct(layer.o_proj),
-        gate_up=linear_struct(layer.gate_up_proj),
-        down=linear_struct(layer.down_proj),
+        **{name: linear_struct(p) for name, p in zip(("gate_up", "down"), dense, strict=False)},
         before=pointer(layer.input_layernorm.weight),
         after=pointer(layer.post_attention_layernorm.weight),
         q_norm=q_norm,

@@ -106,7 +106,7 @@ def _all() -> Iterator[Published]:
         )
     for size in _V25:
         yield from _editions(
-            size, "qwen2_5_vl", {"-Instruct": "bf16", "-Instruct-AWQ": "int4"}, runs=False
+            size, "qwen2_5_vl", {"-Instruct": "bf16", "-Instruct-AWQ": "int4"}, runs=True
         )
     for size in _V3 + _V3_MOE:
         yield from _editions(
@@ -118,7 +118,7 @@ def _all() -> Iterator[Published]:
                 "-Instruct-FP8": "int8",
                 "-Thinking-FP8": "int8",
             },
-            runs=size in _V3,
+            runs=True,
         )
 
 

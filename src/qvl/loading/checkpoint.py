@@ -15,7 +15,7 @@ import mmap
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ FLOATS: Mapping[str, torch.dtype] = {
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertPart:
+    """What one expert has of a tensor that holds those of all: [experts, ...]."""
+
+    expert: int
+    transposed: bool  # stored as [experts, inputs, outputs]
+    half: int | None = None  # the first or second half of the outputs: gate and up
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """One tensor as a header describes it; begin and end are bytes from the start of the data."""
 
@@ -60,6 +69,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     begin: int
     end: int
+    part: ExpertPart | None = None  # None: all of it
 
     @property
     def size_bytes(self) -> int:
@@ -262,13 +272,18 @@ def match(
 ) -> dict[str, StoredTensor]:
     """Which stored tensor becomes which parameter; `wanted` gives every parameter's shape.
 
-    A head stored beside a tied embedding is ignored. Raises one ModelFormatError that lists all
-    that is missing, unexpected, of another shape or not a float.
+    A head stored beside a tied embedding is ignored; a tensor of all experts goes to each of them.
+    Raises one ModelFormatError that lists all that is missing, unexpected, of another shape or not
+    a float.
     """
     found: dict[str, StoredTensor] = {}
     twice, unexpected, misshapen, not_float = [], [], [], []
     for stored in checkpoint.tensors.values():
         name = parameter_name(stored.name, generation)
+        experts = expert_parts(name, stored, wanted)
+        if experts and not (found.keys() & experts.keys()) and stored.dtype in FLOATS:
+            found |= experts
+            continue
         if name == "lm_head.weight" and name not in wanted:
             continue
         if name not in wanted:
@@ -297,6 +312,49 @@ def match(
     return found
 
 
+def expert_parts(
+    name: str, stored: StoredTensor, wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, StoredTensor]:
+    """The parameters of single experts that lie in a fused tensor, none if it is none or does not fit.
+
+    The hub's files have [experts, inputs, outputs], those that transformers 5 saves [experts,
+    outputs, inputs]; gate_up_proj has both projections' outputs, gate first. Raises
+    ModelFormatError where the shape does not tell which.
+    """
+    prefix, _, leaf = name.rpartition(".")
+    names = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(leaf)
+    if names is None or not prefix.endswith(".experts") or len(stored.shape) != 3:
+        return {}
+    experts, *matrix = stored.shape
+    one = wanted.get(f"{prefix}.0.{names[0]}.weight")
+    if one is None or f"{prefix}.{experts - 1}.{names[0]}.weight" not in wanted:
+        return {}
+    outputs_inputs = [one[0] * len(names), one[1]]
+    if matrix not in (outputs_inputs, outputs_inputs[::-1]):
+        return {}
+    if outputs_inputs == outputs_inputs[::-1]:
+        raise ModelFormatError(
+            f"{stored.name} is {list(stored.shape)}: nothing tells inputs from outputs",
+            hint="store the experts one by one, as mlp.experts.0.gate_proj.weight and so on",
+        )
+    transposed = matrix != outputs_inputs
+    return {
+        f"{prefix}.{expert}.{part}.weight": replace(
+            stored, part=ExpertPart(expert, transposed, half if len(names) > 1 else None)
+        )
+        for expert in range(experts)
+        for half, part in enumerate(names)
+    }
+
+
+def cut(whole: torch.Tensor, part: ExpertPart | None) -> torch.Tensor:
+    """A view of the part that is meant."""
+    if part is None:
+        return whole
+    matrix = whole[part.expert].T if part.transposed else whole[part.expert]
+    return matrix if part.half is None else matrix.chunk(2)[part.half]
+
+
 def fill(
     model: nn.Module,
     stored: Mapping[str, StoredTensor],
@@ -321,7 +379,7 @@ def fill(
             with safe_open(path, framework="pt", device="cpu") as file:
                 for name, tensor in stored.items():
                     if tensor.shard == shard:
-                        view = file.get_tensor(tensor.name)
+                        view = cut(file.get_tensor(tensor.name), tensor.part)
                         state[name] = _aligned(view).to(device=device, dtype=dtype)
                         if state[name].data_ptr() == view.data_ptr():
                             mapped.add(name)
@@ -339,7 +397,8 @@ def forget_pages(mapped: torch.Tensor) -> None:
     """
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
-    begin, end = mapped.data_ptr(), mapped.data_ptr() + mapped.nbytes
+    reach = sum((n - 1) * apart for n, apart in zip(mapped.shape, mapped.stride(), strict=True)) + 1
+    begin, end = mapped.data_ptr(), mapped.data_ptr() + reach * mapped.element_size()
     first, last = -(-begin // mmap.PAGESIZE), end // mmap.PAGESIZE  # whole pages only
     if last > first:
         address, size = first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE

@@ -12,19 +12,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from qvl.errors import ConfigError, ModelFormatError
 from qvl.loading.files import read_json, shown
-from qvl.models.config import DecoderConfig, ModelConfig, VisionConfig
+from qvl.models.config import DecoderConfig, Generation, ModelConfig, VisionConfig
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-
-Generation = Literal["qwen2_vl", "qwen3_vl"]
 
 MAX_JSON_BYTES = 2**20
 MAX_LAYERS = 256
@@ -32,12 +30,9 @@ MAX_WIDTH = 2**17
 MAX_IMAGE_PX = 50_000_000  # of the product; a checkpoint may only ask for less
 VISION_ROPE_THETA = 10_000.0  # fixed in the vision tower
 
-SUPPORTED = "this version runs Qwen2-VL and dense Qwen3-VL, in bf16, fp16 or fp32 safetensors"
-NOT_YET = {
-    "qwen": "Qwen-VL",
-    "qwen2_5_vl": "Qwen2.5-VL",
-    "qwen3_vl_moe": "Qwen3-VL mixture of experts",
-}
+SUPPORTED = "this version runs Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in bf16, fp16 or fp32 safetensors"
+NOT_YET = {"qwen": "Qwen-VL"}
+QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +40,7 @@ class Fallbacks:
     """What a generation's published checkpoints say, for files that leave the key out."""
 
     architectures: tuple[str, ...]
-    vision_act: Literal["quick_gelu", "gelu_pytorch_tanh"]
+    vision_act: Literal["quick_gelu", "silu", "gelu_pytorch_tanh"]
     patch_px: int
     norm_eps: float
     rope_theta: float
@@ -66,30 +61,40 @@ class Fallbacks:
     stop_tokens: tuple[str, ...] = ("<|im_end|>", "<|endoftext|>")
 
 
+_QWEN2_VL = Fallbacks(
+    architectures=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
+    vision_act="quick_gelu",
+    patch_px=14,
+    norm_eps=1e-6,
+    rope_theta=1e6,
+    mrope_section=(16, 24, 24),
+    min_px=3136,
+    max_px=12_845_056,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+_QWEN3_VL = Fallbacks(
+    architectures=("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
+    vision_act="gelu_pytorch_tanh",
+    patch_px=16,
+    norm_eps=1e-6,
+    rope_theta=5e6,
+    mrope_section=(24, 20, 20),
+    min_px=65_536,
+    max_px=16_777_216,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
 FALLBACKS: Mapping[Generation, Fallbacks] = {
-    "qwen2_vl": Fallbacks(
-        architectures=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
-        vision_act="quick_gelu",
-        patch_px=14,
-        norm_eps=1e-6,
-        rope_theta=1e6,
-        mrope_section=(16, 24, 24),
-        min_px=3136,
-        max_px=12_845_056,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
+    "qwen2_vl": _QWEN2_VL,
+    "qwen2_5_vl": replace(
+        _QWEN2_VL,
+        architectures=("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel"),
+        vision_act="silu",
     ),
-    "qwen3_vl": Fallbacks(
-        architectures=("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
-        vision_act="gelu_pytorch_tanh",
-        patch_px=16,
-        norm_eps=1e-6,
-        rope_theta=5e6,
-        mrope_section=(24, 20, 20),
-        min_px=65_536,
-        max_px=16_777_216,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+    "qwen3_vl": _QWEN3_VL,
+    "qwen3_vl_moe": replace(
+        _QWEN3_VL, architectures=("Qwen3VLMoeForConditionalGeneration", "Qwen3VLMoeModel")
     ),
 }
 
@@ -189,9 +194,9 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     top = Section("config.json", "", values)
     generation = _generation(top)
     known = FALLBACKS[generation]
-    # Qwen2-VL's published files are flat; Qwen3-VL's, and all that transformers 5 saves, are nested
+    # the published files before Qwen3-VL are flat; its own, and what transformers 5 saves, nested
     text = top.section("text_config")
-    if not text.values and generation == "qwen2_vl":
+    if not text.values and generation not in QWEN3:
         text = top
     vision = top.section("vision_config")
     for part in (top, text, vision):
@@ -258,24 +263,42 @@ def _decoder(top: Section, text: Section, generation: Generation) -> DecoderConf
     hidden = text.whole("hidden_size", 1, MAX_WIDTH)
     heads = text.whole("num_attention_heads", 1, 1024)
     theta, section = _rope(text, generation)
+    experts = _experts(text) if generation == "qwen3_vl_moe" else {}
+    width_key = "moe_intermediate_size" if experts else "intermediate_size"
     return DecoderConfig(
         layers=text.whole("num_hidden_layers", 1, MAX_LAYERS),
         hidden=hidden,
         heads=heads,
         kv_heads=text.whole("num_key_value_heads", 1, heads, heads),
         head_dim=text.whole("head_dim", 2, 1024, max(2, hidden // heads)),
-        mlp_width=text.whole("intermediate_size", 1, 2**20),
+        mlp_width=text.whole(width_key, 1, 2**20),
         vocab_size=text.whole("vocab_size", 1, 2**20),
         norm_eps=text.real("rms_norm_eps", 1e-12, 1e-2, known.norm_eps),
         rope_theta=theta,
         mrope_section=section,
-        mrope_interleaved=generation == "qwen3_vl",
-        qkv_bias=generation == "qwen2_vl",
-        qk_norm=generation == "qwen3_vl",
-        # it has been written at either place; both default to false
-        tied_head=any(part.values.get("tie_word_embeddings") is True for part in (top, text)),
+        mrope_interleaved=generation in QWEN3,
+        qkv_bias=generation not in QWEN3,
+        qk_norm=generation in QWEN3,
+        # at either place; where both are, the text's is but transformers' default
+        tied_head=(top if top.has("tie_word_embeddings") else text).values.get(
+            "tie_word_embeddings"
+        )
+        is True,
         max_positions=text.whole("max_position_embeddings", 1, 2**24),
+        **experts,
     )
+
+
+def _experts(text: Section) -> dict[str, int]:
+    text.one_of("decoder_sparse_step", (1,), "but only a mixture in every layer is known")
+    text.one_of("norm_topk_prob", (True,), "which is not supported")
+    if text.values.get("mlp_only_layers") not in (None, []):
+        raise text.bad("mlp_only_layers", "but only a mixture in every layer is known")
+    # transformers 5 saves it under another name
+    key = "num_experts" if text.has("num_experts") else "num_local_experts"
+    experts = text.whole(key, 2, 4096)
+    chosen = text.whole("num_experts_per_tok", 1, experts)
+    return {"experts": experts, "experts_per_token": chosen}
 
 
 def _rope(text: Section, generation: Generation) -> tuple[float, tuple[int, int, int]]:
@@ -287,7 +310,7 @@ def _rope(text: Section, generation: Generation) -> tuple[float, tuple[int, int,
     for key in ("rope_type", "type"):
         rope.one_of(key, ("default", "mrope"), "a scaling that is not yet supported")
     rope.one_of("factor", (1, 1.0), "a scaling that is not yet supported")
-    rope.one_of("mrope_interleaved", (generation == "qwen3_vl",), "not as this generation has it")
+    rope.one_of("mrope_interleaved", (generation in QWEN3,), "not as this generation has it")
     source = rope if rope.has("rope_theta") else text
     theta = source.real("rope_theta", 1.0, 1e12, known.rope_theta)
     section = rope.numbers("mrope_section", (int,), 1, 4096, known.mrope_section)
@@ -312,11 +335,13 @@ def _vision(vision: Section, generation: Generation, decoder_hidden: int) -> Vis
     depth = vision.whole("depth", 1, MAX_LAYERS)
     if vision.whole(out_key, 1, MAX_WIDTH) != decoder_hidden:
         raise vision.bad(out_key, f"but the decoder's hidden_size is {decoder_hidden}")
-    switches: dict[str, Any] = (
-        _qwen2_switches(vision, width)
-        if generation == "qwen2_vl"
-        else _qwen3_switches(vision, depth)
-    )
+    switches: dict[str, Any]
+    if generation == "qwen2_vl":
+        switches = _qwen2_switches(vision, width)
+    elif generation == "qwen2_5_vl":
+        switches = _qwen2_5_switches(vision, depth)
+    else:
+        switches = _qwen3_switches(vision, depth)
     return VisionConfig(
         depth=depth,
         width=width,
@@ -325,7 +350,6 @@ def _vision(vision: Section, generation: Generation, decoder_hidden: int) -> Vis
         patch_px=vision.whole("patch_size", 1, 256, known.patch_px),
         merge=vision.whole("spatial_merge_size", 1, 16, known.merge),
         temporal_patch=vision.whole("temporal_patch_size", 1, 16, known.temporal_patch),
-        norm="layer",
         # the published Qwen2-VL files say in_chans
         in_channels=vision.whole(
             "in_channels" if vision.has("in_channels") else "in_chans", 3, 3, 3
@@ -335,8 +359,9 @@ def _vision(vision: Section, generation: Generation, decoder_hidden: int) -> Vis
 
 
 def _qwen2_switches(vision: Section, width: int) -> dict[str, Any]:
-    ratio = vision.whole("mlp_ratio", 1, 64, FALLBACKS["qwen2_vl"].vision_mlp_ratio)
+    ratio = vision.whole("mlp_ratio", 1, 64, _QWEN2_VL.vision_mlp_ratio)
     return {
+        "norm": "layer",
         "mlp": "quick_gelu",
         "mlp_width": width * ratio,
         "patch_bias": False,
@@ -345,8 +370,26 @@ def _qwen2_switches(vision: Section, width: int) -> dict[str, Any]:
     }
 
 
+def _qwen2_5_switches(vision: Section, depth: int) -> dict[str, Any]:
+    token_px = vision.whole("patch_size", 1, 256, 14) * vision.whole("spatial_merge_size", 1, 16, 2)
+    window_px = vision.whole("window_size", token_px, MAX_WIDTH, 112)
+    full = vision.numbers("fullatt_block_indexes", (int,), 0, depth - 1, None)
+    if full is None:
+        raise vision.missing("fullatt_block_indexes")
+    return {
+        "norm": "rms",
+        "mlp": "silu_gated",
+        "mlp_width": vision.whole("intermediate_size", 1, 2**20),
+        "patch_bias": False,
+        "pos_grid": 0,
+        "deepstack_after": (),
+        "window": window_px // token_px,
+        "full_attention_at": full,
+    }
+
+
 def _qwen3_switches(vision: Section, depth: int) -> dict[str, Any]:
-    rows = vision.whole("num_position_embeddings", 1, 2**20, FALLBACKS["qwen3_vl"].position_rows)
+    rows = vision.whole("num_position_embeddings", 1, 2**20, _QWEN3_VL.position_rows)
     if math.isqrt(rows) ** 2 != rows:
         raise vision.bad("num_position_embeddings", "not the square of a side")
     after = vision.numbers("deepstack_visual_indexes", (int,), 0, depth - 1, None)
@@ -355,6 +398,7 @@ def _qwen3_switches(vision: Section, depth: int) -> dict[str, Any]:
     if list(after) != sorted(set(after)):
         raise vision.bad("deepstack_visual_indexes", "not in rising order")
     return {
+        "norm": "layer",
         "mlp": "gelu_tanh",
         "mlp_width": vision.whole("intermediate_size", 1, 2**20),
         "patch_bias": True,

@@ -18,7 +18,7 @@ from qvl.kernels.quantised import GpuKind, quantised
 from qvl.loading.checkpoint import forget_pages
 from qvl.loading.offload import offload, plan, tensors
 from qvl.models.config import DecoderConfig
-from qvl.models.decoder import DecoderLayer
+from qvl.models.decoder import DecoderLayer, Router
 from qvl.models.qwen_vl import QwenVL
 from qvl.models.vision import VisionAttention
 from qvl.types import DType
@@ -108,7 +108,7 @@ def layer_bytes(config: DecoderConfig, kind: GpuKind | None, dtype: torch.dtype)
 def quantise(layer: nn.Module, kind: GpuKind, device: torch.device, stays: torch.device) -> None:
     """Its linear layers, computed on the device and kept where they stay."""
     for name, module in list(layer.named_modules()):
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and not isinstance(module, Router):
             bias = None if module.bias is None else module.bias.to(device)
             new = quantised(module.weight.to(device), bias, kind)
             if new is not None:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
 from qvl.kernels.build import library
 from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedLinear, PackedName, packed
-from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act
+from qvl.kernels.parts import PackedLayer, PackedMLP, RowNorm, compiled_act
 from qvl.loading.checkpoint import (
     FLOATS,
     PICKLED,
@@ -41,7 +41,7 @@ from qvl.models.config import ModelConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.qwen_vl import QwenVL
-from qvl.models.vision import TwoLinearMLP
+from qvl.models.vision import GatedMLP, TwoLinearMLP
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
 from qvl.types import DType
@@ -243,6 +243,9 @@ def pack(
     for name, module in list(language.named_modules(prefix="model.language_model")):
         if isinstance(module, DecoderLayer):
             replace(name, PackedLayer(module, kind))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, GatedMLP):
+            replace(name, PackedMLP(module, finer))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             replace(name, packed(module.weight, module.bias, finer))

@@ -36,7 +36,16 @@ RENAMES: Mapping[str, Renames] = {
             (".mlp.fc2.", ".mlp.linear_fc2."),
         ),
     ),
+    "qwen2_5_vl": Renames(
+        _PREFIXES,
+        (
+            (".merger.ln_q.", ".merger.norm."),
+            (".merger.mlp.0.", ".merger.linear_fc1."),
+            (".merger.mlp.2.", ".merger.linear_fc2."),
+        ),
+    ),
     "qwen3_vl": Renames(_PREFIXES, ()),
+    "qwen3_vl_moe": Renames(_PREFIXES, ()),
 }
 
 

@@ -4,18 +4,23 @@
 |-----------------|-------------------|-------------------|-------------------|
 | norm            | layer             | rms               | layer             |
 | mlp             | quick_gelu        | silu_gated        | gelu_tanh         |
+| window          | 0 (none)          | 4                 | 0 (none)          |
 | patch_bias      | no                | no                | yes               |
 | pos_grid        | 0 (none)          | 0 (none)          | 48                |
 | deepstack_after | ()                | ()                | (8, 16, 24)       |
 | qkv_bias        | yes               | yes               | no                |
 | qk_norm         | no                | no                | yes               |
 | mrope_interleaved | no              | no                | yes               |
+
+A mixture of experts (Qwen3-VL only) has `experts` MLPs in every decoder layer, each of `mlp_width`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+Generation = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,8 @@ class VisionConfig:
     patch_bias: bool
     pos_grid: int  # side of the learned position table; 0 for none
     deepstack_after: tuple[int, ...]  # block indexes whose output also feeds the decoder
+    window: int = 0  # side of an attention window in visual tokens; 0 for none
+    full_attention_at: tuple[int, ...] = ()  # block indexes that have no windows
     in_channels: int = 3
 
 
@@ -53,11 +60,13 @@ class DecoderConfig:
     qk_norm: bool
     tied_head: bool
     max_positions: int
+    experts: int = 0  # MLPs in each layer, of which a token goes through a few; 0 for one MLP
+    experts_per_token: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    generation: Literal["qwen2_vl", "qwen3_vl"]
+    generation: Generation
     vision: VisionConfig
     decoder: DecoderConfig
     image_token_id: int

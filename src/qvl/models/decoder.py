@@ -1,4 +1,4 @@
-"""The text decoder of the family. Main path: Decoder -> DecoderLayer -> Attention, MLP.
+"""The text decoder of the family. Main path: Decoder -> DecoderLayer -> Attention, MLP or SparseMLP.
 
 Parameter names as in the published files; source: transformers 5.23 models/qwen3_vl and
 models/qwen2_vl. How tokens attend to each other, and through which cache, is the batch's affair.
@@ -6,6 +6,7 @@ models/qwen2_vl. How tokens attend to each other, and through which cache, is th
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,13 +47,42 @@ class MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x_td)) * self.up_proj(x_td))
 
 
+class Router(nn.Linear):
+    """The weights that tokens give to experts; never quantised, as a near tie would fall otherwise."""
+
+
+class SparseMLP(nn.Module):
+    """A mixture of experts: each token goes through those that the gate gives the most weight.
+
+    The chosen weights are a softmax in fp32 over all experts, made to sum to 1 again; they multiply
+    what an expert gives. Only chosen experts are computed, each for its tokens at once, in rising
+    order, so that a token's sum does not depend on the others. (transformers 5.23 models/qwen3_vl_moe)
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.per_token = config.experts_per_token
+        self.gate: nn.Module = Router(config.hidden, config.experts, bias=False)
+        self.experts = nn.ModuleList([MLP(config) for _ in range(config.experts)])
+
+    def forward(self, x_td: Tensor) -> Tensor:
+        weights, chosen = self.gate(x_td).float().softmax(-1).topk(self.per_token, dim=-1)
+        weights_tc = (weights / weights.sum(-1, keepdim=True)).to(x_td.dtype)
+        out_td = torch.zeros_like(x_td)
+        for expert in chosen.unique().tolist():
+            token, place = (chosen == expert).nonzero(as_tuple=True)
+            y = self.experts[expert](x_td[token])
+            out_td.index_add_(0, token, y * weights_tc[token, place].unsqueeze(-1))
+        return out_td
+
+
 class DecoderLayer(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden, config.norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = SparseMLP(config) if config.experts else MLP(config)
 
     def forward(self, x_td: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         x_td = x_td + self.self_attn(self.input_layernorm(x_td), angles, attend)

@@ -1,10 +1,11 @@
 """The vision tower of the family: patch rows in, one feature row per visual token out.
 
 Main path: VisionTower -> PatchEmbed, Block (VisionAttention, an MLP) -> Merger. Everything runs in
-merge order (2x2 blocks raster by raster), the order of `processing.patches`. Each temporal patch of
-each picture is a segment of its own, so a packed batch equals separate runs.
-Source: transformers 5.23 models/qwen2_vl, models/qwen3_vl. Parameter names are Qwen3-VL's for every
-generation; `loading.names` maps the older ones (merger.ln_q, mlp.fc1, ...) onto them.
+merge order (2x2 blocks raster by raster), the order of `processing.patches`; with windows, window by
+window inside the tower. Each temporal patch of each picture is a segment of its own, so a packed
+batch equals separate runs.
+Source: transformers 5.23 models/qwen2_vl, qwen2_5_vl, qwen3_vl. Parameter names are Qwen3-VL's for
+every generation; `loading.names` maps the older ones (merger.ln_q, mlp.fc1, ...) onto them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,25 @@ def patch_positions(grids: Sequence[Grid], merge: int) -> Tensor:
         rc = torch.stack((rows, cols), -1).unflatten(0, (-1, merge)).unflatten(2, (-1, merge))
         out.append(rc.transpose(1, 2).reshape(1, h * w, 2).expand(t, -1, -1).flatten(0, 1))
     return torch.cat(out)
+
+
+def window_order(grids: Sequence[Grid], merge: int, window: int) -> tuple[Tensor, list[int]]:
+    """Visual tokens window by window: their indexes, int64 [V], and the windows' cu_seqlens in patches.
+
+    Windows are window x window tokens, raster by raster in each temporal patch; those at the right
+    and lower edge are smaller.
+    """
+    order, lengths, start = [], [], 0
+    for t, h, w in grids:
+        rows, cols = h // merge, w // merge
+        for _ in range(t):
+            index = torch.arange(start, start + rows * cols).view(rows, cols)
+            for row in index.split(window):
+                for part in row.split(window, dim=1):
+                    order.append(part.flatten())
+                    lengths.append(part.numel() * merge**2)
+            start += rows * cols
+    return torch.cat(order), [0, *accumulate(lengths)]
 
 
 def table_taps(grids: Sequence[Grid], merge: int, side: int) -> tuple[Tensor, Tensor]:
@@ -186,11 +206,25 @@ class VisionTower(nn.Module):
             x = x + table.sum(1).to(x.dtype)
         positions = patch_positions(grids, config.merge).to(device)
         angles = vision_angles(positions, config.width // config.heads)
-        bounds = segment_bounds(grids)
+        bounds = windows = segment_bounds(grids)
+        order: Tensor | None = None
+        if config.window:
+            order, windows = window_order(grids, config.merge, config.window)
+            order = order.to(device)
+            x, *angles = (by_token(part, order, config.merge) for part in (x, *angles))
         deepstack = []
         for index, block in enumerate(self.blocks):
-            x = block(x, angles, bounds)
+            full = not config.window or index in config.full_attention_at
+            x = block(x, angles, bounds if full else windows)
             if index in config.deepstack_after:
                 level = config.deepstack_after.index(index)
                 deepstack.append(self.deepstack_merger_list[level](x))
-        return VisionFeatures(self.merger(x), tuple(deepstack))
+        rows_vd = self.merger(x)
+        if order is not None:
+            rows_vd = torch.empty_like(rows_vd).index_copy_(0, order, rows_vd)
+        return VisionFeatures(rows_vd, tuple(deepstack))
+
+
+def by_token(patches_sd: Tensor, order_v: Tensor, merge: int) -> Tensor:
+    """The patches in another order of their visual tokens, merge x merge of which follow each other."""
+    return patches_sd.unflatten(0, (-1, merge**2))[order_v].flatten(0, 1)

@@ -11,6 +11,8 @@ content, `<|im_end|>\\n`, for every message; the generations differ in this:
 | no system message                 | DEFAULT_SYSTEM is said  | nothing is said         |
 | system message not in first place | said                    | dropped: refused here   |
 | picture not in a user message     | shown                   | dropped: refused here   |
+
+Qwen2.5-VL says what Qwen2-VL says; dense models and mixtures of Qwen3-VL are alike.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def render(
     unknown generation.
     """
     if generation not in _FORMATTERS:
-        raise ConfigError(f"no chat template for {generation!r}", hint="known: qwen2_vl, qwen3_vl")
+        raise ConfigError(
+            f"no chat template for {generation!r}", hint=f"known: {', '.join(_FORMATTERS)}"
+        )
     if not messages:
         raise InvalidParamError("the conversation has no messages", hint="give at least one")
     for number, message in enumerate(messages, 1):
@@ -104,7 +108,9 @@ def _qwen3_vl(messages: Sequence[Message]) -> Iterator[Segment]:
 
 _FORMATTERS: dict[str, Callable[[Sequence[Message]], Iterator[Segment]]] = {
     "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_vl,
     "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl,
 }
 
 
