@@ -41,13 +41,18 @@ class QwenVL(nn.Module):
 
     @property
     def token_bytes(self) -> int:
-        """Weights that are read for one token: the decoder's layers and the head."""
-        language = self.model.language_model
+        """Weights that are read for one token: the decoder's layers and the head.
+
+        Of a mixture's experts as many as a token goes through.
+        """
+        language, decoder = self.model.language_model, self.config.decoder
         head = language.embed_tokens if self.lm_head is None else self.lm_head
-        tensors = [
-            t for part in (language.layers, head) for t in (*part.parameters(), *part.buffers())
-        ]
-        return sum(tensor.nbytes for tensor in tensors)
+        total = 0.0
+        for part in (language.layers, head):
+            for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+                chosen = decoder.experts_per_token / decoder.experts if ".experts." in name else 1
+                total += tensor.nbytes * chosen
+        return round(total)
 
     def head(self, hidden_bd: Tensor) -> Tensor:
         """Logits [B, vocab]."""
