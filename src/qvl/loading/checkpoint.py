@@ -14,9 +14,11 @@ import math
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -268,16 +270,19 @@ def _check_layout(shard: str, tensors: Iterable[StoredTensor], data_bytes: int) 
 
 
 def match(
-    checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], generation: str
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, tuple[int, ...]],
+    generation: str,
+    exact: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, StoredTensor]:
     """Which stored tensor becomes which parameter; `wanted` gives every parameter's shape.
 
-    A head stored beside a tied embedding is ignored; a tensor of all experts goes to each of them.
-    Raises one ModelFormatError that lists all that is missing, unexpected, of another shape or not
-    a float.
+    `exact` gives the dtype of those that are not to be floats of any kind. A head stored beside a
+    tied embedding is ignored; a tensor of all experts goes to each of them. Raises one
+    ModelFormatError that lists all that is missing, unexpected, of another shape or of another dtype.
     """
     found: dict[str, StoredTensor] = {}
-    twice, unexpected, misshapen, not_float = [], [], [], []
+    twice, unexpected, misshapen, not_float, other = [], [], [], [], []
     for stored in checkpoint.tensors.values():
         name = parameter_name(stored.name, generation)
         experts = expert_parts(name, stored, wanted)
@@ -290,7 +295,9 @@ def match(
             unexpected.append(stored.name)
         elif name in found:
             twice.append(stored.name)
-        elif stored.dtype not in FLOATS:
+        elif name in exact and stored.dtype != exact[name]:
+            other.append(f"{stored.name} is {stored.dtype}, not {exact[name]}")
+        elif name not in exact and stored.dtype not in FLOATS:
             not_float.append(f"{stored.name} is {stored.dtype}")
         elif stored.shape != wanted[name]:
             misshapen.append(
@@ -303,11 +310,13 @@ def match(
         *problem("stored twice", sorted(twice)),
         *problem("of another shape", sorted(misshapen)),
         *problem("not in F32, BF16 or F16", sorted(not_float)),
+        *problem("of another dtype", sorted(other)),
     ]
     if problems:
         raise ModelFormatError(
             f"the tensors do not fit config.json: {'; '.join(problems)}",
-            hint="the weights and config.json are of different models, or quantised",
+            hint="the weights and config.json are of different models, or quantised in another way "
+            "than its quantization_config says",
         )
     return found
 
@@ -388,6 +397,13 @@ def fill(
     model.requires_grad_(False)
     model.load_state_dict(state, strict=True, assign=True)
     return frozenset(mapped)
+
+
+def forget_module(module: nn.Module, name: str, mapped: Container[str]) -> None:
+    """forget_pages of all tensors of the module of that name that are among the mapped ones."""
+    for tail, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if f"{name}.{tail}" in mapped:
+            forget_pages(tensor)
 
 
 def forget_pages(mapped: torch.Tensor) -> None:
