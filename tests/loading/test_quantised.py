@@ -261,7 +261,7 @@ def test_packed_otherwise_it_is_the_model_with_those_weights_packed(
 
 
 def test_blocks_at_the_edges_are_smaller(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 144, "intermediate_size": 200, "num_attention_heads": 7}
+    sizes: dict[str, Any] = {"hidden_size": 144, "intermediate_size": 200, "num_attention_heads": 7}
     sizes |= {"num_key_value_heads": 1}
     quantised = save_quantised(tmp_path, "qwen3_vl", "fp8", **sizes)
     down = "model.language_model.layers.0.mlp.down_proj.weight_scale_inv"

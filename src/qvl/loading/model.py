@@ -349,8 +349,9 @@ def choose_dtype(
 ) -> DType:
     """The dtype to run in; free_bytes None means unknown.
 
-    "auto" takes the first of a quantised checkpoint's `own` dtypes that fits. For any other, F32 stays fp32. BF16, and F16 whose range the family's activations overflow, run in bf16 on a
-    device that computes it, else in fp32 if that takes at most FP32_SHARE of the free memory.
+    "auto" takes the first of a quantised checkpoint's `own` dtypes that fits. Of all others F32
+    stays fp32; BF16, and F16 whose range the family's activations overflow, run in bf16 on a device
+    that computes it, else in fp32 if that takes at most FP32_SHARE of the free memory.
     Raises InvalidParamError for an unknown name, OutOfMemoryError when the weights cannot fit.
     """
 

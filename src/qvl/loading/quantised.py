@@ -42,7 +42,7 @@ def make_places(model: QwenVL, checkpoint: Checkpoint) -> None:
             model.set_submodule(name, place)
 
 
-def places(model: nn.Module) -> Iterator[tuple[str, StoredLinear]]:
+def stored_layers(model: nn.Module) -> Iterator[tuple[str, StoredLinear]]:
     for name, module in list(model.named_modules()):
         if isinstance(module, StoredLinear):
             yield name, module
@@ -81,7 +81,7 @@ def check_filled(model: QwenVL, dtype: DType) -> None:
     is zero. Raises ModelFormatError for another, and for inputs in groups that are not there.
     """
     rounded = 0
-    for name, stored in places(model):
+    for name, stored in stored_layers(model):
         if stored.extra_bias and stored.bias is not None:
             if stored.bias.any():
                 raise ModelFormatError(
@@ -104,7 +104,7 @@ def check_filled(model: QwenVL, dtype: DType) -> None:
 
 def dequantise(model: QwenVL, dtype: torch.dtype, mapped: Container[str]) -> None:
     """Make each stored layer an ordinary one, one after the other, and all parameters that dtype."""
-    for name, stored in places(model):
+    for name, stored in stored_layers(model):
         model.set_submodule(name, ordinary(stored, dtype))
         forget_module(stored, name, mapped)
     model.to(dtype)
