@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,8 +128,15 @@ KEPT_IN_INT4 = ("gptq", "gptq-v2", "awq")
 
 # ---- folders -----------------------------------------------------------------------------------
 
+EXPERTS = 3
 WIDE: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256}
-HEADS = {"qwen2_vl": 8, "qwen3_vl": 16}  # so that o_proj too has inputs in groups of 128
+MIXTURE = {"num_experts": EXPERTS, "moe_intermediate_size": 128}
+HEADS = {  # so that o_proj too has inputs in groups of 128
+    "qwen2_vl": 8,
+    "qwen2_5_vl": 8,
+    "qwen3_vl": 16,
+    "qwen3_vl_moe": 16,
+}
 
 
 def is_quantised(name: str) -> bool:
@@ -147,11 +154,12 @@ def save_quantised(
 ) -> Path:
     """folder/quantised in three shards, and folder/plain with the same weights in fp32."""
     out = "hidden_size" if generation == "qwen2_vl" else "out_hidden_size"
-    changes = WIDE | {"num_attention_heads": HEADS[generation]} | config
+    changes = WIDE | {"num_attention_heads": HEADS[generation]}
+    changes |= (MIXTURE if generation == "qwen3_vl_moe" else {}) | config
     vision = {out: changes["hidden_size"]}
     whole = folder / "plain"
     tiny.save_tiny(whole, generation, naming=naming, vision=vision, dtype=torch.float16, **changes)
-    stored = load_file(whole / "model.safetensors")
+    stored = one_by_one(load_file(whole / "model.safetensors"))
     quantised, draw = dict(stored), np.random.default_rng(5)
     values, pack = FORMATS[kind]
     for name in sorted(stored):
@@ -167,6 +175,47 @@ def save_quantised(
     write_shards(made, quantised)
     set_quantisation(made, values)
     return made
+
+
+def one_by_one(tensors: Tensors) -> Tensors:
+    """Each expert's layers under their own names."""
+    single: Tensors = {}
+    for name, tensor in tensors.items():
+        before, _, leaf = name.rpartition(".")
+        if not before.endswith(".experts"):
+            single[name] = tensor
+            continue
+        for expert, matrix in enumerate(tensor):  # [outputs, inputs], as transformers 5 saves it
+            parts = matrix.chunk(2) if leaf == "gate_up_proj" else (matrix,)
+            for leaf_of_one, part in zip(LEAVES[leaf], parts, strict=True):
+                single[f"{before}.{expert}.{leaf_of_one}.weight"] = part.contiguous()
+    return single
+
+
+LEAVES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
+
+def all_in_one(tensors: Tensors) -> Tensors:
+    """The experts' layers as the hub's files have them: [experts, inputs, outputs], scales alike."""
+    rest = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    for prefix in sorted({n.split(".experts.")[0] for n in tensors if ".experts." in n}):
+        for fused, leaves in LEAVES.items():
+            for tail, end in (("weight", ""), ("weight_scale_inv", "_scale_inv")):
+                experts = [
+                    np.concatenate(
+                        [octets(tensors[f"{prefix}.experts.{e}.{x}.{tail}"]) for x in leaves]
+                    )
+                    for e in range(EXPERTS)
+                ]
+                like = tensors[f"{prefix}.experts.0.{leaves[0]}.{tail}"].dtype
+                whole = torch.from_numpy(np.stack(experts).swapaxes(1, 2).copy())
+                rest[f"{prefix}.experts.{fused}{end}"] = whole.view(like).flatten(2)
+    return rest
+
+
+def octets(tensor: torch.Tensor) -> np.ndarray:
+    """[N, K, bytes of a number]; numpy knows neither e4m3 nor bf16."""
+    return tensor.unsqueeze(-1).view(torch.uint8).numpy()
 
 
 def write_shards(folder: Path, tensors: Tensors, *, shards: int = 3) -> None:
@@ -270,7 +319,41 @@ def test_blocks_at_the_edges_are_smaller(tmp_path: Path) -> None:
     assert torch.equal(logits(found), logits(expected))
 
 
+@pytest.mark.parametrize("scales", ["fp8", "fp8-bf16-scales"])
+def test_experts_may_lie_in_one_tensor(scales: str, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 256, "moe_intermediate_size": 384}
+    quantised = save_quantised(tmp_path, "qwen3_vl_moe", scales, **sizes)
+    single = {n: t for f in quantised.glob("*.safetensors") for n, t in load_file(f).items()}
+    write_shards(quantised, all_in_one(single))
+    prefix = "model.language_model.layers.0.mlp.experts."
+    assert stored_tensor(quantised, prefix + "gate_up_proj").shape == (EXPERTS, 256, 768)
+    assert stored_tensor(quantised, prefix + "gate_up_proj_scale_inv").shape == (EXPERTS, 2, 6)
+    found, expected = (load_model(f, dtype="fp32").model for f in (quantised, tmp_path / "plain"))
+    assert torch.equal(logits(found), logits(expected))
+    for name, parameter in expected.named_parameters():
+        assert torch.equal(found.get_parameter(name), parameter), name
+
+
+def test_fp8_experts_that_share_scales_are_refused(tmp_path: Path) -> None:
+    quantised = save_quantised(tmp_path, "qwen3_vl_moe", "fp8", moe_intermediate_size=192)
+    single = {n: t for f in quantised.glob("*.safetensors") for n, t in load_file(f).items()}
+    write_shards(quantised, all_in_one(single))
+    with pytest.raises(ModelFormatError, match=r"experts\.gate_up_proj_scale_inv"):
+        load_model(quantised)
+
+
 # ---- without loss ------------------------------------------------------------------------------
+
+
+def joined_layers(generation: str) -> Iterator[tuple[str, list[str]]]:
+    """What a packed layer is called, and the stored ones that are side by side in it."""
+    yield "qkv_proj", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
+    yield "o_proj", ["self_attn.o_proj"]
+    experts = [f"experts.{e}." for e in range(EXPERTS)] if generation == "qwen3_vl_moe" else [""]
+    for expert in experts:
+        mlp = f"mlp.{expert}"
+        yield f"{mlp}gate_up_proj", [f"{mlp}gate_proj", f"{mlp}up_proj"]
+        yield f"{mlp}down_proj", [f"{mlp}down_proj"]
 
 
 @pytest.mark.parametrize("kind", KEPT_IN_INT4)
@@ -285,12 +368,7 @@ def test_int4_keeps_the_stored_integers(
     expected = load_model(tmp_path / "plain", dtype="fp32").model.get_parameter
     for number, layer in enumerate(loaded.model.model.language_model.layers):
         prefix = f"model.language_model.layers.{number}."
-        for joined, parts in (
-            ("qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-            ("o_proj", ("self_attn.o_proj",)),
-            ("gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
-            ("down_proj", ("mlp.down_proj",)),
-        ):
+        for joined, parts in joined_layers(generation):
             packed = layer.get_submodule(joined)
             assert isinstance(packed, Int4Linear)
             weight = torch.cat([expected(f"{prefix}{part}.weight") for part in parts])

@@ -18,6 +18,7 @@ from qvl.kernels.stored import STAND_INS, GptqLinear, GroupedLinear, StoredLinea
 from qvl.loading.checkpoint import Checkpoint, forget_module
 from qvl.loading.gpu import computes_fp8
 from qvl.loading.names import parameter_name
+from qvl.models.decoder import Router
 from qvl.models.qwen_vl import QwenVL
 from qvl.types import DType
 
@@ -28,7 +29,8 @@ MARKS = {"gptq": "qweight", "awq": "qweight", "fp8": "weight_scale_inv"}  # only
 def make_places(model: QwenVL, checkpoint: Checkpoint) -> None:
     """Put a StoredLinear for each linear layer that the files hold quantised.
 
-    A quantised layer elsewhere than in the decoder's layers gets none, and does not match then.
+    A quantised layer elsewhere than in the decoder's layers gets none, and does not match then; so
+    do FP8 experts in one tensor whose outputs are no whole blocks: they would share scales.
     """
     how = model.config.quantisation
     if how is None:
@@ -36,10 +38,20 @@ def make_places(model: QwenVL, checkpoint: Checkpoint) -> None:
     names = {parameter_name(stored, model.config.generation) for stored in checkpoint.tensors}
     layers = model.model.language_model.layers
     for name, linear in list(layers.named_modules(prefix="model.language_model.layers")):
-        if isinstance(linear, nn.Linear) and f"{name}.{MARKS[how.method]}" in names:
+        if not isinstance(linear, nn.Linear):
+            continue
+        mark, fused = f"{name}.{MARKS[how.method]}", f"{all_experts(name)}_scale_inv"
+        if mark in names or (fused in names and not linear.out_features % how.group):
             extra_bias = linear.bias is None and f"{name}.bias" in names
             place = STAND_INS[how.method](how, linear, extra_bias=extra_bias)
             model.set_submodule(name, place)
+
+
+def all_experts(layer: str) -> str:
+    """The name of the tensor of all experts in which an expert's layer may lie."""
+    owner, _, leaf = layer.rpartition(".")
+    joint = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}.get(leaf, leaf)
+    return f"{owner.rpartition('.')[0]}.{joint}"
 
 
 def stored_layers(model: nn.Module) -> Iterator[tuple[str, StoredLinear]]:
@@ -67,7 +79,8 @@ def own_dtypes(model: QwenVL, device: torch.device) -> tuple[DType, ...]:
         return ()
     if device.type != "mps" and how.bits == 4 and how.group == GROUP and not how.act_order:
         layers = model.model.language_model.layers
-        if not any(isinstance(module, nn.Linear) for module in layers.modules()):
+        plain = (m for m in layers.modules() if isinstance(m, nn.Linear))
+        if all(isinstance(module, Router) for module in plain):
             return ("int4",)
     if device.type == "cpu":
         return ("int8",) if how.method == "gptq" and how.bits == 8 else ("bf16", "int8")
