@@ -270,8 +270,15 @@ def folder(awq_folder: Path, tmp_path: Path) -> Path:
 # ---- the same model ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("generation", tiny.GENERATIONS)
+@pytest.mark.parametrize(
+    ("generation", "kind"),
+    [
+        *(("qwen2_vl", kind) for kind in FORMATS),
+        ("qwen2_5_vl", "awq"),
+        ("qwen3_vl", "fp8"),
+        *(("qwen3_vl_moe", kind) for kind in ("gptq-8", "awq", "fp8")),
+    ],
+)
 def test_dequantised_it_is_the_model_with_those_weights(
     kind: str, generation: str, tmp_path: Path
 ) -> None:
@@ -287,14 +294,16 @@ def test_dequantised_it_is_the_model_with_those_weights(
 
 
 @pytest.mark.parametrize("naming", ["hub", "newer"])
-@pytest.mark.parametrize("listed", ["visual", "model.visual", None])
-@pytest.mark.parametrize("key", ["modules_to_not_convert", "ignored_layers"])
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [("modules_to_not_convert", "visual"), ("ignored_layers", "model.visual"), (None, "")],
+)
 def test_modules_left_out_are_known_whatever_the_list_calls_them(
-    naming: Any, listed: str | None, key: str, tmp_path: Path
+    naming: Any, key: str | None, prefix: str, tmp_path: Path
 ) -> None:
     quantised = save_quantised(tmp_path, "qwen3_vl", "fp8", naming=naming)
-    if listed is not None:
-        set_quantisation(quantised, FP8 | {key: [f"{listed}.blocks.0.attn.qkv", "lm_head"]})
+    if key is not None:
+        set_quantisation(quantised, FP8 | {key: [f"{prefix}.blocks.0.attn.qkv", "lm_head"]})
     found, expected = (load_model(f, dtype="fp32").model for f in (quantised, tmp_path / "plain"))
     assert torch.equal(logits(found), logits(expected))
 
@@ -356,8 +365,14 @@ def joined_layers(generation: str) -> Iterator[tuple[str, list[str]]]:
         yield f"{mlp}down_proj", [f"{mlp}down_proj"]
 
 
-@pytest.mark.parametrize("kind", KEPT_IN_INT4)
-@pytest.mark.parametrize("generation", tiny.GENERATIONS)
+@pytest.mark.parametrize(
+    ("generation", "kind"),
+    [
+        *(("qwen2_vl", kind) for kind in KEPT_IN_INT4),
+        ("qwen3_vl", "gptq"),
+        ("qwen3_vl_moe", "awq"),
+    ],
+)
 def test_int4_keeps_the_stored_integers(
     kind: str, generation: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
