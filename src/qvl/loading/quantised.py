@@ -29,8 +29,8 @@ MARKS = {"gptq": "qweight", "awq": "qweight", "fp8": "weight_scale_inv"}  # only
 def make_places(model: QwenVL, checkpoint: Checkpoint) -> None:
     """Put a StoredLinear for each linear layer that the files hold quantised.
 
-    A quantised layer elsewhere than in the decoder's layers gets none, and does not match then; so
-    do FP8 experts in one tensor whose outputs are no whole blocks: they would share scales.
+    A quantised router or layer elsewhere gets none, and does not match then; so do FP8 experts in
+    one tensor whose outputs are no whole blocks: they would share scales.
     """
     how = model.config.quantisation
     if how is None:
@@ -38,7 +38,7 @@ def make_places(model: QwenVL, checkpoint: Checkpoint) -> None:
     names = {parameter_name(stored, model.config.generation) for stored in checkpoint.tensors}
     layers = model.model.language_model.layers
     for name, linear in list(layers.named_modules(prefix="model.language_model.layers")):
-        if not isinstance(linear, nn.Linear):
+        if not isinstance(linear, nn.Linear) or isinstance(linear, Router):
             continue
         mark, fused = f"{name}.{MARKS[how.method]}", f"{all_experts(name)}_scale_inv"
         if mark in names or (fused in names and not linear.out_features % how.group):
