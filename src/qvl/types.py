@@ -17,7 +17,7 @@ from typing import Literal
 from qvl.errors import InvalidParamError
 
 Role = Literal["system", "user", "assistant", "tool"]
-# what the weights are kept in; "auto" never quantises
+# what the weights are kept in; "auto" never quantises plain weights
 DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 # "loop": the model repeated itself without end, and was stopped
 FinishReason = Literal["stop", "length", "loop", "cancelled"]

@@ -285,7 +285,7 @@ def test_one_error_lists_all_that_does_not_fit(tmp_path: Path) -> None:
     assert "gone10" not in message
     assert "2 unexpected: '../../x', 'line\\nbreak\\x00'" in message
     assert "1 of another shape: 'wide is [4, 3], config.json asks for [3, 4]'" in message
-    assert "1 not in F32, BF16 or F16: 'whole is I32'" in message
+    assert "1 of another dtype: 'whole is I32, not F32, BF16 or F16'" in message
     assert "\n" not in message
 
 

@@ -437,9 +437,11 @@ def test_a_model_that_cannot_run_is_refused_before_its_weights(
         with pytest.raises(ModelFormatError, match=words):
             fetch_checkpoint(ID)
         shutil.rmtree(constants.HF_HUB_CACHE)
-    quantised = json.loads(files["config.json"]) | {"quantization_config": {"quant_method": "fp8"}}
+    quantised = json.loads(files["config.json"]) | {
+        "quantization_config": {"quant_method": "bitsandbytes"}
+    }
     served.repos[ID][NEW]["config.json"] = json.dumps(quantised).encode()
-    with pytest.raises(ConfigError, match="quantised"):
+    with pytest.raises(ConfigError, match="bitsandbytes"):
         fetch_checkpoint(ID)
     assert not [name for name in weights(files) if served.downloads(name)]
 

@@ -1,6 +1,7 @@
 """config.json, preprocessor_config.json and generation_config.json into our own shapes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from qvl.loading.config import (
     parse_generation_defaults,
     parse_pixel_rules,
 )
+from qvl.models.config import Quantisation
 from qvl.processing.tokenizer import Tokenizer
 
 # as published, without the keys that nobody reads
@@ -184,6 +186,31 @@ def test_a_head_is_tied_when_either_place_says_so() -> None:
         assert model_config(changed(QWEN3_VL_4B, path, ...)).decoder.tied_head
 
 
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
+GPTQ = {"quant_method": "gptq", "bits": 8, "group_size": 128, "desc_act": True, "sym": True}
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (AWQ, Quantisation(method="awq", bits=4, group=128)),
+        (AWQ | {"group_size": -1}, Quantisation(method="awq", bits=4, group=-1)),
+        (GPTQ, Quantisation(method="gptq", bits=8, group=128, zero_offset=1, act_order=True)),
+        (
+            GPTQ | {"bits": 4, "desc_act": False, "checkpoint_format": "gptq_v2"},
+            Quantisation(method="gptq", bits=4, group=128),
+        ),
+        (FP8, Quantisation(method="fp8", bits=8, group=128)),
+    ],
+)
+def test_how_the_files_are_quantised(values: dict[str, Any], expected: Quantisation) -> None:
+    for config, path in ((QWEN2_VL_7B, ""), (QWEN3_VL_4B, ""), (QWEN3_VL_4B, "text_config.")):
+        found = model_config(changed(config, f"{path}quantization_config", values))
+        assert found.quantisation == expected
+        assert replace(found, quantisation=None) == model_config(config)
+
+
 def test_an_intermediate_size_padded_by_a_quantiser_is_taken_from_the_file() -> None:
     padded = changed(QWEN2_VL_7B, "intermediate_size", 29696)
     assert model_config(padded).decoder.mlp_width == 29696
@@ -218,7 +245,20 @@ def test_an_intermediate_size_padded_by_a_quantiser_is_taken_from_the_file() -> 
         ("vision_config.in_chans", 4, ["in_chans", "4"]),
         ("vision_config", ..., ["vision_config.embed_dim is missing"]),
         ("vision_config", [], ["vision_config", "[]", "not an object"]),
-        ("quantization_config", {"quant_method": "awq"}, ["awq", "not yet supported"]),
+        ("quantization_config", {"bits": 4}, ["quantization_config.quant_method is missing"]),
+        ("quantization_config", {"quant_method": "bitsandbytes"}, ["bitsandbytes"]),
+        ("quantization_config", "awq", ["quantization_config", "not an object"]),
+        ("quantization_config", AWQ | {"bits": 3}, ["quantization_config.bits is 3"]),
+        ("quantization_config", AWQ | {"version": "gemv"}, ["version", "'gemv'"]),
+        ("quantization_config", AWQ | {"zero_point": False}, ["zero_point", "False"]),
+        ("quantization_config", AWQ | {"group_size": 0}, ["group_size", "0"]),
+        ("quantization_config", AWQ | {"group_size": None}, ["group_size is missing"]),
+        ("quantization_config", GPTQ | {"bits": 2}, ["quantization_config.bits is 2"]),
+        ("quantization_config", GPTQ | {"checkpoint_format": "marlin"}, ["'marlin'"]),
+        ("quantization_config", GPTQ | {"desc_act": 1}, ["desc_act is 1"]),
+        ("quantization_config", FP8 | {"weight_block_size": [64, 128]}, ["[64, 128]"]),
+        ("quantization_config", FP8 | {"weight_block_size": None}, ["weight_block_size"]),
+        ("quantization_config", FP8 | {"activation_scheme": "static"}, ["'static'"]),
         ("layer_types", ["sliding_attention"], ["layer_types", "sliding_attention"]),
         ("layer_types", 5, ["layer_types", "5"]),
     ],

@@ -225,6 +225,21 @@ class Int4Linear(PackedLinear):
             "zeros": zeros.unflatten(0, (-1, PANEL)).transpose(1, 2),
         }
 
+    @classmethod
+    def of_integers(
+        cls, values: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None
+    ) -> Int4Linear:
+        """Without loss, from what laid_out takes, of any number of outputs."""
+        layer = cls(values.new_empty(len(values), values[0].numel(), device="meta"), bias)
+        rest = -len(values) % PANEL
+        laid_out = cls.laid_out(
+            F.pad(values, (0, 0, 0, 0, 0, rest)),
+            F.pad(scales, (0, 0, 0, rest)),
+            F.pad(zeros, (0, 0, 0, rest)),
+        )
+        layer.keep({name: tensor.contiguous() for name, tensor in laid_out.items()})
+        return layer
+
     def values(self) -> Tensor:
         """The weight's integers 0 .. 15, uint8 [N rounded up, G, 128]."""
         eight = torch.stack((self.panels & 15, self.panels >> 4), 2)  # [N/16, K/8, 2, 16, 4]

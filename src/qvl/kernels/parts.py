@@ -8,7 +8,7 @@ same is computed in PyTorch.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import CDLL
 
 import torch
@@ -25,6 +25,7 @@ from qvl.kernels.linear import (
     pointer,
     scratch,
 )
+from qvl.kernels.stored import StoredLinear, int4_of, weight_of
 from qvl.models.batch import Attend
 from qvl.models.decoder import MLP, DecoderLayer, Router, SparseMLP
 from qvl.models.norm import RMSNorm
@@ -186,18 +187,27 @@ def packed_experts(mlp: SparseMLP, kind: PackedName) -> SparseMLP:
     return mlp
 
 
-def side_by_side(layers: list[nn.Linear], kind: PackedName) -> PackedLinear:
-    """One packed layer that gives the outputs of all of them, one after the other."""
+def side_by_side(layers: Sequence[nn.Linear | StoredLinear], kind: PackedName) -> PackedLinear:
+    """One packed layer that gives the outputs of all of them, one after the other.
+
+    Integers that are stored as int4 keeps them stay what they are; all others are quantised anew.
+    """
     biases = [layer.bias.data for layer in layers if layer.bias is not None]
-    weight_nk = joined([layer.weight.data for layer in layers])
-    return packed(weight_nk, joined(biases) if biases else None, kind)
+    bias = joined(biases) if biases else None
+    if kind == "int4":
+        parts = [part for layer in layers if (part := int4_of(layer)) is not None]
+        if len(parts) == len(layers):
+            values, scales, zeros = (joined(list(tensors)) for tensors in zip(*parts, strict=True))
+            return Int4Linear.of_integers(values, scales, zeros, bias)
+    return packed(joined([weight_of(layer) for layer in layers]), bias, kind)
 
 
 def joined(parts: list[Tensor]) -> Tensor:
     """torch.cat, which without memory (on the meta device) would import the compiler: two seconds."""
     if not parts[1:]:
         return parts[0]
-    whole, start = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:]), 0
+    dtype = parts[0].dtype if len({part.dtype for part in parts}) == 1 else torch.float32
+    whole, start = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=dtype), 0
     for part in parts:
         whole[start : start + len(part)] = part
         start += len(part)

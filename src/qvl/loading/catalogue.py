@@ -83,7 +83,7 @@ def _editions(
             weights_gib=getattr(size, kind),
             licence=size.licence,
             commercial=size.commercial,
-            runs=runs and kind == "bf16",
+            runs=runs,
         )
 
 

@@ -14,9 +14,11 @@ import math
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -268,20 +270,28 @@ def _check_layout(shard: str, tensors: Iterable[StoredTensor], data_bytes: int) 
 
 
 def match(
-    checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], generation: str
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, tuple[int, ...]],
+    generation: str,
+    exact: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, StoredTensor]:
     """Which stored tensor becomes which parameter; `wanted` gives every parameter's shape.
 
-    A head stored beside a tied embedding is ignored; a tensor of all experts goes to each of them.
-    Raises one ModelFormatError that lists all that is missing, unexpected, of another shape or not
-    a float.
+    `exact` gives the dtype of those that are not to be floats of any kind. A head stored beside a
+    tied embedding is ignored; a tensor of all experts goes to each of them. Raises one
+    ModelFormatError that lists all that is missing, unexpected, of another shape or of another dtype.
     """
     found: dict[str, StoredTensor] = {}
-    twice, unexpected, misshapen, not_float = [], [], [], []
+    twice, unexpected, misshapen, other = [], [], [], []
+
+    def fits(name: str, dtype: str) -> bool:
+        return dtype == exact[name] if name in exact else dtype in FLOATS
+
     for stored in checkpoint.tensors.values():
         name = parameter_name(stored.name, generation)
         experts = expert_parts(name, stored, wanted)
-        if experts and not (found.keys() & experts.keys()) and stored.dtype in FLOATS:
+        new = experts and not (found.keys() & experts.keys())
+        if new and fits(next(iter(experts)), stored.dtype):
             found |= experts
             continue
         if name == "lm_head.weight" and name not in wanted:
@@ -290,8 +300,9 @@ def match(
             unexpected.append(stored.name)
         elif name in found:
             twice.append(stored.name)
-        elif stored.dtype not in FLOATS:
-            not_float.append(f"{stored.name} is {stored.dtype}")
+        elif not fits(name, stored.dtype):
+            right = exact.get(name, "F32, BF16 or F16")
+            other.append(f"{stored.name} is {stored.dtype}, not {right}")
         elif stored.shape != wanted[name]:
             misshapen.append(
                 f"{stored.name} is {list(stored.shape)}, config.json asks for {list(wanted[name])}"
@@ -302,12 +313,13 @@ def match(
         *problem("unexpected", sorted(unexpected)),
         *problem("stored twice", sorted(twice)),
         *problem("of another shape", sorted(misshapen)),
-        *problem("not in F32, BF16 or F16", sorted(not_float)),
+        *problem("of another dtype", sorted(other)),
     ]
     if problems:
         raise ModelFormatError(
             f"the tensors do not fit config.json: {'; '.join(problems)}",
-            hint="the weights and config.json are of different models, or quantised",
+            hint="the weights and config.json are of different models, or quantised in another way "
+            "than its quantization_config says",
         )
     return found
 
@@ -318,16 +330,18 @@ def expert_parts(
     """The parameters of single experts that lie in a fused tensor, none if it is none or does not fit.
 
     The hub's files have [experts, inputs, outputs], those that transformers 5 saves [experts,
-    outputs, inputs]; gate_up_proj has both projections' outputs, gate first. Raises
-    ModelFormatError where the shape does not tell which.
+    outputs, inputs]; gate_up_proj has both projections' outputs, gate first. The scales of FP8 lie
+    as their weights do. Raises ModelFormatError where the shape does not tell which.
     """
     prefix, _, leaf = name.rpartition(".")
+    tail = "weight_scale_inv" if leaf.endswith("_scale_inv") else "weight"
+    leaf = leaf.removesuffix("_scale_inv")
     names = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(leaf)
     if names is None or not prefix.endswith(".experts") or len(stored.shape) != 3:
         return {}
     experts, *matrix = stored.shape
-    one = wanted.get(f"{prefix}.0.{names[0]}.weight")
-    if one is None or f"{prefix}.{experts - 1}.{names[0]}.weight" not in wanted:
+    one = wanted.get(f"{prefix}.0.{names[0]}.{tail}")
+    if one is None or f"{prefix}.{experts - 1}.{names[0]}.{tail}" not in wanted:
         return {}
     outputs_inputs = [one[0] * len(names), one[1]]
     if matrix not in (outputs_inputs, outputs_inputs[::-1]):
@@ -339,7 +353,7 @@ def expert_parts(
         )
     transposed = matrix != outputs_inputs
     return {
-        f"{prefix}.{expert}.{part}.weight": replace(
+        f"{prefix}.{expert}.{part}.{tail}": replace(
             stored, part=ExpertPart(expert, transposed, half if len(names) > 1 else None)
         )
         for expert in range(experts)
@@ -388,6 +402,13 @@ def fill(
     model.requires_grad_(False)
     model.load_state_dict(state, strict=True, assign=True)
     return frozenset(mapped)
+
+
+def forget_module(module: nn.Module, name: str, mapped: Container[str]) -> None:
+    """forget_pages of all tensors of the module of that name that are among the mapped ones."""
+    for tail, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if f"{name}.{tail}" in mapped:
+            forget_pages(tensor)
 
 
 def forget_pages(mapped: torch.Tensor) -> None:

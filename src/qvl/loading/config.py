@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 
 from qvl.errors import ConfigError, ModelFormatError
 from qvl.loading.files import read_json, shown
-from qvl.models.config import DecoderConfig, Generation, ModelConfig, VisionConfig
+from qvl.models.config import DecoderConfig, Generation, ModelConfig, Quantisation, VisionConfig
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
 
@@ -29,8 +29,12 @@ MAX_LAYERS = 256
 MAX_WIDTH = 2**17
 MAX_IMAGE_PX = 50_000_000  # of the product; a checkpoint may only ask for less
 VISION_ROPE_THETA = 10_000.0  # fixed in the vision tower
+FP8_BLOCK = 128
 
-SUPPORTED = "this version runs Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in bf16, fp16 or fp32 safetensors"
+SUPPORTED = (
+    "this version runs Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in safetensors of bf16, fp16, fp32, GPTQ, "
+    "AWQ or FP8"
+)
 NOT_YET = {"qwen": "Qwen-VL"}
 QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
 
@@ -206,6 +210,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         generation=generation,
         vision=_vision(vision, generation, decoder.hidden),
         decoder=decoder,
+        quantisation=_quantisation(top, text),
         **{
             key: top.whole(key, 0, decoder.vocab_size - 1, getattr(known, key))
             for key in (
@@ -239,17 +244,52 @@ def _generation(top: Section) -> Generation:
 
 
 def _refuse_what_we_cannot_compute(part: Section) -> None:
-    quantised = part.section("quantization_config")
-    if quantised.values:
-        raise ConfigError(
-            f"{part.file}: quantised checkpoints (quant_method {quantised.show('quant_method')}) "
-            "are not yet supported",
-            hint=SUPPORTED,
-        )
     for key in ("dtype", "torch_dtype"):
         part.one_of(key, ("bfloat16", "float16", "float32"), "an unknown dtype")
     part.one_of("use_sliding_window", (False,), "which is not supported")
     part.one_of("attention_bias", (False,), "which is not supported")
+
+
+def _quantisation(top: Section, text: Section) -> Quantisation | None:
+    """How the files store what they quantise, None for not at all.
+
+    Which layers that are the files say themselves, by their tensors' names: the lists of modules
+    left out, which name them in either scheme or not at all, are not needed.
+    """
+    part = top.section("quantization_config")
+    part = part if part.values else text.section("quantization_config")
+    if not part.values:
+        return None
+    unknown = "which is not supported"
+    if not part.has("quant_method"):
+        raise part.missing("quant_method")
+    part.one_of("quant_method", ("gptq", "awq", "fp8"), "a quantisation that is not supported")
+    method = part.values["quant_method"]
+    if method == "fp8":
+        part.one_of("activation_scheme", ("dynamic",), unknown)
+        part.one_of("fmt", ("e4m3",), unknown)
+        if part.numbers("weight_block_size", (int,), 1, 2**20, None) != (FP8_BLOCK, FP8_BLOCK):
+            raise part.bad("weight_block_size", f"only [{FP8_BLOCK}, {FP8_BLOCK}] is supported")
+        return Quantisation(method="fp8", bits=8, group=FP8_BLOCK)
+    bits, group = part.whole("bits", 1, 32), part.whole("group_size", -1, MAX_WIDTH)
+    if group == 0:
+        raise part.bad("group_size", "no size of a group")
+    if method == "awq":
+        part.one_of("bits", (4,), unknown)
+        part.one_of("version", ("gemm", "GEMM"), unknown)
+        part.one_of("zero_point", (True,), unknown)
+        return Quantisation(method="awq", bits=bits, group=group)
+    part.one_of("bits", (4, 8), unknown)
+    part.one_of("checkpoint_format", ("gptq", "gptq_v2"), unknown)
+    part.one_of("desc_act", (True, False), unknown)
+    return Quantisation(
+        method="gptq",
+        bits=bits,
+        group=group,
+        # the first form stores a zero point less one
+        zero_offset=0 if part.values.get("checkpoint_format") == "gptq_v2" else 1,
+        act_order=part.values.get("desc_act") is True,
+    )
 
 
 def _decoder(top: Section, text: Section, generation: Generation) -> DecoderConfig:

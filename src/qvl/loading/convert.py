@@ -30,6 +30,7 @@ from qvl.loading.packed import (
     places,
     write_tensor,
 )
+from qvl.loading.quantised import check_filled
 from qvl.models.qwen_vl import QwenVL
 
 COPIED = ("*.json", "*.txt", "*.jinja", "README.md", "LICENSE*")  # not the index of the weights
@@ -116,6 +117,7 @@ def write_weights(
             module.to("meta")  # its memory is free for the next
 
         mapped = fill(model, stored, checkpoint, dtype=None, device=CPU)
+        check_filled(model, kind)
         with large_blocks_apart():
             pack(model, kind, mapped, packed_one=write)
         for name, parameter in model.named_parameters():

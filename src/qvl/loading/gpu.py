@@ -14,7 +14,8 @@ from torch import nn
 
 from qvl.errors import InvalidParamError
 from qvl.kernels.paged import segment_attention
-from qvl.kernels.quantised import GpuKind, quantised
+from qvl.kernels.quantised import GpuKind, Int4WeightLinear, quantised
+from qvl.kernels.stored import StoredLinear, int4_of, ordinary
 from qvl.loading.checkpoint import forget_pages
 from qvl.loading.offload import offload, plan, tensors
 from qvl.models.config import DecoderConfig
@@ -36,7 +37,7 @@ def gpu_kind(dtype: DType, device: torch.device) -> GpuKind | None:
     if dtype == "int4" and on_gpu:
         return "int4"
     if dtype == "fp8":
-        if on_gpu and torch.cuda.get_device_capability(device) >= (8, 9):
+        if computes_fp8(device):
             return "fp8"
         raise InvalidParamError(
             f"fp8 runs on a GPU of the kind of Ada, Hopper or later, not on {device}",
@@ -46,6 +47,10 @@ def gpu_kind(dtype: DType, device: torch.device) -> GpuKind | None:
         hint = "use dtype bf16" + (", fp8 or int4" if on_gpu else "")
         raise InvalidParamError(f"{dtype} does not run on {device}", hint=hint)
     return None
+
+
+def computes_fp8(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def to_gpu(
@@ -82,8 +87,11 @@ def to_gpu(
             move(parameter, dtype, device, forget=name in mapped)
     for index, layer in enumerate(layers):
         stays = torch.device("cpu") if index >= planned.kept else device
-        if kind is not None:
-            quantise(layer, kind, device, stays)
+        stored = dict(layer.named_buffers())
+        quantise(layer, kind, dtype, device, stays)
+        for name, tensor in stored.items():
+            if f"{prefix}{index}.{name}" in mapped:
+                forget_pages(tensor)
         for name, parameter in layer.named_parameters():
             move(parameter, dtype, stays, forget=f"{prefix}{index}.{name}" in mapped)
     if planned.moved_bytes:
@@ -98,21 +106,39 @@ def layer_bytes(config: DecoderConfig, kind: GpuKind | None, dtype: torch.dtype)
     nowhere = torch.device("meta")
     with nowhere:
         layer = DecoderLayer(config, 0)
-    if kind is not None:
-        quantise(layer, kind, nowhere, nowhere)
+    quantise(layer, kind, dtype, nowhere, nowhere)
     for parameter in layer.parameters():
         move(parameter, dtype, nowhere, forget=False)
     return sum(tensor.nbytes for tensor in tensors(layer).values())
 
 
-def quantise(layer: nn.Module, kind: GpuKind, device: torch.device, stays: torch.device) -> None:
-    """Its linear layers, computed on the device and kept where they stay."""
+def quantise(
+    layer: nn.Module,
+    kind: GpuKind | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    stays: torch.device,
+) -> None:
+    """Its linear layers, computed on the device and kept where they stay.
+
+    Those that a checkpoint stores quantised become ordinary ones in `dtype` where the kind is None.
+    """
     for name, module in list(layer.named_modules()):
-        if isinstance(module, nn.Linear) and not isinstance(module, Router):
+        new = None
+        if isinstance(module, StoredLinear):
+            new = from_stored(module.to(device), kind) or ordinary(module, dtype)
+        elif isinstance(module, nn.Linear) and not isinstance(module, Router) and kind is not None:
             bias = None if module.bias is None else module.bias.to(device)
             new = quantised(module.weight.to(device), bias, kind)
-            if new is not None:
-                layer.set_submodule(name, new.to(stays))
+        if new is not None:
+            layer.set_submodule(name, new.to(stays))
+
+
+def from_stored(layer: StoredLinear, kind: GpuKind | None) -> nn.Module | None:
+    """In the wanted kind, its integers as they are where int4 keeps them; None as for `quantised`."""
+    if kind == "int4" and (parts := int4_of(layer)) is not None:
+        return Int4WeightLinear(*parts, layer.bias)
+    return None if kind is None else quantised(layer.dense(), layer.bias, kind)
 
 
 def move(

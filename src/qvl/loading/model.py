@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from qvl.loading.checkpoint import (
     Checkpoint,
     StoredTensor,
     fill,
+    forget_module,
     forget_pages,
     match,
     open_checkpoint,
@@ -36,7 +37,9 @@ from qvl.loading.config import (
 from qvl.loading.files import regular_file
 from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
 from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
+from qvl.loading.offload import tensors
 from qvl.loading.packed import check_fits, open_packed, packed_form
+from qvl.loading.quantised import check_filled, dequantise, exact_dtypes, make_places, own_dtypes
 from qvl.models.config import ModelConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
@@ -144,16 +147,20 @@ def pack_empty(model: QwenVL, kind: PackedName, embedding: str) -> None:
 
 
 def open_source(folder: Path, model: QwenVL) -> tuple[Checkpoint, dict[str, StoredTensor]]:
-    """An ordinary checkpoint, and which of its tensors becomes which parameter of the model."""
+    """A checkpoint as published, and which of its tensors becomes which tensor of the model.
+
+    Where it is quantised, the model's layers are made places for what it stores.
+    """
     checkpoint = open_checkpoint(folder)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    return checkpoint, match(checkpoint, shapes, model.config.generation)
+    make_places(model, checkpoint)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors(model).items()}
+    return checkpoint, match(checkpoint, shapes, model.config.generation, exact_dtypes(model))
 
 
 def _read_weights(
     model: QwenVL, folder: Path, dtype: DType, place: torch.device, parameters: int
 ) -> DType:
-    """Fill the empty model from an ordinary checkpoint, packed if the dtype asks for it."""
+    """Fill the empty model from a checkpoint as published, packed if the dtype asks for it."""
     checkpoint, stored = open_source(folder, model)
     chosen = choose_dtype(
         dtype,
@@ -161,13 +168,19 @@ def _read_weights(
         parameters=parameters,
         free_bytes=room_bytes(place),
         computes_bf16=_computes_bf16(place, parameters),
+        own=own_dtypes(model, place),
     )
     finer = gpu_kind(chosen, place)
     kind = packed_kind(chosen, place)
     on_gpu = place.type == "cuda"
-    as_dtype = None if kind or on_gpu else DTYPES[chosen]
-    first = torch.device("cpu") if on_gpu else place
+    quantised = model.config.quantisation is not None
+    as_dtype = None if kind or on_gpu or quantised else DTYPES[chosen]
+    first = CPU if on_gpu or quantised else place
     mapped = fill(model, stored, checkpoint, dtype=as_dtype, device=first)
+    check_filled(model, chosen)
+    if quantised and kind is None and not on_gpu:
+        dequantise(model, DTYPES[chosen], mapped)
+        model.to(place)
     if kind is not None:
         with large_blocks_apart():
             pack(model, kind, mapped)
@@ -232,9 +245,7 @@ def pack(
         forget_pages(embedding)
 
     def replace(name: str, new: nn.Module) -> None:
-        for tail, parameter in model.get_submodule(name).named_parameters():
-            if f"{name}.{tail}" in mapped:
-                forget_pages(parameter)
+        forget_module(model.get_submodule(name), name, mapped)
         model.set_submodule(name, new)
         for tail, part in new.named_modules(prefix=name):
             if packed_one is not None and isinstance(part, PackedLinear):
@@ -334,18 +345,26 @@ def choose_dtype(
     parameters: int,
     free_bytes: int | None,
     computes_bf16: bool,
+    own: Sequence[DType] = (),
 ) -> DType:
     """The dtype to run in; free_bytes None means unknown.
 
-    F32 stays fp32. BF16, and F16 whose range the family's activations overflow, run in bf16 on a
-    device that computes it, else in fp32 if that takes at most FP32_SHARE of the free memory.
+    "auto" takes the first of a quantised checkpoint's `own` dtypes that fits. Of all others F32
+    stays fp32; BF16, and F16 whose range the family's activations overflow, run in bf16 on a device
+    that computes it, else in fp32 if that takes at most FP32_SHARE of the free memory.
     Raises InvalidParamError for an unknown name, OutOfMemoryError when the weights cannot fit.
     """
+
+    def needed(kind: DType) -> int:
+        return round(parameters * WEIGHT_BYTES[kind])
+
     chosen: DType
     if asked == "auto":
         small_enough = free_bytes is None or 4 * parameters <= FP32_SHARE * free_bytes
         wide = stored_dtype == "F32" or (not computes_bf16 and small_enough)
         chosen = "fp32" if wide else "bf16"
+        fitting = (kind for kind in own if free_bytes is None or needed(kind) <= free_bytes)
+        chosen = next(fitting, own[-1] if own else chosen)
     elif asked in WEIGHT_BYTES:
         chosen = asked
     else:
@@ -353,7 +372,7 @@ def choose_dtype(
         raise InvalidParamError(
             f"dtype is {asked!r}, not one of auto, {known}", hint=nearest(asked, WEIGHT_BYTES)
         )
-    check_room(round(parameters * WEIGHT_BYTES[chosen]), chosen, free_bytes)
+    check_room(needed(chosen), chosen, free_bytes)
     return chosen
 
 

@@ -65,6 +65,17 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantisation:
+    """How a checkpoint stores those of its linear layers that it quantises."""
+
+    method: Literal["gptq", "awq", "fp8"]
+    bits: int
+    group: int  # inputs that share a scale, -1 for all; fp8 has as many outputs share it
+    zero_offset: int = 0  # zero point less what is stored for it
+    act_order: bool = False  # groups are not neighbours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     generation: Generation
     vision: VisionConfig
@@ -73,3 +84,4 @@ class ModelConfig:
     video_token_id: int
     vision_start_token_id: int
     vision_end_token_id: int
+    quantisation: Quantisation | None = None  # of the files
