@@ -54,7 +54,7 @@ def published(size: str) -> tuple[str, dict[str, Any]]:
         generation = "qwen3_vl_moe"
         text |= {"moe_intermediate_size": mlp, "num_experts": 128, "num_experts_per_tok": 8}
     section = [24, 20, 20] if generation in tiny.QWEN3 else [16, 24, 24]
-    rope = {"mrope_section": section, "rope_type": "default", "type": "default"}
+    rope: dict[str, Any] = {"mrope_section": section, "rope_type": "default", "type": "default"}
     if generation in tiny.QWEN3:
         rope["mrope_interleaved"] = True
     return generation, tiny.config_json(
