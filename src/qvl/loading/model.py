@@ -37,6 +37,7 @@ from qvl.loading.files import regular_file
 from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
 from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
 from qvl.loading.packed import check_fits, open_packed, packed_form
+from qvl.loading.template import opens_reasoning
 from qvl.models.config import ModelConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
@@ -67,6 +68,7 @@ class LoadedModel:
     dtype: DType
     device: str
     parameters: int
+    thinks: bool  # a Thinking edition: it reasons before it answers
 
 
 def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> LoadedModel:
@@ -97,6 +99,7 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
         dtype=chosen,
         device=str(place),
         parameters=parameters,
+        thinks=opens_reasoning(folder),
     )
 
 
