@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,6 +28,7 @@ PACKED_KINDS: tuple[Literal["int4", "int8", "bf16"], ...] = ("int4", "int8", "bf
 ROOM_FOR_WORK = 1.15  # weights and a little more: cache, pictures, the program itself
 
 
+MEMORY_IN = ("bf16", "int8", "int4")
 COMMERCIAL = {"yes": "", "conditional": " (conditions)", "no": " (RESEARCH ONLY)"}
 
 
@@ -64,20 +66,22 @@ def list_models(
             row = {"id": entry.hub_id, "runs_here": verdict(entry, room), **asdict(entry)}
             print(json.dumps(row | {"memory_gib": needed_gib(entry)}, ensure_ascii=False))
         return
-    print(f"{'':<36} {'GiB':>6}  {'memory for it, GiB, as':<22}  fits this")
-    heads = " ".join(f"{kept:>6}" for kept in ("bf16", "int8", "int4"))
-    print(f"{'model':<36} {'stored':>6}  {heads:<22}  {'machine':<9}  {'kind':<20}  licence")
-    small = " ".join(f"{'0.1':>6}" for _ in range(3))
-    print(
-        f"{EMBEDDED:<36} {'0.0':>6}  {small:<22}  {'yes':<9}  {'embedded':<20}  apache-2.0 (demonstration)"
-    )
+    print(f"{'':<36} {'GiB':>6}  {'memory for it, GiB, as':<20}  fits this")
+    print(table_row("model", "stored", MEMORY_IN, "machine", "kind", "licence"))
+    print(table_row(EMBEDDED, 0.0, (0.1, 0.1, 0.1), "yes", "demonstration", "apache-2.0"))
     for entry in CATALOGUE:
         need = needed_gib(entry)
-        memory = " ".join(f"{need.get(kept, '-'):>6}" for kept in ("bf16", "int8", "int4"))
-        print(
-            f"{entry.hub_id:<36} {entry.weights_gib:>6}  {memory:<22}  {verdict(entry, room):<9}  "
-            f"{entry.kind:<20}  {entry.licence}{COMMERCIAL[entry.commercial]}"
-        )
+        memory = [need.get(kept, "-") for kept in MEMORY_IN]
+        licence = entry.licence + COMMERCIAL[entry.commercial]
+        fits = verdict(entry, room)
+        print(table_row(entry.hub_id, entry.weights_gib, memory, fits, entry.kind, licence))
+
+
+def table_row(
+    name: str, stored: object, memory: Iterable[object], fits: str, kind: str, licence: str
+) -> str:
+    needed = " ".join(f"{gib!s:>6}" for gib in memory)
+    return f"{name:<36} {stored!s:>6}  {needed}  {fits:<9}  {kind:<18}  {licence}"
 
 
 @models.command("show")

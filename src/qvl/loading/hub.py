@@ -128,16 +128,14 @@ def find_cached(name: str) -> Cached:
             f"{name!r} is a folder of yours, not a cached checkpoint", hint="delete it yourself"
         )
     hub_id = _hub_id(name)
+    missing = f"{hub_id!r} is not in the local cache"
     try:
         cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
-        repos = {}
-    else:
-        repos = {repo.repo_id: repo for repo in cache.repos if repo.repo_type == "model"}
+    except CacheNotFound as err:
+        raise UnknownModelError(missing, hint="nothing is in it") from err
+    repos = {repo.repo_id: repo for repo in cache.repos if repo.repo_type == "model"}
     if hub_id not in repos:
-        raise UnknownModelError(
-            f"{hub_id!r} is not in the local cache", hint=nearest(hub_id, repos) or "nothing to do"
-        )
+        raise UnknownModelError(missing, hint=nearest(hub_id, repos) or "there is nothing to do")
     revisions = repos[hub_id].revisions
     if not any(file.file_name == "config.json" for r in revisions for file in r.files):
         raise UnknownModelError(

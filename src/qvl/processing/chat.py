@@ -197,8 +197,8 @@ def _qwen3_turns(
     for number, message in enumerate(messages, 1):
         if message.role == "assistant":
             # an answer that ends the conversation is shown with its reasoning, if only an empty one
-            says = number == len(messages) or message.reasoning != ""
-            yield from _assistant(message, number, reasons=says and number >= reasoning_from)
+            reasons = number == len(messages) or message.reasoning != ""
+            yield from _assistant(message, number, reasons=reasons and number >= reasoning_from)
         elif message.role == "tool":  # results in a row share one turn
             if number == 1 or roles[number - 2] != "tool":
                 yield Literal_("<|im_start|>user")

@@ -23,7 +23,7 @@ from qvl.types import Box, ImageInfo, Point
 GRID = 1000.0
 IN_PIXELS = ("qwen2_5_vl",)  # of the resized picture; all the others count thousandths
 _SPECIAL = re.compile(r"<\|(object_ref|box|quad)_(start|end)\|>")
-_TAGGED = re.compile(r"(?:<ref>([^<]*)</ref>)?\s*((?:<(?:box|quad)>[^<]*</(?:box|quad)>\s*)+)")
+_TAGGED = re.compile(r"(?:<ref>([^<]*)</ref>\s*)?((?:<(?:box|quad)>[^<]*</(?:box|quad)>\s*)+)")
 _TAG = re.compile(r"<(?:box|quad)>([^<]*)")
 _PAIR = re.compile(r"\(\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*,\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*\)")
 

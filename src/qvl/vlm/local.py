@@ -86,7 +86,7 @@ class _Answer:
     sampling: Sampling
     began_s: float
     grammar: Grammar | None
-    engine_reasoning: Reasoning | None
+    thinking: Reasoning | None
     first_token_s: float | None = None
     text: str = ""
     reasoning: str = ""
@@ -260,6 +260,7 @@ class LocalModel:
         loaded = self._loaded
         sampling = resolved(request.sampling.checked(), loaded.defaults)
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
+        thinking = reasoning_of(request, loaded)
         prompt = build_prompt(
             request.messages,
             tokenizer=loaded.tokenizer,
@@ -271,10 +272,8 @@ class LocalModel:
         )
         form = request.response_format
         grammar = None if form is None else self._grammars().compile(form)
-        reasoning = reasoning_of(request, loaded)
-        return _Answer(
-            str(next(self._keys)), request, prompt, sampling, began_s, grammar, reasoning
-        )
+        key = str(next(self._keys))
+        return _Answer(key, request, prompt, sampling, began_s, grammar, thinking)
 
     def _grammars(self) -> Grammars:
         """Made when the first form is asked for; needs the `grammar` extra."""
@@ -309,7 +308,7 @@ class LocalModel:
             salt=answer.request.tenant,
             deadline_s=None if wait_s is None else answer.began_s + wait_s,
             grammar=answer.grammar,
-            reasoning=answer.engine_reasoning,
+            reasoning=answer.thinking,
         )
         with self._lock:
             self._engine.add(engine_request)
