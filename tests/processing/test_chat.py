@@ -241,10 +241,13 @@ def test_what_tools_and_calls_say_is_never_template_text(thinks):
     ],
 )
 def test_tools_are_refused_where_the_template_has_none(messages, tools):
-    with pytest.raises(InvalidParamError, match="no tools") as caught:
-        render(messages, generation="qwen2_vl", tools=tools)
-    assert caught.value.hint
-    assert render(messages, generation="qwen3_vl", tools=tools)
+    for generation in ("qwen2_vl", "qwen2_5_vl"):
+        with pytest.raises(InvalidParamError, match="no tools") as caught:
+            render(messages, generation=generation, tools=tools)
+        assert caught.value.hint
+    for thinks in (False, True):
+        said = render(messages, generation="qwen3_vl", tools=tools, thinks=thinks)
+        assert said == render(messages, generation="qwen3_vl_moe", tools=tools, thinks=thinks)
 
 
 @pytest.mark.parametrize(

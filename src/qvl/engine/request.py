@@ -240,6 +240,7 @@ class RequestState:
         if token_id == self.closing[0]:
             self.closing = self.closing[1:]
             self.thinks_until = 0  # the rest of it follows at once
+            self.loops = LoopDetector() if self.loops else None  # the answer has loops of its own
             return self.thoughts.finish()
         if self.loops is not None and self.loops.push(token_id):
             self.thinks_until = 0
