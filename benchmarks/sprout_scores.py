@@ -80,8 +80,8 @@ def true_descriptions(case: Case) -> Iterator[str]:
 
 def box_is_right(case: Case, completion: Completion) -> bool:
     info = completion.provenance.images[0]
-    found = parse_boxes(completion.text, info)
-    true = parse_boxes(case.asked.answer, info)[0]
+    found = parse_boxes(completion.text, info, generation="qwen3_vl")
+    true = parse_boxes(case.asked.answer, info, generation="qwen3_vl")[0]
     return bool(found) and overlap(found[0], true) >= 0.5
 
 

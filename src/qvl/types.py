@@ -12,15 +12,16 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qvl.errors import InvalidParamError
 
 Role = Literal["system", "user", "assistant", "tool"]
 # what the weights are kept in; "auto" never quantises plain weights
 DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
-# "loop": the model repeated itself without end, and was stopped
-FinishReason = Literal["stop", "length", "loop", "cancelled"]
+# "loop": the model repeated itself without end, and was stopped; "reasoning": the tokens ended before
+# the reasoning did, so there is no answer
+FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
 MAX_NEW_TOKENS = 4096
 
 
@@ -48,9 +49,33 @@ Part = Text | Image
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model asks for; `arguments` are JSON values by name."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """A turn of a conversation. The role "tool" answers a call of the assistant's turn before it.
+
+    `reasoning` and `tool_calls` are the assistant's: what its Completion held beside the text.
+    """
+
     role: Role
     content: tuple[Part, ...]
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @classmethod
     def user(cls, *parts: Part | str) -> Message:
@@ -141,10 +166,16 @@ class ResponseFormat:
 class Request:
     """What is asked. Of requests that wait, a lower `priority` goes first; from `deadline_s` seconds
     after it was asked it is given up; requests of another `tenant` share no work with it.
+
+    `thinking_tokens` is for the Thinking editions: reasoning that has not ended after so many tokens
+    is closed, and the answer follows; None takes three quarters of `max_new_tokens`, which counts
+    reasoning and answer together.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
+    tools: tuple[Tool, ...] = ()
+    thinking_tokens: int | None = None
     response_format: ResponseFormat | None = None
     priority: int = 0
     deadline_s: float | None = None
@@ -170,12 +201,15 @@ def choices(request: Request, n: int) -> list[Request]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens; of the prompt's, `image_tokens` are of pictures and `cached_tokens` were computed before."""
+    """Tokens; of the prompt's, `image_tokens` are of pictures and `cached_tokens` were computed before;
+    of the completion's, `reasoning_tokens` came before the answer.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     image_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +240,7 @@ class Provenance:
 
     model: str
     revision: str | None
+    generation: str
     dtype: str
     device: str
     seed: int | None
@@ -216,6 +251,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
+    """`text` is the answer alone: `reasoning` came before it, and well-formed `tool_calls`, where tools
+    were offered, are taken out of it. A call that cannot be read stays in the text, as `notes` say.
+    """
+
     text: str
     finish_reason: FinishReason
     token_ids: tuple[int, ...]
@@ -226,14 +265,20 @@ class Completion:
     id: str = ""
     # for each token the likeliest ids and the natural logarithms of their probabilities, if asked
     logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a stream: whole characters; the last one carries the completion."""
+    """A piece of a stream: whole characters of the answer's `text`, or of the `reasoning` before it;
+    the last one carries the completion.
+    """
 
     text: str
     completion: Completion | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +290,15 @@ class Box:
     y1: float
     x2: float
     y2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A labelled point in pixels of the upright original picture."""
+
+    label: str
+    x: float
+    y: float
 
 
 def field_names(kind: type) -> tuple[str, ...]:

@@ -210,6 +210,24 @@ def test_the_page_shows_pictures_texts_and_boxes_and_nothing_from_outside(
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_reasoning_is_told_apart_and_one_without_an_answer_is_said(
+    qvl: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "thinking"
+    save_tiny(folder, "qwen3_vl")
+    template = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    ended = qvl("describe", SOME, "--model", folder, "--json", "--max-new-tokens", "8")
+    row = json.loads(ended.out)
+    assert (row["text"], row["finish_reason"]) == ("", "reasoning")
+    assert row["reasoning"]
+    assert "--max-new-tokens raises that" in ended.err
+    ended = qvl("describe", SOME, "--model", folder, "--json", "--max-new-tokens", "40")
+    row = json.loads(ended.out)
+    assert row["text"]
+    assert row["usage"]["reasoning_tokens"] <= 33
+
+
 @pytest.mark.parametrize("damage", ["shard", "shape", "short", "lying", "pickle", "no-config"])
 def test_a_damaged_checkpoint_is_one_error_with_4(qvl: Run, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "model"

@@ -21,6 +21,7 @@ from qvl.engine.request import (
     EngineRequest,
     Event,
     Finished,
+    Reasoning,
     RequestState,
     Token,
 )
@@ -354,38 +355,73 @@ def test_a_grammar_decides_what_may_be_said_and_skips_what_must():
     assert [p is None for p in asked] == [False, True, True, False, True, True, False, True]
 
 
-def test_a_grammar_may_begin_after_a_token():
-    model = tiny_model("qwen3_vl")
+# --- reasoning before the answer
+
+THINK, SPACE = 7, 12  # what ends the reasoning, and what the template says before the answer
+
+
+def reasoning(limit: int, **choices) -> EngineRequest:
+    """One that says 8 for ever, rather than the end (89) and far rather than what ends the reasoning."""
+    bias = ((8, 50.0), (89, 30.0))
+    told = {"max_new_tokens": 20, "logit_bias": bias, "stop_ids": frozenset([89])} | choices
+    request = prompt("a", [1, 2], **told)
+    return replace(request, reasoning=Reasoning((THINK, SPACE), limit))
+
+
+def test_reasoning_ends_by_itself_and_the_form_begins_after_it():
+    eager = ((89, 90.0), (THINK, 50.0))  # an end within the reasoning would leave no answer
     request = replace(
-        prompt("a", [1, 2], max_new_tokens=30, logit_bias=((7, 50.0),), temperature=0.0),
-        grammar=letters().compile(ResponseFormat("regex", "abc")),
-        grammar_after=7,
-    )
-    assert ids_of(run(model, [request]), "a") == [7, 0, 1, 2]
-
-
-def test_an_answer_that_is_to_have_a_form_does_not_end_before_it_begins():
-    model = tiny_model("qwen3_vl")
-    bias = ((89, 90.0), (7, 50.0))  # rather the end than the token that ends the reasoning
-    plain = prompt(
-        "a", [1, 2], max_new_tokens=30, logit_bias=bias, temperature=0.0, stop_ids=frozenset([89])
-    )
-    formed = replace(
-        plain, grammar=letters().compile(ResponseFormat("regex", "abc")), grammar_after=7
-    )
-    assert ids_of(run(model, [plain]), "a") == [89]
-    assert ids_of(run(model, [formed]), "a") == [7, 0, 1, 2]
-
-
-def test_reasoning_that_finds_no_end_is_cut_by_length():
-    request = replace(
-        prompt("a", [1, 2], max_new_tokens=5, logit_bias=((8, 50.0),), temperature=0.0),
-        grammar=letters().compile(ResponseFormat("regex", "abc")),
-        grammar_after=7,
+        reasoning(10, logit_bias=eager), grammar=letters().compile(ResponseFormat("regex", "abc"))
     )
     events = run(tiny_model("qwen3_vl"), [request])
-    assert ids_of(events, "a") == [8] * 5
+    assert ids_of(events, "a") == [THINK, SPACE, 0, 1, 2]
+    assert [e.is_reasoning for e in events] == [True, True, False, False, False, False]
+    assert end_of(events, "a").reason == "stop"
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_reasoning_of_too_many_tokens_is_closed_and_answered(limit: int):
+    request = replace(reasoning(limit), grammar=letters().compile(ResponseFormat("regex", "abc")))
+    events = run(tiny_model("qwen3_vl"), [request])
+    assert ids_of(events, "a") == [8] * limit + [THINK, SPACE, 0, 1, 2]
+    free = run(tiny_model("qwen3_vl"), [reasoning(limit)])
+    assert ids_of(free, "a") == [8] * limit + [THINK, SPACE] + [8] * (18 - limit)
+    assert end_of(free, "a").reason == "length"
+
+
+def test_reasoning_in_a_loop_is_closed_and_answered():
+    events = run(tiny_model("qwen3_vl"), [reasoning(100, max_new_tokens=120, stop_loops=True)])
+    assert ids_of(events, "a") == [8] * 64 + [THINK, SPACE] + [8] * 54
     assert end_of(events, "a").reason == "length"
+
+
+@pytest.mark.parametrize("room", [1, 5, 6, 7])
+def test_tokens_that_end_before_the_answer_are_told(room: int):
+    events = run(tiny_model("qwen3_vl"), [reasoning(5, max_new_tokens=room)])
+    assert ids_of(events, "a") == ([8] * 5 + [THINK, SPACE])[:room]
+    assert end_of(events, "a").reason == "reasoning"
+
+
+def test_no_word_of_the_reasoning_is_the_answers():
+    """Stop strings are the answer's, and characters that stay unfinished are told where they belong."""
+    cut = token_bytes(8)
+    request = reasoning(3, stop=(cut.decode(errors="replace"),))
+    events = run(tiny_model("qwen3_vl"), [request])
+    thought = text_of([e for e in events if e.is_reasoning])
+    answer = text_of([e for e in events if not e.is_reasoning])
+    assert thought == (cut * 3).decode(errors="replace")
+    assert answer == ""
+    assert end_of(events, "a").reason == "stop"
+    # half a character is certain with the next token
+    assert ids_of(events, "a") == [8] * 3 + [THINK, SPACE] + [8] * 2
+
+
+def test_reasoning_says_the_same_with_and_without_guesses_and_beside_others():
+    model = tiny_model("qwen3_vl")
+    request = replace(reasoning(9, logit_bias=(), temperature=1.0), id="z")
+    alone = ids_of(run(model, [request], draft_tokens=0), "z")
+    assert ids_of(run(model, [request], draft_tokens=3), "z") == alone
+    assert ids_of(run(model, [request, *MIX], token_budget=8), "z") == alone
 
 
 # --- guesses at what comes next

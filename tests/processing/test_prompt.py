@@ -22,7 +22,7 @@ from qvl.processing.image import Picture, read_image
 from qvl.processing.patches import PixelRules, to_patches
 from qvl.processing.prompt import VisionSpan, build_prompt, mrope_positions, span_positions
 from qvl.processing.tokenizer import Tokenizer
-from qvl.types import Image, Message
+from qvl.types import Image, Message, Text, Tool, ToolCall
 
 GENERATIONS = ("qwen2_vl", "qwen3_vl")
 RULES = {
@@ -93,9 +93,9 @@ def build(tokenizer, generation):
     return build
 
 
-def tokenised_as_one_text(messages, generation, library, tokens):
+def tokenised_as_one_text(messages, generation, library, tokens, **said):
     """The ids of the published template's text, each pad repeated as often as its picture needs."""
-    text = render_published(messages, generation)
+    text = render_published(messages, generation, **said)
     for count in tokens:
         text = text.replace("<|image_pad|>", "<|pad to be|>" * count, 1)
     return library.encode(text.replace("<|pad to be|>", "<|image_pad|>")).ids
@@ -159,7 +159,9 @@ def test_ids_are_those_of_the_published_template_tokenised_as_one_text(
     assert prompt.ids.tolist() == tokenised_as_one_text(messages, generation, library, tokens)
 
 
-part = st.sampled_from([CAT, DOG]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+part = st.sampled_from([CAT, DOG]) | any_text
+contents = st.lists(st.sampled_from([CAT, DOG]) | st.builds(Text, any_text), max_size=3).map(tuple)
 
 
 @given(data=st.data())
@@ -180,6 +182,41 @@ def test_ids_of_any_conversation_are_those_of_the_published_template(tokenizer, 
     assert prompt.ids.tolist() == tokenised_as_one_text(messages, generation, library, tokens)
 
 
+json_values = st.dictionaries(any_text, any_text | st.integers() | st.none(), max_size=3)
+called = st.builds(ToolCall, st.sampled_from(["f", "get-it"]), json_values)
+speaker = (
+    st.builds(Message, st.sampled_from(["user", "tool"]), contents)
+    | st.builds(Message, st.just("assistant"), st.just(()), any_text, st.lists(called).map(tuple))
+    | st.builds(Message, st.just("assistant"), st.tuples(st.builds(Text, any_text)), any_text)
+)
+
+
+@given(
+    messages=st.lists(speaker, min_size=1, max_size=4),
+    tools=st.lists(st.builds(Tool, st.just("f"), any_text, json_values), max_size=1),
+    thinks=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_ids_with_tools_and_reasoning_are_those_of_the_published_template(
+    tokenizer, library, messages, tools, thinks
+):
+    prompt = build_prompt(
+        messages,
+        tokenizer=tokenizer,
+        rules=RULES["qwen3_vl"],
+        generation="qwen3_vl",
+        image_token_id=tokenizer.encode_control("<|image_pad|>"),
+        tools=tools,
+        thinks=thinks,
+        read=read,
+    )
+    tokens = [image.tokens for image in prompt.images]
+    said = {"tools": tools, "thinks": thinks}
+    assert prompt.ids.tolist() == tokenised_as_one_text(
+        messages, "qwen3_vl", library, tokens, **said
+    )
+
+
 def history(role, text):
     """A conversation in which one message of the role says the text."""
     start = [] if role == "system" else [system("s")]
@@ -187,9 +224,11 @@ def history(role, text):
     return [*start, said, Message.user("next")]
 
 
-@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 @pytest.mark.parametrize("token", ADDED)
-def test_a_control_token_that_somebody_types_stays_text(build, tokenizer, role, token):
+def test_a_control_token_that_somebody_types_stays_text(build, generation, tokenizer, role, token):
+    if role == "tool" and generation == "qwen2_vl":
+        return  # refused
     for text in (token, f"a{token}\n{token} b", f"\n{token}"):
         ids = build(history(role, text)).ids.tolist()
         clean = build(history(role, "x")).ids.tolist()
@@ -317,7 +356,7 @@ def test_a_conversation_that_is_refused_reads_no_picture(build):
     def never(image):
         raise AssertionError(image.name)
 
-    for messages in ([Message.user(CAT, "\ud800")], [Message.user(CAT), Message("tool", ())]):
+    for messages in ([Message.user(CAT, "\ud800")], [Message.user(CAT), Message("user", (), "so")]):
         with pytest.raises(InvalidParamError):
             build(messages, read=never)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvl.tasks.boxes import parse_boxes
+from qvl.tasks.boxes import parse_boxes, parse_points
 from qvl.training.phrases import box_answer
-from qvl.types import Box, ImageInfo
+from qvl.types import Box, ImageInfo, Point
 
 INFO = ImageInfo(
     name="a",
@@ -18,31 +22,115 @@ INFO = ImageInfo(
     resized_height_px=96,
     tokens=15,
 )
+TALL = replace(INFO, width_px=100, height_px=1000, resized_width_px=84, resized_height_px=1008)
+GENERATIONS = ("qwen_vl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 
-def test_the_grid_of_a_thousand_becomes_pixels_of_the_original() -> None:
-    text = '```json\n[{"bbox_2d": [100, 200, 500, 900], "label": "кошка"}]\n```'
-    assert parse_boxes(text, INFO) == (Box("кошка", 40, 40, 200, 180),)
+def boxes(text: str, image: ImageInfo = INFO, generation: str = "qwen3_vl") -> tuple[Box, ...]:
+    return parse_boxes(text, image, generation=generation)
 
 
-def test_corners_are_put_in_order_and_clamped() -> None:
-    text = '[{"bbox_2d":[900,-50,100,2000],"label":"x"}]'
-    assert parse_boxes(text, INFO) == (Box("x", 40, 0, 360, 200),)
+def points(text: str, image: ImageInfo = INFO, generation: str = "qwen3_vl") -> tuple[Point, ...]:
+    return parse_points(text, image, generation=generation)
+
+
+def written(generation: str, label: str, numbers: list[int]) -> str:
+    """One place of 2 or 4 numbers as a model of the generation writes it."""
+    pairs = ",".join(f"({x},{y})" for x, y in zip(numbers[::2], numbers[1::2], strict=True))
+    match generation:
+        case "qwen_vl":
+            return f"<ref>{label}</ref><box>{pairs}</box>"
+        case "qwen2_vl":
+            return f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>{pairs}<|box_end|>"
+    key = "bbox_2d" if len(numbers) == 4 else "point_2d"
+    return f"```json\n{json.dumps([{key: numbers, 'label': label}], ensure_ascii=False)}\n```"
+
+
+@pytest.mark.parametrize("image", [INFO, TALL], ids=["wide", "tall"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_quarter_of_the_picture_is_that_in_every_generation(
+    generation: str, image: ImageInfo
+) -> None:
+    full = (1000, 1000)
+    if generation == "qwen2_5_vl":  # pixels of the picture as the model saw it
+        full = (image.resized_width_px, image.resized_height_px)
+    x, y = full[0] // 4, full[1] // 2
+    box = written(generation, "кошка", [0, y, x, full[1]])
+    expected = Box("кошка", 0, image.height_px / 2, image.width_px / 4, image.height_px)
+    assert boxes(f"Here: {box}.", image, generation) == (expected,)
+    point = written(generation, "нос", [x, y])
+    expected_point = Point("нос", image.width_px / 4, image.height_px / 2)
+    assert points(f"Here: {point}.", image, generation) == (expected_point,)
+    assert points(box, image, generation) == boxes(point, image, generation) == ()
+
+
+def test_tags_in_a_row_share_their_label_and_four_corners_are_a_box() -> None:
+    text = (
+        "<ref> cups</ref><box>(0,0),(100,100)</box><box>(500,500),(600,600)</box> on "
+        "<box>(0,0),(1000,1000)</box><quad>(100,0),(200,100),(100,200),(0,100)</quad>"
+    )
+    assert boxes(text, generation="qwen_vl") == (
+        Box("cups", 0, 0, 40, 20),
+        Box("cups", 200, 100, 240, 120),
+        Box("", 0, 0, 400, 200),
+        Box("", 0, 0, 80, 40),
+    )
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_corners_are_put_in_order_and_clamped(generation: str) -> None:
+    text = written(generation, "x", [2000, 900, -50, -7])
+    (box,) = boxes(text, generation=generation)
+    assert (box.x1, box.y1, box.x2) == (0, 0, 400)
+    assert box.y2 == (200 if generation == "qwen2_5_vl" else 180)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_no_box_without_an_area_and_none_in_plain_text(generation: str) -> None:
+    for numbers in ([10, 10, 10, 50], [10, 10, 50, 10], [2000, 0, 3000, 50]):
+        assert boxes(written(generation, "a", numbers), generation=generation) == ()
+    for text in ("nothing (1,2),(3,4) here", "<box>(1,2),(3,4)", "<box></box>", "<box>(1,2"):
+        assert boxes(text, generation=generation) == ()
 
 
 def test_a_list_that_was_cut_off_keeps_its_whole_boxes() -> None:
-    text = '[{"bbox_2d":[0,0,500,500],"label":"a"},{"bbox_2d":[0,0,50'
-    assert [box.label for box in parse_boxes(text, INFO)] == ["a"]
+    whole = '{"bbox_2d":[0,0,500,500],"label":"a"}'
+    for start in ("[", "```json\n[", '{"objects": [', "Sure: "):
+        for end in ("", ",", ',{"bbox_2d":[0,0,50', ',{"bbox_2d":[0,0,50,60],"lab', "]\n```"):
+            assert boxes(start + whole + end) == (Box("a", 0, 0, 200, 100),)
 
 
-def test_no_box_without_an_area_and_none_in_plain_text() -> None:
-    assert parse_boxes('[{"bbox_2d":[10,10,10,50],"label":"a"}]', INFO) == ()
-    assert parse_boxes('[{"bbox_2d":[1.2.3,1,2,3]}] nothing here', INFO) == ()
+def test_keys_may_come_in_any_order_and_a_printed_word_is_a_label() -> None:
+    assert boxes('{"label": "b", "bbox_2d": [0, 0, 500, 500.0], "colour": "red"}')[0].label == "b"
+    assert boxes('{"bbox_2d": [0, 0, 500, 500], "text_content": "SALE"}')[0].label == "SALE"
+    assert boxes('{"found": {"cups": [{"bbox_2d": [0, 0, 500, 500]}]}}')[0].label == ""
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        '["1","2","3","4"]',
+        "[1.2.3,1,2,3]",
+        "[NaN,0,1,1]",
+        "[true,0,1,1]",
+        "[1,2,3]",
+        "null",
+        "[0,0,1,1e999]",
+        f"[0,0,{'9' * 5000},1]",
+    ],
+)
+def test_what_is_no_place_is_none(numbers: str) -> None:
+    assert boxes(f'{{"bbox_2d": {numbers}, "label": "a"}}') == ()
+
+
+def test_a_deep_answer_does_no_harm() -> None:
+    assert boxes("[" * 50_000 + '{"a":' * 50_000) == ()
+    assert boxes('{"a":' * 500 + written("qwen3_vl", "a", [0, 0, 500, 500]) + "}" * 500) != ()
 
 
 @given(st.text(alphabet='[]{}",:.0123456789bbox_2d label-кошка', max_size=200))
 def test_any_text_is_read_without_a_fault(text: str) -> None:
-    for box in parse_boxes(text, INFO):
+    for box in boxes(text):
         assert 0 <= box.x1 < box.x2 <= INFO.width_px
         assert 0 <= box.y1 < box.y2 <= INFO.height_px
 
@@ -53,7 +141,7 @@ whole = st.integers(0, 99).map(lambda v: v * 10)
 @given(st.lists(st.tuples(whole, whole, whole, whole), max_size=5))
 def test_what_training_writes_is_read_back(corners: list[tuple[int, int, int, int]]) -> None:
     proper = [(x1, y1, x2, y2) for x1, y1, x2, y2 in corners if x1 < x2 and y1 < y2]
-    found = parse_boxes(box_answer([("вещь", box) for box in proper]), INFO)
+    found = boxes(box_answer([("вещь", box) for box in proper]))
     grid = [
         tuple(round(v) for v in (b.x1 / 0.4, b.y1 / 0.2, b.x2 / 0.4, b.y2 / 0.2)) for b in found
     ]

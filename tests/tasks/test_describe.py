@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_a_broken_picture_is_an_error_in_its_place(vlm: VLM) -> None:
     assert not isinstance(found[0], QvlError)
     assert not isinstance(found[2], QvlError)
     assert found[2]["en"].text == vlm.describe(PICTURES[1]).text
+
+
+def test_what_is_reasoned_is_neither_text_nor_boxes(vlm: VLM) -> None:
+    (told,) = vlm.generate(Describe().requests(Image.of(PICTURES[0])))
+    thought = '[{"bbox_2d": [0, 0, 500, 500], "label": "thought"}]'
+    found = [replace(told, reasoning=thought), replace(told, text="none", reasoning=thought)]
+    description = Describe(boxes=True).read(found)["en"]
+    assert (description.text, description.boxes) == (told.text, ())
+    said = replace(found[1], text=thought)
+    assert len(Describe(boxes=True).read([told, said])["en"].boxes) == 1
 
 
 def test_async_says_the_same(vlm: VLM) -> None:

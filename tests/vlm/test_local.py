@@ -8,7 +8,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,20 @@ from qvl.errors import (
     UnknownModelError,
 )
 from qvl.loading.config import GenerationDefaults
-from qvl.processing import chat
 from qvl.processing.prompt import build_prompt
-from qvl.types import Completion, Image, Message, Request, ResponseFormat, Sampling, choices
+from qvl.types import (
+    Completion,
+    Image,
+    Message,
+    Request,
+    ResponseFormat,
+    Sampling,
+    Tool,
+    ToolCall,
+    choices,
+)
 from qvl.vlm import local
-from qvl.vlm.local import LocalModel, resolved
+from qvl.vlm.local import LocalModel, resolved, shown_bytes
 from tiny import save_tiny, token_id
 
 SHORT = Sampling(max_new_tokens=12, temperature=0)
@@ -171,46 +180,134 @@ DIGIT = ResponseFormat(
 )
 
 
-def reasoned(model: LocalModel, words: str = "hello", bias: float = 4.0) -> list[Completion]:
-    closed = token_id("qwen3_vl", "</think>")
+THINKING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    folder = tmp_path_factory.mktemp("thinking")
+    save_tiny(folder, "qwen3_vl")
+    (folder / "chat_template.jinja").write_text(THINKING)
+    return LocalModel(str(folder), dtype="fp32")
+
+
+def reasoned(words: str = "hello", bias: float = 4.0, **choices: Any) -> list[Request]:
+    """Three that end their reasoning sooner or later by themselves, as `bias` has it."""
     sampling = Sampling(
         max_new_tokens=100,
         temperature=2.0,
         top_p=1.0,
         top_k=1000,
         seed=1,
-        logit_bias=((closed, bias),),
+        logit_bias=((token_id("qwen3_vl", "</think>"), bias),),
         stop_loops=False,
     )
-    asked = [request(seed, words, sampling) for seed in range(3)]
-    return model.generate(replace(r, response_format=DIGIT) for r in asked)
+    return [replace(request(seed, words, sampling), **choices) for seed in range(3)]
 
 
-def test_a_model_that_reasons_first_does_so_freely(
-    model: LocalModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def opened(messages: Sequence[Message], *, generation: str) -> tuple[chat.Segment, ...]:
-        """As the templates of the Thinking editions end."""
-        return (*render(messages, generation=generation), chat.Literal_("<think>\n"))
+def raw(model: LocalModel, completion: Completion) -> str:
+    shown = shown_bytes(model._loaded.tokenizer)
+    return b"".join(map(shown, completion.token_ids)).decode(errors="replace")
 
-    render = chat.render
-    monkeypatch.setattr(chat, "render", opened)
-    completions = reasoned(model)
+
+def test_reasoning_and_text_are_the_raw_text(thinking: LocalModel) -> None:
+    completions = thinking.generate(reasoned())
     for completion in completions:
-        _, mark, answer = completion.text.partition("</think>")
-        assert mark
+        assert raw(thinking, completion) == f"{completion.reasoning}</think>\n\n{completion.text}"
+        before = completion.token_ids.index(token_id("qwen3_vl", "</think>"))
+        assert completion.usage.reasoning_tokens == before + 3  # the mark and two line breaks
+    assert any(len(c.reasoning) > 3 for c in completions)
+    assert all(c.text for c in completions)
+
+
+def test_a_model_that_reasons_first_does_so_freely(thinking: LocalModel) -> None:
+    for completion in thinking.generate(reasoned(response_format=DIGIT)):
         assert completion.finish_reason == "stop"
-        assert 0 <= json.loads(answer)["n"] <= 9
-    assert any(len(c.text.partition("</think>")[0]) > 3 for c in completions)
-    for completion in reasoned(model, bias=-100.0):
-        assert completion.finish_reason == "length"
-        assert len(completion.token_ids) == 100
-        assert "</think>" not in completion.text
+        assert 0 <= json.loads(completion.text)["n"] <= 9
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(None, 75), (1, 1), (20, 20)])
+def test_a_budget_that_is_reached_leaves_an_answer(
+    thinking: LocalModel, asked: int | None, limit: int
+) -> None:
+    endless = reasoned(bias=-100.0, response_format=DIGIT, thinking_tokens=asked)
+    for completion in thinking.generate(endless):
+        assert completion.usage.reasoning_tokens == limit + 3
+        assert completion.finish_reason == "stop"
+        assert 0 <= json.loads(completion.text)["n"] <= 9
+        assert raw(thinking, completion) == f"{completion.reasoning}</think>\n\n{completion.text}"
+
+
+def test_tokens_that_end_within_the_reasoning_are_told(thinking: LocalModel) -> None:
+    for completion in thinking.generate(reasoned(bias=-100.0, thinking_tokens=100)):
+        assert (completion.finish_reason, completion.text) == ("reasoning", "")
+        assert completion.reasoning == raw(thinking, completion)
+
+
+def test_a_stream_shows_reasoning_apart(thinking: LocalModel) -> None:
+    stopped = reasoned(bias=-100.0, thinking_tokens=9)
+    for ask in (*reasoned(), *stopped, replace(stopped[0], response_format=DIGIT)):
+        deltas = list(thinking.stream(ask))
+        (whole,) = thinking.generate([ask])
+        assert "".join(d.text for d in deltas) == whole.text
+        assert "".join(d.reasoning for d in deltas) == whole.reasoning
+        assert len([d for d in deltas if d.reasoning]) > 2 or len(whole.reasoning) < 3
 
 
 def test_what_is_typed_opens_no_reasoning(model: LocalModel) -> None:
-    for completion in reasoned(model, "<think>"):
+    for completion in model.generate(reasoned("<think>", response_format=DIGIT)):
         assert 0 <= json.loads(completion.text)["n"] <= 9
+        assert completion.reasoning == ""
+
+
+def test_a_budget_is_refused_where_it_means_nothing(
+    model: LocalModel, thinking: LocalModel
+) -> None:
+    with pytest.raises(InvalidParamError, match="does not reason"):
+        model.generate([replace(request(1), thinking_tokens=5)])
+    for budget in (0, -1, 5000):
+        with pytest.raises(InvalidParamError, match="outside 1 to 4096"):
+            thinking.generate([replace(request(1), thinking_tokens=budget)])
+
+
+CLOCK = Tool("clock", "What time it is", {"type": "object", "properties": {}})
+CALLS = (
+    'It is<tool_call>\n{"name": "clock", "arguments": {"at": [1, null, "т"]}}\n</tool_call>\n'
+    "<tool_call>\nno JSON</tool_call> soon"
+)
+
+
+def saying(words: str, **choices: Any) -> Request:
+    """One that has no choice but to say these words."""
+    form = ResponseFormat("choice", json.dumps([words]))
+    asked = Request(messages=(Message.user("hello"),), sampling=Sampling(max_new_tokens=300))
+    return replace(asked, response_format=form, **choices)
+
+
+def test_tool_calls_come_typed_and_a_stream_shows_the_same_text(model: LocalModel) -> None:
+    for ask in (saying(CALLS, tools=(CLOCK,)), saying(CALLS)):
+        deltas = list(model.stream(ask))
+        (whole,) = model.generate([ask])
+        assert "".join(d.text for d in deltas) == whole.text
+        assert deltas[-1].completion is not None
+        assert deltas[-1].completion.tool_calls == whole.tool_calls
+        if ask.tools:
+            assert whole.text == "It is\n<tool_call>\nno JSON</tool_call> soon"
+            assert whole.tool_calls == (ToolCall("clock", {"at": [1, None, "т"]}),)
+            (note,) = whole.notes
+            assert "no JSON" in note
+        else:
+            assert (whole.text, whole.tool_calls, whole.notes) == (CALLS, (), ())
+
+
+def test_the_marks_of_what_was_found_stay_in_the_text(model: LocalModel) -> None:
+    """They are special tokens, which an answer otherwise does not show."""
+    start, end = (token_id("qwen3_vl", f"<|box_{side}|>") for side in ("start", "end"))
+    limits = Sampling(max_new_tokens=6, allowed_token_ids=(start, end), temperature=1.0, seed=2)
+    (completion,) = model.generate([request(1, sampling=limits)])
+    names = {start: "<|box_start|>", end: "<|box_end|>"}
+    assert completion.text == "".join(names[i] for i in completion.token_ids)
+    assert set(completion.token_ids) == {start, end}
 
 
 def test_choices_are_requests_of_their_own(model: LocalModel) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from qvl.bench.work import Runner, Timed
 from qvl.errors import UsageError
 from qvl.loading.config import parse_config, parse_pixel_rules
+from qvl.loading.template import opens_reasoning
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.processing.tokenizer import Tokenizer
 from qvl.types import Request
@@ -43,6 +44,7 @@ def run_transformers(folder: Path, dtype: str) -> Runner:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what counts of it we say ourselves
     config, tokenizer = parse_config(folder), Tokenizer.from_folder(folder)
+    thinks = opens_reasoning(folder)
     rules = parse_pixel_rules(folder, config)
     kind = getattr(transformers, f"{KINDS[config.generation]}ForConditionalGeneration")
     precision = torch.float32 if dtype == "fp32" else torch.bfloat16
@@ -65,6 +67,7 @@ def run_transformers(folder: Path, dtype: str) -> Runner:
                 rules=rules,
                 generation=config.generation,
                 image_token_id=config.image_token_id,
+                thinks=thinks,
             )
             for request in requests
         ]

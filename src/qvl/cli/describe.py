@@ -164,6 +164,12 @@ def show(outcome: Outcome, stream: TextIO | None, *, as_json: bool, alone: bool)
                 outcome.name,
                 limit,
             )
+        if description.completion.finish_reason == "reasoning":
+            log.warning(
+                "%s: the tokens ended before the model had reasoned to its answer; "
+                "--max-new-tokens raises that",
+                outcome.name,
+            )
         if as_json:
             print(json_line(outcome.name, description), file=stream, flush=True)
         else:
@@ -177,6 +183,7 @@ def json_line(name: str, description: Description) -> str:
     row = {
         "id": name,
         "text": description.text,
+        **({"reasoning": completion.reasoning} if completion.reasoning else {}),
         "language": description.language,
         "boxes": [asdict(box) for box in description.boxes],
         "finish_reason": completion.finish_reason,

@@ -1,8 +1,13 @@
-"""`qvl models list`, `show` and `convert`: what there is, what runs here; a packed copy of it."""
+"""`qvl models`: what there is and what runs here; a model to the local cache and out of it; a packed
+copy of one.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +19,7 @@ from qvl.loading.catalogue import CATALOGUE, Published, find
 from qvl.loading.machine import memory_bytes
 from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, refuse_later
 
+log = logging.getLogger(__name__)
 models = typer.Typer(
     help="The models there are, and what they need.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -22,12 +28,25 @@ PACKED_KINDS: tuple[Literal["int4", "int8", "bf16"], ...] = ("int4", "int8", "bf
 ROOM_FOR_WORK = 1.15  # weights and a little more: cache, pictures, the program itself
 
 
+MEMORY_IN = ("bf16", "int8", "int4")
+COMMERCIAL = {"yes": "", "conditional": " (conditions)", "no": " (RESEARCH ONLY)"}
+
+
+def needed_gib(entry: Published) -> dict[str, float]:
+    """Memory to run it, by what its weights are kept in."""
+    return {kept: round(gib * ROOM_FOR_WORK, 1) for kept, gib in entry.weights_as_gib.items()}
+
+
 def verdict(entry: Published, available_gib: float | None) -> str:
+    """Whether it runs here: "yes" as it is stored, or the first of the smaller kinds in which it does."""
     if not entry.runs:
         return "not yet"
     if available_gib is None:
         return "?"
-    return "yes" if entry.weights_gib * ROOM_FOR_WORK <= available_gib else "too big"
+    stored, *smaller = needed_gib(entry).items()
+    if stored[1] <= available_gib:
+        return "yes"
+    return next((f"as {kept}" for kept, gib in smaller if gib <= available_gib), "too big")
 
 
 def available_gib() -> float | None:
@@ -45,14 +64,24 @@ def list_models(
         print(json.dumps({"id": EMBEDDED, "runs_here": "yes", "licence": "apache-2.0"}))
         for entry in CATALOGUE:
             row = {"id": entry.hub_id, "runs_here": verdict(entry, room), **asdict(entry)}
-            print(json.dumps(row, ensure_ascii=False))
+            print(json.dumps(row | {"memory_gib": needed_gib(entry)}, ensure_ascii=False))
         return
-    print(f"{'model':<40} {'GiB':>6}  {'runs here':<9}  licence")
-    print(f"{EMBEDDED:<40} {0.03:>6.2f}  {'yes':<9}  apache-2.0 (embedded, demonstration)")
+    print(f"{'':<36} {'GiB':>6}  {'memory for it, GiB, as':<20}  fits this")
+    print(table_row("model", "stored", MEMORY_IN, "machine", "kind", "licence"))
+    print(table_row(EMBEDDED, 0.0, (0.1, 0.1, 0.1), "yes", "demonstration", "apache-2.0"))
     for entry in CATALOGUE:
-        commercial = {"yes": "", "conditional": " (conditions)", "no": " (NO commercial use)"}
-        licence = entry.licence + commercial[entry.commercial]
-        print(f"{entry.hub_id:<40} {entry.weights_gib:>6.1f}  {verdict(entry, room):<9}  {licence}")
+        need = needed_gib(entry)
+        memory = [need.get(kept, "-") for kept in MEMORY_IN]
+        licence = entry.licence + COMMERCIAL[entry.commercial]
+        fits = verdict(entry, room)
+        print(table_row(entry.hub_id, entry.weights_gib, memory, fits, entry.kind, licence))
+
+
+def table_row(
+    name: str, stored: object, memory: Iterable[object], fits: str, kind: str, licence: str
+) -> str:
+    needed = " ".join(f"{gib!s:>6}" for gib in memory)
+    return f"{name:<36} {stored!s:>6}  {needed}  {fits:<9}  {kind:<18}  {licence}"
 
 
 @models.command("show")
@@ -69,6 +98,46 @@ def show_model(
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         print(f"{key:<{width}}  {value}")
+
+
+@models.command("pull")
+def pull_model(
+    name: Annotated[str, typer.Argument(help="A hub id.")],
+    *,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+) -> None:
+    """Download a model into the local cache; asked for again, it goes on where it stopped."""
+    from qvl.vlm.local import model_folder
+
+    entry = find(name)
+    if entry is not None and entry.commercial != "yes":
+        terms = "for research only" if entry.commercial == "no" else "commercial use has conditions"
+        log.warning("%s has the %s: %s", entry.hub_id, entry.licence, terms)
+    print(model_folder(name, revision=revision, offline=None).path)
+
+
+@models.command("remove")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="A hub id.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a downloaded model from the local cache."""
+    if name == EMBEDDED:
+        raise UsageError(f"{EMBEDDED!r} is a part of qvl itself", hint="pip uninstall qvl")
+    refuse_later(name)
+    from qvl.loading.hub import find_cached
+
+    found = find_cached(name)
+    size = f"{found.size_bytes / GIB:.2f} GiB ({found.size_bytes} bytes)"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"removing {found.hub_id!r} frees {size}", hint="say so with --yes")
+        if not typer.confirm(f"Remove {found.hub_id}, {size}?", err=True):
+            print("kept", file=sys.stderr)
+            return
+    found.remove()
+    print(f"{found.hub_id}: removed, {size} freed")
 
 
 @models.command("convert")

@@ -36,7 +36,6 @@ from qvl.engine.request import (
     new_state,
 )
 from qvl.engine.sampler import Sampled, sample
-from qvl.engine.stream import Detokenizer
 from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, QvlError
 from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.config import ModelConfig
@@ -133,8 +132,8 @@ class Engine:
         """
         if request.id in self._requests:
             raise EngineError(f"a request with the id {request.id!r} is running already")
-        detokenizer = Detokenizer(self._token_bytes, request.params.stop)
-        state = new_state(request, next(self._numbers), self._model.config, detokenizer)
+        number, config = next(self._numbers), self._model.config
+        state = new_state(request, number, config, self._token_bytes)
         room = self._pool.total * BLOCK_TOKENS
         if state.max_tokens > room:
             raise OutOfMemoryError(
@@ -297,7 +296,7 @@ class Engine:
         banned = {
             chunk.state.id: self._masks.submit(self._banned, chunk.state)
             for chunk in chunks
-            if chunk.is_last and chunk.state.grammar is not None
+            if chunk.is_last and chunk.state.grammar is not None and not chunk.state.is_reasoning
         }
         self._encode_images(chunks)
         plain = len(chunks) <= SIZES[-1] and all(chunk.is_decode for chunk in chunks)
@@ -313,17 +312,17 @@ class Engine:
 
     def _banned(self, state: RequestState) -> Tensor:
         """bool [vocab]: ids that may not come next, of which no grammar allows those beyond its
-        tokenizer. An answer that is to have a form does not end before it begins.
+        tokenizer. An answer does not end before it begins.
         """
+        if state.is_reasoning:
+            banned_v = self._banned_v.clone()
+            banned_v[list(state.params.stop_ids)] = True
+            return banned_v
         if state.grammar is not None:
             banned_v = self._banned_v.clone()
             allowed_v = state.grammar.allowed()
             # not `|=`, which would copy the part onto itself once more
             banned_v[: len(allowed_v)].logical_or_(allowed_v.logical_not().to(self._device))
-            return banned_v
-        if state.grammar_later is not None:
-            banned_v = self._banned_v.clone()
-            banned_v[list(state.grammar_later[1].end_ids)] = True
             return banned_v
         return self._banned_v
 
@@ -400,17 +399,19 @@ class Engine:
             self._advance(state, chunk.stop, chunk.stop + count)
 
     def _accept(self, state: RequestState, sampled: Sampled, events: list[Event]) -> None:
-        """Take a token in, and after it those that the grammar leaves no choice about."""
+        """Take a token in, and after it those that there is no choice about."""
         tokens = [sampled]
         while tokens:
-            token = tokens.pop(0)
+            token, thought = tokens.pop(0), state.is_reasoning
             text, reason = state.accept(token.token_id)
-            events.append(Token(state.id, token.token_id, token.probability, text, token.best))
+            events.append(
+                Token(state.id, token.token_id, token.probability, text, token.best, thought)
+            )
             if reason is not None:
                 events.append(self._finish(state, reason))
                 return
-            if not tokens and state.grammar is not None:
-                tokens = [Sampled(token_id, None) for token_id in state.grammar.forced()]
+            if not tokens:
+                tokens = [Sampled(token_id, None) for token_id in state.forced()]
 
     def _finish(
         self,
@@ -419,9 +420,9 @@ class Engine:
         error: QvlError | None = None,
     ) -> Finished:
         self._pool.release(state.blocks)
-        text, cached = state.detokenizer.finish(), state.cached_tokens or 0
+        text, cached = state.finish(), state.cached_tokens or 0
         del self._requests[state.id]  # last: until then a fault is still the request's own
-        return Finished(state.id, text, reason, error, cached)
+        return Finished(state.id, text, reason, error, cached, state.is_reasoning)
 
     def _fail(self, state: RequestState, fault: QvlError) -> Finished:
         """The last event of a request with a fault, which may have come amid any of its affairs.
@@ -434,10 +435,11 @@ class Engine:
             self._features.drop(state.content(index))
         text = ""
         with contextlib.suppress(Exception):  # this may be the very fault
-            text = state.detokenizer.finish()
+            text = state.finish()
         state.restart()  # the fault's traceback may hold it, but no features by it
         del self._requests[state.id]
-        return Finished(state.id, text, error=fault, cached_tokens=state.cached_tokens or 0)
+        cached = state.cached_tokens or 0
+        return Finished(state.id, text, None, fault, cached, state.is_reasoning)
 
 
 def banned_ids(config: ModelConfig, vocab_size: int) -> Tensor:

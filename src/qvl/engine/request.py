@@ -6,7 +6,7 @@ ends with exactly one Finished. Shape suffixes as in `models.batch`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,15 +67,27 @@ class EngineImage:
         return self.start + self.tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """The prompt has opened it: what follows up to the token `closing[0]` is no part of the answer.
+
+    The rest of `closing` is what the template says before the answer, and is said for the model. All
+    of it is, when the reasoning has `limit` tokens or runs in a loop.
+    """
+
+    closing: tuple[int, ...]
+    limit: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EngineRequest:
     """`next_position` is the rotary position of the first generated token, on all three axes.
 
     Requests of a lower `priority` go first. Requests of different `salt` share no computed tokens,
     so that none can tell by the time it takes what another has asked. From `deadline_s` on
-    (time.monotonic) the request is given up. `grammar` constrains the answer: all of it, or what
-    follows the first token `grammar_after` (the end of a model's reasoning), before which it does
-    not end by itself.
+    (time.monotonic) the request is given up. `grammar` constrains the answer, as `stop` of `params`
+    ends it: what comes after the `reasoning`, where there is one, within which no request ends by
+    itself.
     """
 
     id: str
@@ -88,22 +100,23 @@ class EngineRequest:
     salt: str = ""
     deadline_s: float | None = None
     grammar: Grammar | None = None
-    grammar_after: int | None = None
+    reasoning: Reasoning | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """One generated token, the probability that the model gave it, and the text certain by now.
 
-    The text may belong to earlier tokens; a stop id has none. `best` are the likeliest ids with the
-    logarithms of their probabilities, as many as were asked for.
+    The text may belong to earlier tokens; a stop id has none, nor has what closes the reasoning.
+    `best` are the likeliest ids with the logarithms of their probabilities, as many as were asked for.
     """
 
     request_id: str
     token_id: int
-    probability: float | None  # None where a grammar left no choice
+    probability: float | None  # None where there was no choice
     text: str
     best: tuple[tuple[int, float], ...] = ()
+    is_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +131,7 @@ class Finished:
     reason: FinishReason | None = None
     error: QvlError | None = None
     cached_tokens: int = 0
+    is_reasoning: bool = False
 
 
 Event = Token | Finished
@@ -137,11 +151,13 @@ class RequestState:
     positions_3t: Tensor  # of the prompt
     next_position: int
     images: tuple[EngineImage, ...]
-    detokenizer: Detokenizer
+    detokenizer: Detokenizer  # of the answer
+    thoughts: Detokenizer
     salt: str
     loops: LoopDetector | None
-    grammar: Grammar | None  # that constrains the next token
-    grammar_later: tuple[int, Grammar] | None  # the token after which one does
+    grammar: Grammar | None
+    closing: tuple[int, ...]  # the tokens that must be said before the answer
+    thinks_until: int  # as many tokens in all
     lookup: Lookup
     keys: list[bytes] = field(default_factory=list)  # of the full blocks, as far as asked for
     blocks: list[int] = field(default_factory=list)
@@ -152,6 +168,11 @@ class RequestState:
     @property
     def output_ids(self) -> list[int]:
         return self.tokens[self.prompt_tokens :]
+
+    @property
+    def is_reasoning(self) -> bool:
+        """The next token is not yet the answer's."""
+        return bool(self.closing)
 
     def positions(self, start: int, stop: int) -> Tensor:
         """Rotary positions [3, stop - start]: the prompt's own, then next_position counted on."""
@@ -200,23 +221,51 @@ class RequestState:
         Raises EngineError when the grammar fails.
         """
         self.tokens.append(token_id)
+        if self.is_reasoning:
+            return self._think(token_id), "reasoning" if self._is_full else None
         if token_id in self.params.stop_ids:
             return "", "stop"
         text = self.detokenizer.push(token_id)
         if self.grammar is not None:
             self.grammar.accept(token_id)
-        elif self.grammar_later is not None and token_id == self.grammar_later[0]:
-            self.grammar, self.grammar_later = self.grammar_later[1], None
         is_complete = self.grammar is not None and self.grammar.is_complete
         if self.detokenizer.is_stopped or is_complete:
             return text, "stop"
         if self.loops is not None and self.loops.push(token_id):
             return text, "loop"
-        return text, "length" if len(self.tokens) >= self.max_tokens else None
+        return text, "length" if self._is_full else None
+
+    def _think(self, token_id: int) -> str:
+        """The text, certain by now, of a token before the answer."""
+        if token_id == self.closing[0]:
+            self.closing = self.closing[1:]
+            self.thinks_until = 0  # the rest of it follows at once
+            self.loops = LoopDetector() if self.loops else None  # the answer has loops of its own
+            return self.thoughts.finish()
+        if self.loops is not None and self.loops.push(token_id):
+            self.thinks_until = 0
+        return self.thoughts.push(token_id)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.tokens) >= self.max_tokens
+
+    def forced(self) -> list[int]:
+        """The ids that follow without a choice, maybe none."""
+        if self.is_reasoning:
+            return list(self.closing) if len(self.tokens) >= self.thinks_until else []
+        return [] if self.grammar is None else self.grammar.forced()
+
+    def finish(self) -> str:
+        """The rest of the text, of the answer or the reasoning, whichever was being said."""
+        return (self.thoughts if self.is_reasoning else self.detokenizer).finish()
 
 
 def new_state(
-    request: EngineRequest, number: int, config: ModelConfig, detokenizer: Detokenizer
+    request: EngineRequest,
+    number: int,
+    config: ModelConfig,
+    token_bytes: Callable[[int], bytes],
 ) -> RequestState:
     """The state, with nothing computed, of the request that came as the engine's `number`th.
 
@@ -235,9 +284,7 @@ def new_state(
             f" {tuple(positions_3t.shape)}"
         )
     check_visual_places(request, ids_t, config)
-    later = None
-    if request.grammar is not None and request.grammar_after is not None:
-        later = (request.grammar_after, request.grammar)
+    reasoning = request.reasoning
     tokens = ids_t.tolist()
     return RequestState(
         id=request.id,
@@ -251,11 +298,13 @@ def new_state(
         positions_3t=positions_3t,
         next_position=request.next_position,
         images=request.images,
-        detokenizer=detokenizer,
+        detokenizer=Detokenizer(token_bytes, request.params.stop),
+        thoughts=Detokenizer(token_bytes),
         salt=request.salt,
         loops=LoopDetector() if request.params.stop_loops else None,
-        grammar=None if later else request.grammar,
-        grammar_later=later,
+        grammar=request.grammar,
+        closing=reasoning.closing if reasoning else (),
+        thinks_until=total + (reasoning.limit if reasoning else 0),
     )
 
 

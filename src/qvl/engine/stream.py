@@ -44,7 +44,7 @@ class Detokenizer:
             self.is_stopped = True
             self._held = ""
             return text[:cut]
-        certain = len(text) - _undecided(text, self._stop)
+        certain = len(text) - undecided(text, self._stop)
         self._held = text[certain:]
         return text[:certain]
 
@@ -55,7 +55,7 @@ def _stop_start(text: str, stop: tuple[str, ...]) -> int | None:
     return min(found)[1] if found else None
 
 
-def _undecided(text: str, stop: tuple[str, ...]) -> int:
+def undecided(text: str, stop: tuple[str, ...]) -> int:
     """Length of the longest end of `text` that a stop string begins with."""
     lengths = (n for s in stop for n in range(1, len(s)) if text.endswith(s[:n]))
     return max(lengths, default=0)

@@ -6,7 +6,7 @@ licences are the model cards'. Fine-tunes and merges inherit the licence of what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,10 +18,16 @@ ALIASES = {"Qwen/Qwen2-VL-8B-Instruct": "Qwen/Qwen2-VL-7B-Instruct"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
+    """`weights_gib` are stored and downloaded; `weights_as_gib` is what they take in memory, by what
+    they can be kept in: one that is published quantised is kept as it is.
+    """
+
     hub_id: str
     generation: str
+    kind: str  # base, Instruct, Thinking; MoE; how it is quantised
     parameters: int
     weights_gib: float
+    weights_as_gib: Mapping[str, float]
     licence: str
     commercial: Commercial
     runs: bool  # in this version
@@ -75,12 +81,16 @@ def _editions(
     *,
     runs: bool,
 ) -> Iterator[Published]:
-    for suffix, kind in editions.items():
+    for suffix, stored in editions.items():
+        kept_as = {"bf16": size.bf16, "int8": size.int8, "int4": size.int4}
+        kind = suffix.removeprefix("-").replace("-", " ") or "base"
         yield Published(
             hub_id=size.prefix + suffix,
             generation=generation,
+            kind=f"MoE {kind}" if generation.endswith("_moe") else kind,
             parameters=size.parameters,
-            weights_gib=getattr(size, kind),
+            weights_gib=kept_as[stored],
+            weights_as_gib=kept_as if stored == "bf16" else {stored: kept_as[stored]},
             licence=size.licence,
             commercial=size.commercial,
             runs=runs,

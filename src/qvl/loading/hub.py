@@ -15,11 +15,21 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import DryRunFileInfo, HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    DeleteCacheStrategy,
+    DryRunFileInfo,
+    HfApi,
+    constants,
+    hf_hub_download,
+    scan_cache_dir,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
+    CacheNotFound,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -83,6 +93,57 @@ def fetch_checkpoint(
     else:
         path = _download_or_cached(hub_id, revision)
     return CheckpointFolder(path, hub_id, path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A checkpoint in the local cache, all of its revisions, and the bytes that only it takes."""
+
+    hub_id: str
+    size_bytes: int
+    folder: Path
+    plan: DeleteCacheStrategy
+
+    def remove(self) -> None:
+        """Raises StorageError where something could not be deleted."""
+        try:
+            self.plan.execute()
+        except OSError as err:
+            raise StorageError(f"{self.hub_id!r} could not be removed: {err.strerror}") from err
+        if self.folder.exists():
+            raise StorageError(
+                f"{self.hub_id!r} could not be removed whole",
+                hint="check who may write to the cache, and that no program uses the model",
+            )
+
+
+def find_cached(name: str) -> Cached:
+    """The cached checkpoint of that name, whole or not.
+
+    Raises UnknownModelError, with the nearest names, for what the cache does not have or what is no
+    checkpoint.
+    """
+    if local_folder(name, None) is not None:
+        raise UnknownModelError(
+            f"{name!r} is a folder of yours, not a cached checkpoint", hint="delete it yourself"
+        )
+    hub_id = _hub_id(name)
+    missing = f"{hub_id!r} is not in the local cache"
+    try:
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound as err:
+        raise UnknownModelError(missing, hint="nothing is in it") from err
+    repos = {repo.repo_id: repo for repo in cache.repos if repo.repo_type == "model"}
+    if hub_id not in repos:
+        raise UnknownModelError(missing, hint=nearest(hub_id, repos) or "there is nothing to do")
+    revisions = repos[hub_id].revisions
+    if not any(file.file_name == "config.json" for r in revisions for file in r.files):
+        raise UnknownModelError(
+            f"{hub_id!r} is in the local cache, but it is no checkpoint: it has no config.json",
+            hint="remove it with the program that put it there",
+        )
+    plan = cache.delete_revisions(*(revision.commit_hash for revision in revisions))
+    return Cached(hub_id, plan.expected_freed_size, repos[hub_id].repo_path, plan)
 
 
 def _hub_id(name: str) -> str:
@@ -160,7 +221,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
             f"{hub_id!r} has no safetensors weights",
             hint="pickled weights are not read, they can run code; look for a converted copy",
         )
-    _check_space(hub_id, sum(file.file_size or 0 for file in plan if file.will_download))
+    missing_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
+    _check_space(hub_id, missing_bytes)
+    if missing_bytes:
+        log.warning("downloading %s: %.2f GiB", hub_id, missing_bytes / 2**30)
     try:
         path = Path(_snapshot(hub_id, resolved, local_files_only=False))
     except (OSError, httpx2.HTTPError, RuntimeError):

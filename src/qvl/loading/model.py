@@ -40,6 +40,7 @@ from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_by
 from qvl.loading.offload import tensors
 from qvl.loading.packed import check_fits, open_packed, packed_form
 from qvl.loading.quantised import check_filled, dequantise, exact_dtypes, make_places, own_dtypes
+from qvl.loading.template import opens_reasoning
 from qvl.models.config import ModelConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
@@ -70,6 +71,7 @@ class LoadedModel:
     dtype: DType
     device: str
     parameters: int
+    thinks: bool  # a Thinking edition: it reasons before it answers
 
 
 def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> LoadedModel:
@@ -100,6 +102,7 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
         dtype=chosen,
         device=str(place),
         parameters=parameters,
+        thinks=opens_reasoning(folder),
     )
 
 

@@ -21,7 +21,7 @@ from qvl.processing import chat
 from qvl.processing.image import Picture, read_image
 from qvl.processing.patches import Patches, PixelRules, to_patches
 from qvl.processing.tokenizer import Tokenizer
-from qvl.types import Image, ImageInfo, Message
+from qvl.types import Image, ImageInfo, Message, Tool
 
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 
@@ -63,6 +63,8 @@ def build_prompt(
     rules: PixelRules,
     generation: str,
     image_token_id: int,
+    tools: Sequence[Tool] = (),
+    thinks: bool = False,
     read: Callable[[Image], Picture] = read_image,
 ) -> Prompt:
     """The prompt of a conversation, ready for an answer; equal pictures are read and cut once.
@@ -79,7 +81,8 @@ def build_prompt(
             hint="use the tokenizer files that belong to the model",
         )
     # all text before the first picture: a text that is refused costs no reading
-    encoded = list(_encode(chat.render(messages, generation=generation), tokenizer))
+    segments = chat.render(messages, generation=generation, tools=tools, thinks=thinks)
+    encoded = list(_encode(segments, tokenizer))
     pictures = _read_pictures((i for i in encoded if isinstance(i, Image)), rules, read)
     ids: list[int] = []
     images: list[PromptImage] = []

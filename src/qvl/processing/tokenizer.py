@@ -73,8 +73,8 @@ class Tokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
-        self._control = {token.text: token.id for token in added}
-        self._control_pattern = _any_of(self._control)
+        self.control = {token.text: token.id for token in added}  # the id of each added token
+        self._control_pattern = _any_of(self.control)
         self._added_bytes = {t.id: b"" if t.special else t.text.encode() for t in added}
         self._texts = {i: text for text, i in ordinary.items()}
         self.special_ids = frozenset(token.id for token in added if token.special)
@@ -114,12 +114,12 @@ class Tokenizer:
 
     def encode_control(self, token: str) -> int:
         """The id of one added token. Raises ConfigError if the checkpoint has no such token."""
-        if token not in self._control:
+        if token not in self.control:
             raise ConfigError(
                 f"the checkpoint's tokenizer has no control token {token!r}",
                 hint="its template needs it: use the tokenizer files that belong to the model",
             )
-        return self._control[token]
+        return self.control[token]
 
     def split_template(self, text: str) -> list[int | str]:
         """Ids of the control tokens in our own template text, and the plain text between them.
@@ -129,7 +129,7 @@ class Tokenizer:
         for token in _LOOKS_LIKE_CONTROL.findall(text):
             self.encode_control(token)
         return [
-            self._control.get(piece, piece) for piece in self._control_pattern.split(text) if piece
+            self.control.get(piece, piece) for piece in self._control_pattern.split(text) if piece
         ]
 
     def encode_template(self, text: str) -> list[int]:

@@ -64,7 +64,7 @@ class Describe:
         descriptions = {}
         for number, language in enumerate(self.languages):
             told, *located = completions[number * step : (number + 1) * step]
-            boxes = [box for c in located for box in parse_boxes(c.text, c.provenance.images[0])]
+            boxes = [box for c in located for box in _boxes(c)]
             descriptions[language] = Description(
                 text=told.text, language=language, boxes=tuple(boxes), completion=told
             )
@@ -82,6 +82,11 @@ def describe(
         errors = [answer for answer in answers if isinstance(answer, QvlError)]
         completions = [answer for answer in answers if isinstance(answer, Completion)]
         yield errors[0] if errors else task.read(completions)
+
+
+def _boxes(completion: Completion) -> tuple[Box, ...]:
+    how = completion.provenance
+    return parse_boxes(completion.text, how.images[0], generation=how.generation)
 
 
 def check_known(what: str, name: str, known: Iterable[str]) -> None:

@@ -12,17 +12,23 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 import qvl
 from qvl.engine.engine import Engine, as_fault
-from qvl.engine.request import EngineImage, EngineRequest, Event, Finished, SamplingParams
+from qvl.engine.request import (
+    EngineImage,
+    EngineRequest,
+    Event,
+    Finished,
+    Reasoning,
+    SamplingParams,
+)
 from qvl.errors import (
     EngineError,
     InvalidParamError,
@@ -44,6 +50,7 @@ from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.processing.tokenizer import Tokenizer
 from qvl.structured.grammar import Grammar, Grammars
 from qvl.types import (
+    MAX_NEW_TOKENS,
     Completion,
     Delta,
     DType,
@@ -55,12 +62,17 @@ from qvl.types import (
     Usage,
 )
 from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, ModelInfo, refuse_later
+from qvl.vlm.tool_calls import certain_text, split_calls
 
 IN_FLIGHT = 8  # requests computed together; each holds its pictures
 READ_AHEAD = 8  # requests whose pictures are read while those in flight are computed
 READERS = 2
 MIN_CACHE_TOKENS = 8192
 FALLBACK_BYTES = 4 << 30  # taken for free memory where the system does not say
+# what a model of Qwen2-VL finds is told by special tokens, which stay in the text for `tasks.boxes`
+GROUNDING = tuple(
+    f"<|{what}_{side}|>" for what in ("object_ref", "box", "quad") for side in ("start", "end")
+)
 T = TypeVar("T")
 
 
@@ -74,8 +86,11 @@ class _Answer:
     sampling: Sampling
     began_s: float
     grammar: Grammar | None
+    thinking: Reasoning | None
     first_token_s: float | None = None
     text: str = ""
+    reasoning: str = ""
+    reasoning_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
     logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
@@ -87,8 +102,16 @@ class _Answer:
     def is_finished(self) -> bool:
         return self.reason is not None or self.error is not None
 
+    @property
+    def certain(self) -> str:
+        """What of the text can be shown before the answer is whole."""
+        return certain_text(self.text) if self.request.tools else self.text
+
     def take(self, event: Event) -> None:
-        self.text += event.text
+        if event.is_reasoning:
+            self.reasoning += event.text
+        else:
+            self.text += event.text
         if isinstance(event, Finished):
             self.reason, self.error = event.reason, event.error
             self.cached_tokens = event.cached_tokens
@@ -96,6 +119,7 @@ class _Answer:
         if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self.began_s
         self.token_ids.append(event.token_id)
+        self.reasoning_tokens += event.is_reasoning
         if event.probability is not None:
             self.probabilities.append(event.probability)
         if event.best:
@@ -131,7 +155,7 @@ class LocalModel:
         self._answers: dict[str, _Answer] = {}  # those that the engine still computes
         self._engine = Engine(
             loaded.model,
-            token_bytes=loaded.tokenizer.token_bytes,
+            token_bytes=shown_bytes(loaded.tokenizer),
             vocab_size=loaded.tokenizer.vocab_size,
             cache_tokens=cache_room(loaded),
             draft_tokens=draft_tokens,
@@ -200,19 +224,20 @@ class LocalModel:
         """Text as it comes, whole characters only; the last delta carries the completion."""
         answer = self._prepare(request)
         self._enter(answer)
-        shown = 0
+        shown = thought = 0
         try:
             while not answer.is_finished:
                 self._step()
-                if len(answer.text) > shown:
-                    yield Delta(answer.text[shown:])
-                    shown = len(answer.text)
+                text, reasoning = answer.certain[shown:], answer.reasoning[thought:]
+                if text or reasoning:
+                    yield Delta(text, reasoning=reasoning)
+                shown, thought = shown + len(text), thought + len(reasoning)
         finally:
             self._abandon([answer])
         result = self._outcome(answer)
         if isinstance(result, QvlError):
             raise result
-        yield Delta("", result)
+        yield Delta(result.text[shown:], result)
 
     def _prepared(self, request: Request) -> _Answer | QvlError:
         try:
@@ -235,16 +260,20 @@ class LocalModel:
         loaded = self._loaded
         sampling = resolved(request.sampling.checked(), loaded.defaults)
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
+        thinking = reasoning_of(request, loaded)
         prompt = build_prompt(
             request.messages,
             tokenizer=loaded.tokenizer,
             rules=loaded.rules,
             generation=loaded.config.generation,
             image_token_id=loaded.config.image_token_id,
+            tools=request.tools,
+            thinks=loaded.thinks,
         )
         form = request.response_format
         grammar = None if form is None else self._grammars().compile(form)
-        return _Answer(str(next(self._keys)), request, prompt, sampling, began_s, grammar)
+        key = str(next(self._keys))
+        return _Answer(key, request, prompt, sampling, began_s, grammar, thinking)
 
     def _grammars(self) -> Grammars:
         """Made when the first form is asked for; needs the `grammar` extra."""
@@ -279,7 +308,7 @@ class LocalModel:
             salt=answer.request.tenant,
             deadline_s=None if wait_s is None else answer.began_s + wait_s,
             grammar=answer.grammar,
-            grammar_after=reasoning_end(prompt.ids, self._loaded.tokenizer),
+            reasoning=answer.thinking,
         )
         with self._lock:
             self._engine.add(engine_request)
@@ -316,9 +345,15 @@ class LocalModel:
             raise EngineError("a request ended without a reason")
         images = tuple(image.info for image in answer.prompt.images)
         total_s = time.monotonic() - answer.began_s
+        text, calls, notes = answer.text, (), ()
+        if answer.request.tools:
+            text, calls, notes = split_calls(answer.text)
         return Completion(
             id=answer.request.id,
-            text=answer.text,
+            text=text,
+            reasoning=answer.reasoning,
+            tool_calls=calls,
+            notes=notes,
             finish_reason=answer.reason,
             token_ids=tuple(answer.token_ids),
             logprobs=tuple(answer.logprobs),
@@ -328,11 +363,13 @@ class LocalModel:
                 completion_tokens=len(answer.token_ids),
                 image_tokens=sum(image.tokens for image in images),
                 cached_tokens=answer.cached_tokens,
+                reasoning_tokens=answer.reasoning_tokens,
             ),
             timings=Timings(first_token_s=answer.first_token_s or total_s, total_s=total_s),
             provenance=Provenance(
                 model=self._info.name,
                 revision=self._info.revision,
+                generation=self._info.generation,
                 dtype=self._info.dtype,
                 device=self._info.device,
                 seed=answer.sampling.seed,
@@ -389,16 +426,30 @@ def engine_image(image: PromptImage) -> EngineImage:
     )
 
 
-def reasoning_end(ids: np.ndarray, tokenizer: Tokenizer) -> int | None:
-    """The token that ends the reasoning which a prompt has opened, None where it has opened none.
+def reasoning_of(request: Request, loaded: LoadedModel) -> Reasoning | None:
+    """How long a Thinking edition may reason, and what ends that; None for any other model.
 
-    The template of a Thinking edition ends with `<think>`; what people type is never that token.
+    Raises InvalidParamError for a budget out of range, or where nothing is reasoned; ConfigError for
+    a tokenizer that does not know the marks.
     """
-    match tokenizer.split_template("<think></think>"):
-        case [int(opened), int(closed)]:
-            marks = ids[(ids == opened) | (ids == closed)]
-            return closed if len(marks) and marks[-1] == opened else None
-    return None
+    asked, tokenizer = request.thinking_tokens, loaded.tokenizer
+    if asked is not None and not loaded.thinks:
+        raise InvalidParamError(
+            "thinking_tokens is given, and this model does not reason before it answers",
+            hint="leave it out, or take a Thinking edition",
+        )
+    if asked is not None and not 1 <= asked <= MAX_NEW_TOKENS:
+        raise InvalidParamError(f"thinking_tokens is {asked}, outside 1 to {MAX_NEW_TOKENS}")
+    if not loaded.thinks:
+        return None
+    limit = pick(asked, max(1, request.sampling.max_new_tokens * 3 // 4))
+    return Reasoning((tokenizer.encode_control("</think>"), *tokenizer.encode_text("\n\n")), limit)
+
+
+def shown_bytes(tokenizer: Tokenizer) -> Callable[[int], bytes]:
+    """The bytes that a token adds to an answer: as the tokenizer has it, and the marks of GROUNDING."""
+    marks = {tokenizer.control[m]: m.encode() for m in GROUNDING if m in tokenizer.control}
+    return lambda token_id: marks.get(token_id) or tokenizer.token_bytes(token_id)
 
 
 def chosen_device(name: str) -> str:

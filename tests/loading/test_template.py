@@ -1,0 +1,62 @@
+"""Which checkpoints reason before they answer, as their templates tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qvl.errors import ConfigError
+from qvl.loading.template import opens_reasoning
+from qvl.vlm.chat_model import EMBEDDED_FOLDER
+
+PLAIN = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+OPEN = PLAIN.replace("assistant\\n", "assistant\\n<think>\\n")
+CLOSED = PLAIN.replace("assistant\\n", "assistant\\n<think>\\n\\n</think>\\n\\n")
+HISTORY = "{{ '<think>' ~ message.reasoning_content }}" + PLAIN
+
+
+@pytest.mark.parametrize(
+    ("template", "opens"),
+    [
+        (PLAIN, False),
+        (OPEN, True),
+        (CLOSED, False),
+        (HISTORY, False),
+        ("<think>", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"]
+)
+def test_an_open_mark_after_the_prompt_is_what_counts(
+    template: str, opens: bool, name: str, tmp_path: Path
+) -> None:
+    is_json = name.endswith("json")
+    (tmp_path / name).write_text(json.dumps({"chat_template": template}) if is_json else template)
+    assert opens_reasoning(tmp_path) is opens
+
+
+def test_the_first_place_that_has_a_template_counts(tmp_path: Path) -> None:
+    assert not opens_reasoning(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": OPEN}))
+    (tmp_path / "chat_template.json").write_text(json.dumps({"other": 1}))
+    assert opens_reasoning(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(PLAIN)
+    assert not opens_reasoning(tmp_path)
+
+
+def test_the_embedded_model_does_not_reason() -> None:
+    assert not opens_reasoning(EMBEDDED_FOLDER)
+
+
+def test_a_template_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja has more than"):
+        opens_reasoning(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"chat_template\.json"):
+        opens_reasoning(tmp_path)
