@@ -89,7 +89,7 @@ def _editions(
 
 def _all() -> Iterator[Published]:
     yield from _editions(
-        _V1, "qwen_vl", {"": "bf16", "-Chat": "bf16", "-Chat-Int4": "int4"}, runs=False
+        _V1, "qwen_vl", {"": "bf16", "-Chat": "bf16", "-Chat-Int4": "int4"}, runs=True
     )
     for size in _V2:
         yield from _editions(

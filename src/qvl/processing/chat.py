@@ -13,17 +13,20 @@ content, `<|im_end|>\\n`, for every message; the generations differ in this:
 | picture not in a user message     | shown                   | dropped: refused here   |
 
 Qwen2.5-VL says what Qwen2-VL says; dense models and mixtures of Qwen3-VL are alike.
+qwen_vl (the first Qwen-VL-Chat) is as qwen2_vl, with a numbered line for each picture. qwen_vl_base
+(Qwen-VL, which only goes on with a text) has these lines too, and nothing around the messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qvl.errors import ConfigError, InvalidParamError
 from qvl.types import Image, Message, Part, Text
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
+FIRST = ("qwen_vl", "qwen_vl_base")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,16 @@ def render(
     for number, message in enumerate(messages, 1):
         _check_role(message, number)
     segments = list(_FORMATTERS[generation](messages))
-    if add_generation_prompt:
+    if add_generation_prompt and generation != "qwen_vl_base":
         segments.append(Literal_("<|im_start|>assistant\n"))
     return tuple(segments)
+
+
+def vision_marks(generation: str) -> tuple[str, str, str]:
+    """The control tokens before a picture, for each of its visual tokens, and after it."""
+    if generation in FIRST:
+        return "<img>", "<imgpad>", "</img>"
+    return "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 
 
 def _check_role(message: Message, number: int) -> None:
@@ -106,7 +116,38 @@ def _qwen3_vl(messages: Sequence[Message]) -> Iterator[Segment]:
         yield from _turn(message, number)
 
 
+def _qwen_vl(messages: Sequence[Message]) -> Iterator[Segment]:
+    return _numbered(_qwen2_vl(messages))
+
+
+def _qwen_vl_base(messages: Sequence[Message]) -> Iterator[Segment]:
+    return _numbered(_plain(messages))
+
+
+def _plain(messages: Sequence[Message]) -> Iterator[Segment]:
+    for number, message in enumerate(messages, 1):
+        if number > 1:
+            yield Literal_("\n")
+        for part in message.content:
+            yield _content(part, number)
+
+
+def _numbered(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Each picture on a line of its own, counted over the conversation."""
+    number = 0
+    for segment in segments:
+        if not isinstance(segment, Picture):
+            yield segment
+            continue
+        number += 1
+        yield Literal_(f"Picture {number}: ")
+        yield segment
+        yield Literal_("\n")
+
+
 _FORMATTERS: dict[str, Callable[[Sequence[Message]], Iterator[Segment]]] = {
+    "qwen_vl": _qwen_vl,
+    "qwen_vl_base": _qwen_vl_base,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_vl,
     "qwen3_vl": _qwen3_vl,

@@ -239,7 +239,7 @@ class LocalModel:
             request.messages,
             tokenizer=loaded.tokenizer,
             rules=loaded.rules,
-            generation=loaded.config.generation,
+            generation=loaded.template,
             image_token_id=loaded.config.image_token_id,
         )
         form = request.response_format
