@@ -28,7 +28,7 @@ from qvl.loading.pickled import convert_pickled
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.processing.prompt import Prompt, build_prompt
-from qvl.types import Image, Message, Text
+from qvl.types import DType, Image, Message, Text
 from qvl.vlm.local import engine_image
 
 SIDE_PX = 2 * tiny_v1.SIDE * 14
@@ -114,6 +114,27 @@ def test_features_and_logits_equal_the_slow_reference(
     image_id = loaded.config.image_token_id
     expected = slow_v1.logits(asked.ids.tolist(), slow, image_id, weights(), heads=8)
     assert close(loaded.model(batch), expected) < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "floor"), [("bf16", 0.9999), ("int8", 0.999)])
+@torch.inference_mode()
+def test_packed_weights_say_nearly_the_same(
+    converted: Path, pictures: list[Path], dtype: DType, floor: float
+) -> None:
+    said = []
+    for one in (load_model(converted, dtype="fp32"), load_model(converted, dtype=dtype)):
+        asked = prompt(one, user(pictures[0], "What is it?"))
+        image, ids = asked.images[0], torch.from_numpy(asked.ids)
+        batch = ForwardBatch(
+            ids_t=ids,
+            positions_3t=torch.from_numpy(asked.positions),
+            attend=PackedCausal([0, len(ids)]),
+            wanted_b=torch.arange(len(ids)),
+            vision=one.model.encode_images(torch.from_numpy(image.patches.rows), [(1, 6, 6)]),
+            vision_at_v=torch.arange(image.start, image.start + TOKENS),
+        )
+        said.append(one.model(batch).flatten())
+    assert torch.cosine_similarity(*said, dim=0) > floor
 
 
 def request(name: str, asked: Prompt, **changes: Any) -> EngineRequest:

@@ -10,14 +10,15 @@ def test_each_hub_id_is_listed_once_and_found_in_any_case() -> None:
         assert find(entry.hub_id.removeprefix("Qwen/")) is entry
 
 
-def test_this_version_runs_bf16_of_qwen2_vl_and_all_later_ones() -> None:
+def test_this_version_runs_bf16_of_every_generation() -> None:
     runs = {entry.hub_id for entry in CATALOGUE if entry.runs}
     assert "Qwen/Qwen2-VL-7B-Instruct" in runs
     assert "Qwen/Qwen2.5-VL-3B-Instruct" in runs
     assert "Qwen/Qwen3-VL-4B-Thinking" in runs
     assert "Qwen/Qwen3-VL-30B-A3B-Instruct" in runs
-    assert not any(word in name for name in runs for word in ("Qwen-VL", "AWQ", "GPTQ", "FP8"))
-    assert len(runs) == 3 * 2 + 4 * 2
+    assert {"Qwen/Qwen-VL", "Qwen/Qwen-VL-Chat"} < runs
+    assert not any(word in name for name in runs for word in ("AWQ", "GPTQ", "FP8", "Int4"))
+    assert len(runs) == 2 + 3 * 2 + 4 + 6 * 2
 
 
 def test_bf16_sizes_are_two_bytes_a_parameter() -> None:

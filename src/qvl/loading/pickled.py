@@ -56,6 +56,7 @@ def convert_pickled(source: Path, target: Path) -> int:
     weights_bytes = 0
     with whole_or_nothing(target) as made:
         used = [*shards, RANKS_FILE, *copy_rest(source, made)]
+        used += [PICKLED_INDEX] if (source / PICKLED_INDEX).exists() else []
         (made / "tokenizer.json").write_text(tokenizer_json(ranks_path.read_bytes()), "utf-8")
         for number, shard in enumerate(shards, 1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -98,7 +99,15 @@ def read_apart(folder: Path, shard: str, target: Path) -> None:
     limit_s = START_S + pickled.stat().st_size / BYTES_A_SECOND
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-B", str(WORKER), str(pickled), str(target), *libraries],
+            [
+                sys.executable,
+                "-I",
+                "-B",
+                str(WORKER),
+                str(pickled),
+                str(target.absolute()),
+                *libraries,
+            ],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd="/",
