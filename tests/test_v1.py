@@ -137,14 +137,13 @@ def test_packed_weights_say_nearly_the_same(
     assert torch.cosine_similarity(*said, dim=0) > floor
 
 
-def request(name: str, asked: Prompt, **changes: Any) -> EngineRequest:
-    choices = {"max_new_tokens": 8, "seed": 1, "temperature": 0.0, **changes}
+def request(name: str, asked: Prompt) -> EngineRequest:
     return EngineRequest(
         id=name,
         ids=asked.ids,
         positions=asked.positions,
         next_position=asked.next_position,
-        params=SamplingParams(**choices),
+        params=SamplingParams(max_new_tokens=8, seed=1, temperature=0.0),
         images=tuple(engine_image(image) for image in asked.images),
     )
 

@@ -39,7 +39,8 @@ def test_a_converted_folder_has_the_same_tensors_and_says_where_from(
     ours = dict(loaded.model.named_parameters())
     assert loaded.parameters == sum(tensor.numel() for tensor in tensors.values())
     fused = tensors["transformer.h.1.attn.c_attn.weight"].float()
-    parts = [ours[f"model.language_model.layers.1.self_attn.{n}_proj.weight"] for n in "qkv"]
+    attention = "model.language_model.layers.1.self_attn"
+    parts = [ours[f"{attention}.{n}_proj.weight"].data for n in "qkv"]
     assert torch.equal(torch.cat(parts), fused)
     gate = ours["model.language_model.layers.0.mlp.gate_proj.weight"]
     assert torch.equal(gate, tensors["transformer.h.0.mlp.w2.weight"].float())

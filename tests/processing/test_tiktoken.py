@@ -118,7 +118,7 @@ def test_whole_sentences_too() -> None:
     for sentence in SENTENCES:
         ids = tokenizer().encode_text(sentence)
         assert ids == slow_ids(sentence)
-        assert len(ids) < 0.6 * len(sentence.encode())  # merges are made at all
+        assert len(ids) < 0.8 * len(sentence.encode())  # merges are made at all
         assert tokenizer().decode(ids) == unicodedata.normalize("NFC", sentence)
 
 

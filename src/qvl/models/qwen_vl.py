@@ -22,7 +22,9 @@ class VisionAndText(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         is_first = config.generation == "qwen_vl"
-        self.visual = FixedTower(config.vision) if is_first else VisionTower(config.vision)
+        self.visual: VisionTower | FixedTower = (
+            FixedTower(config.vision) if is_first else VisionTower(config.vision)
+        )
         self.language_model = Decoder(config.decoder)
 
 
