@@ -130,7 +130,7 @@ def resampled(y: np.ndarray, w: Weights) -> np.ndarray:
 # ---- text --------------------------------------------------------------------------------------
 
 
-def turned(x: np.ndarray, position: int, base: float = 10_000.0) -> np.ndarray:
+def turned(x: np.ndarray, position: int, base: float) -> np.ndarray:
     """One head of one token at its place: pairs (i, i + half) turned by position base^(-2i / width)."""
     half = len(x) // 2
     y = np.empty_like(x)
@@ -142,9 +142,20 @@ def turned(x: np.ndarray, position: int, base: float = 10_000.0) -> np.ndarray:
 
 
 def logits(
-    ids: Sequence[int], rows: np.ndarray, image_id: int, w: Weights, *, heads: int
+    ids: Sequence[int],
+    rows: np.ndarray,
+    image_id: int,
+    w: Weights,
+    *,
+    heads: int,
+    prompt_tokens: int,
+    start: int,
 ) -> np.ndarray:
-    """[T, vocab] of a prompt of at most 2048 tokens; rows take the places of the image tokens."""
+    """[T, vocab]; rows take the places of the image tokens.
+
+    The first `prompt_tokens` ids were there at once; beyond `start` tokens all is stretched.
+    """
+    alpha = max(2 ** math.ceil(math.log2(prompt_tokens / start) + 1) - 1, 1)
     x = w["transformer.wte.weight"][list(ids)].copy()
     x[np.array(ids) == image_id] = rows
     layers = {key.split(".")[2] for key in w if key.startswith("transformer.h.")}
@@ -153,12 +164,15 @@ def logits(
         mixed = linear(rms_norm(x, w[f"{name}.ln_1.weight"]), w, f"{name}.attn.c_attn")
         q, k, v = np.split(mixed, 3, axis=1)  # unlike in the tower
         width = q.shape[1] // heads
+        base = 10_000.0 * alpha ** (width / (width - 2))
         out = []
         for a in range(0, q.shape[1], width):
             turned_q, turned_k = (
-                np.array([turned(row[a : a + width], p) for p, row in enumerate(part)])
+                np.array([turned(row[a : a + width], p, base) for p, row in enumerate(part)])
                 for part in (q, k)
             )
+            for p in range(start, len(ids)):
+                turned_q[p] *= math.log(p + 1) / math.log(start)
             out.append(attend(turned_q, turned_k, v[:, a : a + width], causal=True))
         x = x + linear(np.concatenate(out, 1), w, f"{name}.attn.c_proj")
         y = rms_norm(x, w[f"{name}.ln_2.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from qvl.loading.model import LoadedModel, empty_model, load_model
 from qvl.loading.pickled import convert_pickled
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
+from qvl.models.rope import stretch
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.types import DType, Image, Message, Text
 from qvl.vlm.local import engine_image
@@ -86,6 +88,12 @@ def slow_rows(path: Path) -> np.ndarray:
     return slow_v1.features(pixels, weights(), heads=2)
 
 
+def slow_logits(ids: list[int], rows: np.ndarray, *, prompt_tokens: int) -> np.ndarray:
+    image_id = tiny_v1.control_id("<imgpad>")
+    sizes = {"heads": 8, "prompt_tokens": prompt_tokens, "start": tiny_v1.START}
+    return slow_v1.logits(ids, rows, image_id, weights(), **sizes)
+
+
 def close(ours: torch.Tensor, slow: np.ndarray) -> float:
     """The largest difference, as a share of the largest number."""
     return float(np.abs(ours.double().numpy() - slow).max() / np.abs(slow).max())
@@ -110,9 +118,10 @@ def test_features_and_logits_equal_the_slow_reference(
         wanted_b=torch.arange(len(ids)),
         vision=vision,
         vision_at_v=(ids == loaded.config.image_token_id).nonzero().squeeze(1),
+        stretch_t=torch.full_like(ids, 7),
     )
-    image_id = loaded.config.image_token_id
-    expected = slow_v1.logits(asked.ids.tolist(), slow, image_id, weights(), heads=8)
+    expected = slow_logits(asked.ids.tolist(), slow, prompt_tokens=len(ids))
+    assert len(ids) > 2 * tiny_v1.START  # stretched by 7
     assert close(loaded.model(batch), expected) < 1e-5
 
 
@@ -178,8 +187,11 @@ def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
         "one": prompt(loaded, user(pictures[0], "What is it?")),
         "two": prompt(loaded, user("Which of ", pictures[1], pictures[0], "is red?")),
         "text": prompt(loaded, user("你好"), Message("assistant", (Text("Hi."),)), user("And?")),
+        "short": prompt(loaded, Message("system", ()), user("Hi")),
     }
-    shown = {"one": [0], "two": [1, 0], "text": []}
+    shown = {"one": [0], "two": [1, 0], "text": [], "short": []}
+    reached = {name: stretch(len(one.ids), tiny_v1.START) for name, one in asked.items()}
+    assert reached == {"one": 3, "two": 7, "text": 3, "short": 1}
     rows = [slow_rows(path) for path in pictures]
     never = banned_ids(loaded.config, loaded.tokenizer.vocab_size).numpy()
     expected = {}
@@ -187,8 +199,7 @@ def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
         ids = one.ids.tolist()
         own = np.concatenate([np.empty((0, tiny_v1.HIDDEN)), *(rows[i] for i in shown[name])])
         for _ in range(8):
-            image_id = loaded.config.image_token_id
-            last = slow_v1.logits(ids, own, image_id, weights(), heads=8)[-1]
+            last = slow_logits(ids, own, prompt_tokens=len(one.ids))[-1]
             ids.append(int(np.where(never, -np.inf, last).argmax()))
         expected[name] = ids[len(one.ids) :]
     requests = [request(name, one) for name, one in asked.items()]
@@ -215,10 +226,30 @@ def test_a_picture_is_another_size_or_the_prompt_is_too_long(
     with pytest.raises(EngineError, match="takes"):
         loaded.model.encode_images(torch.zeros(16, 588), [(1, 4, 4)])
     limit = loaded.config.decoder.max_positions
-    assert limit == 2048
     long = prompt(loaded, user(*["\n0"] * (limit // 2)))
-    with pytest.raises(PromptTooLongError, match="the model's context is 2048"):
+    with pytest.raises(PromptTooLongError, match=f"the model's context is {limit}"):
         new_engine(loaded).add(request("long", long))
+
+
+def test_prompts_that_are_stretched_otherwise_share_no_beginning(loaded: LoadedModel) -> None:
+    words = ["one two three four five six seven eight nine ten"]
+    asked = [
+        request(str(length), prompt(loaded, Message("system", ()), user(*words * length)))
+        for length in (1, 2, 4)
+    ]
+    alone = {}
+    for one in asked:
+        alone |= answers(new_engine(loaded), one)
+    engine = new_engine(loaded)
+    for one in asked:
+        assert answers(engine, one)[one.id] == alone[one.id]
+
+
+def test_the_stretch_is_the_published_formula() -> None:
+    for tokens in range(1, 8193):
+        formula = max(2 ** math.ceil(math.log2(tokens / 2048) + 1) - 1, 1)
+        assert stretch(tokens, 2048) == formula
+    assert [stretch(n, 2048) for n in (2048, 2049, 4096, 4097, 8192)] == [1, 3, 3, 7, 7]
 
 
 # ---- prompts -----------------------------------------------------------------------------------
@@ -282,6 +313,7 @@ def test_the_published_model_has_its_parameters_and_256_tokens_a_picture() -> No
     rows_vd = model.encode_images(rows_sc, [(1, 32, 32)] * 2).rows_vd
     assert rows_vd.shape == (2 * 256, 4096)
     assert (config.image_token_id, config.vision_start_token_id) == (151859, 151857)
+    assert (config.decoder.stretch_from, config.decoder.max_positions) == (2048, 8192)
 
 
 def test_every_published_tensor_becomes_its_parameters_and_none_is_left() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from data.tiny_tokenizer import SENTENCES
 
 WIDTH, HIDDEN, LAYERS, DEPTH, SIDE = 32, 256, 2, 2, 3  # SIDE: of the resampler's queries
+START = 32  # tokens from which positions are stretched; 2048 in the published files
 CONTROL_TOKENS = 3 + 205 + 6 + 3
 PUBLISHED: dict[str, Any] = {
     "architectures": ["QWenLMHeadModel"],
@@ -91,6 +92,8 @@ def config_json(**changes: Any) -> dict[str, Any]:
         "kv_channels": 32,
         "num_attention_heads": 8,
         "num_hidden_layers": LAYERS,
+        "seq_length": START,
+        "max_position_embeddings": 256,
         "vocab_size": len(ranks()) + CONTROL_TOKENS + 20,
         "torch_dtype": "float32",
         "visual": {

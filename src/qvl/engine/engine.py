@@ -472,6 +472,7 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
             places.append(torch.arange(first, last) + offset)
     spans = [Span(c.state.blocks, c.start, c.end, device) for c in chunks]
     positions = [c.state.positions(c.start, c.end) for c in chunks]
+    stretches = [torch.full((c.end - c.start,), c.state.stretch) for c in chunks]
     return ForwardBatch(
         ids_t=torch.tensor(ids, device=device),
         positions_3t=torch.cat(positions, dim=1).to(device),
@@ -479,6 +480,7 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
         wanted_b=torch.tensor(wanted, dtype=torch.int64, device=device),
         vision=joined(features) if features else None,
         vision_at_v=torch.cat(places).to(device) if places else None,
+        stretch_t=torch.cat(stretches).to(device),
     )
 
 

@@ -445,7 +445,10 @@ def _first_config(top: Section) -> ModelConfig:
     if visual.whole("output_dim", 1, MAX_WIDTH) != hidden or hidden % RESAMPLER_HEAD:
         raise visual.bad("output_dim", f"not hidden_size {hidden} in heads of {RESAMPLER_HEAD}")
     vocab_size = top.whole("vocab_size", 1, 2**20)
-    start = visual.whole("image_start_id", 0, vocab_size - 3)
+    image_start_id = visual.whole("image_start_id", 0, vocab_size - 3)
+    for key in ("use_dynamic_ntk", "use_logn_attn"):
+        top.one_of(key, (True,), "which is not supported")
+    start = top.whole("seq_length", 2, 2**24, 2048)
     return ModelConfig(
         generation="qwen_vl",
         vision=VisionConfig(
@@ -478,13 +481,13 @@ def _first_config(top: Section) -> ModelConfig:
             qkv_bias=True,
             qk_norm=False,
             tied_head=False,
-            # beyond it positions and attention are stretched (dynamic NTK, log n): not implemented
-            max_positions=top.whole("seq_length", 1, 2**24, 2048),
+            max_positions=top.whole("max_position_embeddings", start, 2**24, 8192),
+            stretch_from=start,
         ),
-        image_token_id=start + 2,
-        video_token_id=start + 2,  # it has no videos
-        vision_start_token_id=start,
-        vision_end_token_id=start + 1,
+        image_token_id=image_start_id + 2,
+        video_token_id=image_start_id + 2,  # it has no videos
+        vision_start_token_id=image_start_id,
+        vision_end_token_id=image_start_id + 1,
     )
 
 

@@ -66,6 +66,7 @@ class DecoderConfig:
     max_positions: int
     experts: int = 0  # MLPs in each layer, of which a token goes through a few; 0 for one MLP
     experts_per_token: int = 0
+    stretch_from: int = 0  # tokens beyond which the first Qwen-VL stretches positions; 0: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,7 @@
 Main path: FixedTower -> PlainBlock -> Resampler. Every picture is one square of patches, and becomes
 a quarter as many visual tokens (1024 and 256 in the published model). Parameter names as in the
 published files, below transformer.visual.; source: arXiv 2308.12966, and vLLM
-vllm/model_executor/models/qwen_vl.py. The decoder is the family's own: at most 2048 tokens, where
-neither of Qwen-VL's two stretchings (dynamic NTK, log n) has begun, nothing in it is different.
+vllm/model_executor/models/qwen_vl.py. The decoder is the one of decoder.py.
 """
 
 from __future__ import annotations
