@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
+from torch import Tensor
 
 import slow_v1
 import tiny_v1
@@ -28,7 +29,8 @@ from qvl.loading.model import LoadedModel, empty_model, load_model
 from qvl.loading.pickled import convert_pickled
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
-from qvl.models.rope import stretch
+from qvl.models.decoder import Decoder
+from qvl.models.rope import rotate, stretch
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.types import DType, Image, Message, Text
 from qvl.vlm.local import engine_image
@@ -243,6 +245,34 @@ def test_prompts_that_are_stretched_otherwise_share_no_beginning(loaded: LoadedM
     engine = new_engine(loaded)
     for one in asked:
         assert answers(engine, one)[one.id] == alone[one.id]
+
+
+def test_the_rotation_is_fp32_and_its_result_of_the_models_dtype() -> None:
+    x_tnh = torch.randn(5, 2, 8).bfloat16()
+    angles = torch.randn(5, 4).repeat(1, 2)
+    turned = rotate(x_tnh, angles.cos(), angles.sin())
+    assert torch.equal(turned, rotate(x_tnh.float(), angles.cos(), angles.sin()).bfloat16())
+    seen: list[Tensor] = []
+
+    def attend(layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
+        seen.append(k_tkh)
+        return v_tkh
+
+    torch.manual_seed(0)
+    decoder = Decoder(model_config(tiny_v1.config_json()).decoder).bfloat16()
+    positions_3t = torch.arange(5).expand(3, -1)
+    batch = ForwardBatch(torch.arange(5), positions_3t, attend, torch.arange(5))
+    with torch.inference_mode():
+        decoder(batch)
+        layer = decoder.layers[0]
+        k = layer.self_attn.k_proj(layer.input_layernorm(decoder.embed_tokens(batch.ids_t)))
+    exact = np.array(
+        [
+            [slow_v1.turned(head, p, 10_000.0) for head in row]
+            for p, row in enumerate(k.unflatten(-1, (8, -1)).double().numpy())
+        ]
+    )
+    assert torch.equal(seen[0], torch.from_numpy(exact).bfloat16())
 
 
 def test_the_stretch_is_the_published_formula() -> None:

@@ -36,9 +36,7 @@ MAX_WIDTH = 2**17
 MAX_IMAGE_PX = 50_000_000  # of the product; a checkpoint may only ask for less
 VISION_ROPE_THETA = 10_000.0  # fixed in the vision tower
 
-SUPPORTED = (
-    "this version runs Qwen-VL, Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in bf16, fp16 or fp32 safetensors"
-)
+SUPPORTED = "this version runs Qwen-VL, Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in bf16, fp16 or fp32 safetensors"
 QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
 
 

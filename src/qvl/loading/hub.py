@@ -158,8 +158,8 @@ def _download(hub_id: str, revision: str | None) -> Path:
     if not any(file.filename.endswith(".safetensors") for file in plan):
         raise ModelFormatError(
             f"{hub_id!r} has no safetensors weights",
-            hint="pickled weights are not read from the hub, they can run code; of Qwen-VL, the "
-            "first, `qvl models convert FOLDER TARGET` reads a folder that you downloaded",
+            hint="pickled weights can run code and are not fetched; for Qwen-VL, the first: "
+            f"`hf download {hub_id} --local-dir FOLDER`, then `qvl models convert FOLDER TARGET`",
         )
     _check_space(hub_id, sum(file.file_size or 0 for file in plan if file.will_download))
     try:

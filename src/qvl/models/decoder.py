@@ -115,7 +115,8 @@ class Decoder(nn.Module):
             head_dim=self.config.head_dim,
             theta=theta,
             axes=self.axes,
-            dtype=x.dtype,
+            # the first Qwen-VL rotates in fp32
+            dtype=torch.float32 if self.config.stretch_from else x.dtype,
         )
         for index, layer in enumerate(self.layers):
             x = layer(x, angles, attend)
@@ -130,7 +131,7 @@ class Decoder(nn.Module):
             return config.rope_theta, batch.attend
         theta: float | Tensor = config.rope_theta
         if batch.stretch_t is not None:
-            theta = stretched_theta(theta, batch.stretch_t, config.head_dim)
+            theta = stretched_theta(config.rope_theta, batch.stretch_t, config.head_dim)
         scale_t11 = log_n(batch.positions_3t[0], config.stretch_from).to(dtype)[:, None, None]
 
         def attend(layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:

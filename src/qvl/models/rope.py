@@ -17,7 +17,10 @@ VISION_THETA = 10_000.0
 
 
 def rotate(x_tnh: Tensor, cos_th: Tensor, sin_th: Tensor) -> Tensor:
-    """x rotated by angles shared by all heads: x cos + (-x2, x1) sin, halves x1 and x2."""
+    """x rotated by angles shared by all heads: x cos + (-x2, x1) sin, halves x1 and x2.
+
+    Computed in the wider of the two dtypes, returned in that of x.
+    """
     first, second = x_tnh.chunk(2, dim=-1)
     half = first.shape[-1]
     cos, sin = cos_th.unsqueeze(1), sin_th.unsqueeze(1)
@@ -27,7 +30,7 @@ def rotate(x_tnh: Tensor, cos_th: Tensor, sin_th: Tensor) -> Tensor:
             second * cos[..., half:] + first * sin[..., half:],
         ),
         dim=-1,
-    )
+    ).to(x_tnh.dtype)
 
 
 def stretch(prompt_tokens: int, start: int) -> int:
