@@ -29,7 +29,7 @@ from qvl.loading.model import LoadedModel, empty_model, load_model
 from qvl.loading.pickled import convert_pickled
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
-from qvl.models.decoder import Decoder
+from qvl.models.decoder import Decoder, DecoderLayer
 from qvl.models.rope import rotate, stretch
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.types import DType, Image, Message, Text
@@ -265,6 +265,7 @@ def test_the_rotation_is_fp32_and_its_result_of_the_models_dtype() -> None:
     with torch.inference_mode():
         decoder(batch)
         layer = decoder.layers[0]
+        assert isinstance(layer, DecoderLayer)
         k = layer.self_attn.k_proj(layer.input_layernorm(decoder.embed_tokens(batch.ids_t)))
     exact = np.array(
         [

@@ -82,17 +82,16 @@ def convert_model(
 
     Without --quantize: the safetensors of a folder of Qwen-VL, which was published pickled.
     """
-    from qvl.loading.checkpoint import pickles_alone
-
-    folder = Path(source).expanduser()
-    if quantize is None and folder.is_dir() and pickles_alone(folder):
+    if quantize is None:
+        from qvl.loading.checkpoint import pickles_alone
         from qvl.loading.pickled import convert_pickled
 
+        folder = Path(source).expanduser()
+        if not pickles_alone(folder):
+            raise UsageError("--quantize is missing", hint=f"take one of {', '.join(PACKED_KINDS)}")
         size_bytes = convert_pickled(folder, target)
         print(f"{target}: safetensors, {size_bytes / GIB:.2f} GiB")
         return
-    if quantize is None:
-        raise UsageError("--quantize is missing", hint=f"take one of {', '.join(PACKED_KINDS)}")
     if quantize not in PACKED_KINDS:
         raise UsageError(
             f"--quantize is {quantize!r}", hint=f"take one of {', '.join(PACKED_KINDS)}"

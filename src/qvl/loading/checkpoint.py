@@ -132,7 +132,7 @@ def refuse_pickle(name: str) -> UnsafeCheckpointError:
 
 def pickles_alone(folder: Path) -> list[str]:
     """The names of the pickled files of a folder that has no safetensors."""
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.glob("*"))  # none, if it cannot be read
     if any(name.endswith(".safetensors") for name in names):
         return []
     return [name for name in names if name.endswith(PICKLED)]
@@ -365,9 +365,11 @@ def thirds_of(
     name: str, stored: StoredTensor, wanted: Mapping[str, tuple[int, ...]]
 ) -> dict[str, StoredTensor]:
     """The parameters of q, k and v that lie in a fused projection, none if it is none or does not fit."""
+    if ".qkv_proj." not in name or not stored.shape or stored.shape[0] % 3:
+        return {}
     names = [name.replace(".qkv_proj.", f".{one}_proj.") for one in "qkv"]
-    rows, *rest = stored.shape or (0,)
-    if any(wanted.get(one) != (rows // 3, *rest) for one in names) or rows % 3:
+    shape = (stored.shape[0] // 3, *stored.shape[1:])
+    if any(wanted.get(one) != shape for one in names):
         return {}
     return {one: replace(stored, part=Third(index)) for index, one in enumerate(names)}
 

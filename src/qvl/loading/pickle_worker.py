@@ -35,7 +35,9 @@ def limit_resources(file_bytes: int) -> None:
     ):  # elsewhere the address space cannot be limited; the caller's clock still runs
         taken = int(statm.read_text().split()[0]) * resource.getpagesize()
         limits[resource.RLIMIT_AS] = taken + 2 * file_bytes + ROOM_BYTES
-    for kind, limit in limits.items():
+    for kind, wanted in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (limit, limit))
 
 

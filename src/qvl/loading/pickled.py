@@ -96,18 +96,11 @@ def read_apart(folder: Path, shard: str, target: Path) -> None:
     """
     pickled = regular_file(folder, shard)
     libraries = sorted({str(Path(str(library.__file__)).parents[1]) for library in (torch, np)})
+    command = [sys.executable, "-I", "-B", str(WORKER), str(pickled), str(target.absolute())]
     limit_s = START_S + pickled.stat().st_size / BYTES_A_SECOND
     try:
         done = subprocess.run(
-            [
-                sys.executable,
-                "-I",
-                "-B",
-                str(WORKER),
-                str(pickled),
-                str(target.absolute()),
-                *libraries,
-            ],
+            [*command, *libraries],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd="/",
