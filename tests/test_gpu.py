@@ -28,7 +28,7 @@ from qvl.loading.config import model_config
 from qvl.loading.gpu import layer_bytes, to_gpu
 from qvl.models.attention import packed_attention
 from qvl.models.qwen_vl import QwenVL
-from qvl.models.vision import Grid
+from qvl.models.vision import Grid, VisionTower
 from qvl.tasks.describe import Describe, describe
 
 PICTURES = sorted((Path(__file__).parents[1] / "examples" / "pictures").glob("*.png"))
@@ -265,6 +265,7 @@ def test_decoding_reaches_its_share_of_the_memory(
 
 def test_packed_pictures_reach_their_share_of_the_multiplications(record_property) -> None:
     tower = large_model("8B").model.visual
+    assert isinstance(tower, VisionTower)
     grids: list[Grid] = [(1, 28 + 4 * (n % 3), 28) for n in range(16)]
     patches = sum(h * w for _, h, w in grids)
     rows = torch.randn(patches, 3 * 2 * 16 * 16, device=CUDA)

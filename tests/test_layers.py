@@ -41,7 +41,7 @@ CALLS = {
     # scenes.py opens one drawing that the package ships, never an input
     "Image.open": ("processing/decode_worker.py", "training/scenes.py"),
     "PIL.Image.open": ("processing/decode_worker.py",),
-    "torch.load": (),
+    "torch.load": ("loading/pickle_worker.py",),  # of tensors alone, in a process of its own
     "pickle.loads": (),
     "eval": (),
     "exec": (),

@@ -11,6 +11,7 @@ PACKAGE = Path(qvl.__file__).parent
 FILES = sorted(
     path for part in ("loading", "models", "processing") for path in (PACKAGE / part).rglob("*.py")
 )
+WORKER = PACKAGE / "loading" / "pickle_worker.py"
 MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "importlib"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 ATTRIBUTES = {("torch", "load"), ("torch", "hub"), ("np", "load"), ("numpy", "load")}
@@ -35,7 +36,19 @@ def dangers(tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_that_runs_foreign_code_is_used(path: Path) -> None:
-    assert dangers(ast.parse(path.read_text(encoding="utf-8"))) == []
+    found = dangers(ast.parse(path.read_text(encoding="utf-8")))
+    assert found == (["torch.load"] if path == WORKER else [])
+
+
+def test_the_one_place_that_reads_pickles_reads_tensors_alone() -> None:
+    calls = [
+        {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        for node in ast.walk(ast.parse(WORKER.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert [call["weights_only"] for call in calls] == ["True"]
+    importing = [path for path in FILES if "import pickle_worker" in path.read_text("utf-8")]
+    assert importing == []  # it runs as a process only
 
 
 def test_the_search_finds_what_it_looks_for() -> None:

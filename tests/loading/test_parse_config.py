@@ -296,7 +296,7 @@ def test_a_value_that_we_do_not_know_in_qwen3_vl(path: str, value: Any, words: l
 @pytest.mark.parametrize(
     ("model_type", "words"),
     [
-        ("qwen", ["Qwen-VL", "not yet supported"]),
+        ("qwen", ["Qwen", "sees no pictures"]),
         ("llama", ["'llama'", "unknown"]),
         (["qwen2_vl"], ["unknown"]),
         (None, ["None", "unknown"]),

@@ -145,9 +145,22 @@ def convert_model(
     source: Annotated[str, typer.Argument(help="A hub id, a folder, or sprout.")],
     target: Annotated[Path, typer.Argument(help="The folder to make.")],
     *,
-    quantize: Annotated[str, typer.Option(help="int4, int8 or bf16.")],
+    quantize: Annotated[str | None, typer.Option(help="int4, int8 or bf16.")] = None,
 ) -> None:
-    """Write a packed copy of a model, for a processor, which starts at once."""
+    """Write a packed copy of a model, for a processor, which starts at once.
+
+    Without --quantize: the safetensors of a folder of Qwen-VL, which was published pickled.
+    """
+    if quantize is None:
+        from qvl.loading.checkpoint import pickles_alone
+        from qvl.loading.pickled import convert_pickled
+
+        folder = Path(source).expanduser()
+        if not pickles_alone(folder):
+            raise UsageError("--quantize is missing", hint=f"take one of {', '.join(PACKED_KINDS)}")
+        size_bytes = convert_pickled(folder, target)
+        print(f"{target}: safetensors, {size_bytes / GIB:.2f} GiB")
+        return
     if quantize not in PACKED_KINDS:
         raise UsageError(
             f"--quantize is {quantize!r}", hint=f"take one of {', '.join(PACKED_KINDS)}"
@@ -177,9 +190,12 @@ def facts_about(name: str) -> dict[str, object]:
         raise ModelFormatError(
             f"the folder {name!r} has no config.json", hint="give the folder of a checkpoint"
         )
+    from qvl.loading.checkpoint import pickles_alone, refuse_pickle
     from qvl.loading.config import parse_config
     from qvl.loading.packed import packed_form
 
+    if pickles := pickles_alone(folder):
+        raise refuse_pickle(pickles[0])
     config = parse_config(folder)
     size_bytes = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     facts: dict[str, object] = {

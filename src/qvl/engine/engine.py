@@ -112,7 +112,9 @@ class Engine:
         self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
         self._cache = KVCache(self._pool.total + 1)  # the last takes what padding writes
         whole = {p.device.type for p in model.parameters()} == {"cuda"}  # no layer is streamed
-        fixed = whole and not model.config.decoder.experts  # the chosen ones are asked for by the host
+        fixed = (
+            whole and not model.config.decoder.experts
+        )  # the chosen ones are asked for by the host
         self._static = StaticDecode(model, self._cache, self._device) if fixed else None
         self._draft_tokens = 0 if whole else draft_tokens
         self._features = FeatureCache(feature_bytes)
@@ -474,6 +476,7 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
             places.append(torch.arange(first, last) + offset)
     spans = [Span(c.state.blocks, c.start, c.end, device) for c in chunks]
     positions = [c.state.positions(c.start, c.end) for c in chunks]
+    stretches = [torch.full((c.end - c.start,), c.state.stretch) for c in chunks]
     return ForwardBatch(
         ids_t=torch.tensor(ids, device=device),
         positions_3t=torch.cat(positions, dim=1).to(device),
@@ -481,6 +484,7 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
         wanted_b=torch.tensor(wanted, dtype=torch.int64, device=device),
         vision=joined(features) if features else None,
         vision_at_v=torch.cat(places).to(device) if places else None,
+        stretch_t=torch.cat(stretches).to(device),
     )
 
 

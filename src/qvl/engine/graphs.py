@@ -37,13 +37,14 @@ class StaticDecode:
         while pages < max(len(state.blocks) for state in states):
             pages *= 2
         spare = self._cache.blocks - 1
-        # id, 3 positions, slot, length, pages ..
-        rows = torch.tensor([0, 0, 0, 0, spare * BLOCK_TOKENS, 1] + [spare] * pages).repeat(size, 1)
+        # id, 3 positions, slot, length, stretch, pages ..
+        padding = [0, 0, 0, 0, spare * BLOCK_TOKENS, 1, 1] + [spare] * pages
+        rows = torch.tensor(padding).repeat(size, 1)
         for row, state in zip(rows, states, strict=False):
             last, blocks = len(state.tokens) - 1, torch.tensor(state.blocks)
             row[0], row[1:4] = state.tokens[last], state.positions(last, last + 1)[:, 0]
             row[4] = blocks[last // BLOCK_TOKENS] * BLOCK_TOKENS + last % BLOCK_TOKENS
-            row[5], row[6 : 6 + len(blocks)] = last + 1, blocks
+            row[5], row[6], row[7 : 7 + len(blocks)] = last + 1, state.stretch, blocks
         if (size, pages) not in self._steps:
             new = rows.to(self._device)
             self._steps[size, pages] = new, captured(partial(self._compute, new), self._device)
@@ -53,7 +54,7 @@ class StaticDecode:
 
     def _compute(self, rows: Tensor) -> Tensor:
         every, slots_b = torch.arange(len(rows) + 1, device=rows.device), rows[:, 4]
-        lengths_b, table_bw = (x.int().contiguous() for x in (rows[:, 5], rows[:, 6:]))
+        lengths_b, table_bw = (x.int().contiguous() for x in (rows[:, 5], rows[:, 7:]))
         room = table_bw.shape[1] * BLOCK_TOKENS
         where = Sequences(every.int(), lengths_b, table_bw, BLOCK_TOKENS, 1, 0, room)
 
@@ -61,4 +62,6 @@ class StaticDecode:
             self._cache.write(layer, slots_b, k_tkh, v_tkh)
             return attend_decode(q_tnh, *self._cache.slots(layer), where)
 
-        return self._model(ForwardBatch(rows[:, 0], rows[:, 1:4].T, attend, every[:-1]))
+        positions_3t, stretch_t = rows[:, 1:4].T, rows[:, 6]
+        batch = ForwardBatch(rows[:, 0], positions_3t, attend, every[:-1], stretch_t=stretch_t)
+        return self._model(batch)

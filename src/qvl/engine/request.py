@@ -20,6 +20,7 @@ from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError, PromptTooLongError, QvlError
 from qvl.models.batch import VisionFeatures
 from qvl.models.config import ModelConfig
+from qvl.models.rope import stretch
 from qvl.structured.grammar import Grammar
 from qvl.types import FinishReason
 
@@ -150,6 +151,7 @@ class RequestState:
     max_tokens: int  # of prompt and generation together
     positions_3t: Tensor  # of the prompt
     next_position: int
+    stretch: int  # of positions, see models.rope
     images: tuple[EngineImage, ...]
     detokenizer: Detokenizer  # of the answer
     thoughts: Detokenizer
@@ -196,7 +198,8 @@ class RequestState:
         for index in range(len(self.keys), count):
             start = index * BLOCK_TOKENS
             stop = start + BLOCK_TOKENS
-            before = self.keys[-1] if self.keys else self.salt.encode()
+            first = f"{self.stretch}|{self.salt}".encode()
+            before = self.keys[-1] if self.keys else first
             inside = [(self.content(i), start - p.start) for i, p in self.pictures(start, stop)]
             self.keys.append(block_key(before, self.tokens[start:stop], inside))
         return self.keys[:count]
@@ -297,6 +300,7 @@ def new_state(
         max_tokens=min(total + request.params.max_new_tokens, limit),
         positions_3t=positions_3t,
         next_position=request.next_position,
+        stretch=stretch(total, start) if (start := config.decoder.stretch_from) else 1,
         images=request.images,
         detokenizer=Detokenizer(token_bytes, request.params.stop),
         thoughts=Detokenizer(token_bytes),

@@ -98,9 +98,8 @@ def _editions(
 
 
 def _all() -> Iterator[Published]:
-    yield from _editions(
-        _V1, "qwen_vl", {"": "bf16", "-Chat": "bf16", "-Chat-Int4": "int4"}, runs=False
-    )
+    yield from _editions(_V1, "qwen_vl", {"": "bf16", "-Chat": "bf16"}, runs=True)
+    yield from _editions(_V1, "qwen_vl", {"-Chat-Int4": "int4"}, runs=False)
     for size in _V2:
         yield from _editions(
             size,

@@ -62,6 +62,13 @@ class ExpertPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Third:
+    """The outputs of q, k or v in a tensor that holds those of all three, one after the other."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """One tensor as a header describes it; begin and end are bytes from the start of the data."""
 
@@ -71,7 +78,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     begin: int
     end: int
-    part: ExpertPart | None = None  # None: all of it
+    part: ExpertPart | Third | None = None  # None: all of it
 
     @property
     def size_bytes(self) -> int:
@@ -120,14 +127,21 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def refuse_pickle(name: str) -> UnsafeCheckpointError:
     return UnsafeCheckpointError(
         f"{name} is a pickle, which can run code when it is read",
-        hint="use the model's safetensors files: its newer revision, or a copy that somebody you "
-        "trust has converted",
+        hint="of Qwen-VL, the first, `qvl models convert FOLDER TARGET` makes safetensors; of "
+        "another model take its newer revision, or a copy that somebody you trust has converted",
     )
 
 
+def pickles_alone(folder: Path) -> list[str]:
+    """The names of the pickled files of a folder that has no safetensors."""
+    names = sorted(path.name for path in folder.glob("*"))  # none, if it cannot be read
+    if any(name.endswith(".safetensors") for name in names):
+        return []
+    return [name for name in names if name.endswith(PICKLED)]
+
+
 def _no_weights(folder: Path) -> ModelFormatError | UnsafeCheckpointError:
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
-    if pickles:
+    if pickles := pickles_alone(folder):
         return refuse_pickle(pickles[0])
     return ModelFormatError(
         f"no {SINGLE_FILE} and no {INDEX_FILE} in the model folder {folder.name!r}",
@@ -289,10 +303,10 @@ def match(
 
     for stored in checkpoint.tensors.values():
         name = parameter_name(stored.name, generation)
-        experts = expert_parts(name, stored, wanted)
-        new = experts and not (found.keys() & experts.keys())
-        if new and fits(next(iter(experts)), stored.dtype):
-            found |= experts
+        parts = expert_parts(name, stored, wanted) or thirds_of(name, stored, wanted)
+        new = parts and not (found.keys() & parts.keys())
+        if new and fits(next(iter(parts)), stored.dtype):
+            found |= parts
             continue
         if name == "lm_head.weight" and name not in wanted:
             continue
@@ -361,10 +375,25 @@ def expert_parts(
     }
 
 
-def cut(whole: torch.Tensor, part: ExpertPart | None) -> torch.Tensor:
+def thirds_of(
+    name: str, stored: StoredTensor, wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, StoredTensor]:
+    """The parameters of q, k and v that lie in a fused projection, none if it is none or does not fit."""
+    if ".qkv_proj." not in name or not stored.shape or stored.shape[0] % 3:
+        return {}
+    names = [name.replace(".qkv_proj.", f".{one}_proj.") for one in "qkv"]
+    shape = (stored.shape[0] // 3, *stored.shape[1:])
+    if any(wanted.get(one) != shape for one in names):
+        return {}
+    return {one: replace(stored, part=Third(index)) for index, one in enumerate(names)}
+
+
+def cut(whole: torch.Tensor, part: ExpertPart | Third | None) -> torch.Tensor:
     """A view of the part that is meant."""
     if part is None:
         return whole
+    if isinstance(part, Third):
+        return whole.chunk(3)[part.index]
     matrix = whole[part.expert].T if part.transposed else whole[part.expert]
     return matrix if part.half is None else matrix.chunk(2)[part.half]
 

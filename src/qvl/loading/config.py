@@ -18,7 +18,14 @@ from typing import Any, Literal, cast
 
 from qvl.errors import ConfigError, ModelFormatError
 from qvl.loading.files import read_json, shown
-from qvl.models.config import DecoderConfig, Generation, ModelConfig, Quantisation, VisionConfig
+from qvl.models.config import (
+    RESAMPLER_HEAD,
+    DecoderConfig,
+    Generation,
+    ModelConfig,
+    Quantisation,
+    VisionConfig,
+)
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
 
@@ -32,10 +39,9 @@ VISION_ROPE_THETA = 10_000.0  # fixed in the vision tower
 FP8_BLOCK = 128
 
 SUPPORTED = (
-    "this version runs Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in safetensors of bf16, fp16, fp32, GPTQ, "
-    "AWQ or FP8"
+    "this version runs Qwen-VL, Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in safetensors of bf16, fp16, "
+    "fp32, and but for the first GPTQ, AWQ or FP8"
 )
-NOT_YET = {"qwen": "Qwen-VL"}
 QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
 
 
@@ -89,6 +95,8 @@ _QWEN3_VL = Fallbacks(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
+FIRST_STOPS = ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+
 FALLBACKS: Mapping[Generation, Fallbacks] = {
     "qwen2_vl": _QWEN2_VL,
     "qwen2_5_vl": replace(
@@ -196,6 +204,8 @@ def parse_config(folder: Path) -> ModelConfig:
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """The shapes that the object of a config.json describes; raises as parse_config does."""
     top = Section("config.json", "", values)
+    if values.get("model_type") == "qwen":
+        return _first_config(top)
     generation = _generation(top)
     known = FALLBACKS[generation]
     # the published files before Qwen3-VL are flat; its own, and what transformers 5 saves, nested
@@ -227,8 +237,6 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
 
 def _generation(top: Section) -> Generation:
     name = top.values.get("model_type")
-    if isinstance(name, str) and name in NOT_YET:
-        raise ModelFormatError(f"{NOT_YET[name]} ({name}) is not yet supported", hint=SUPPORTED)
     if not isinstance(name, str) or name not in FALLBACKS:
         raise ModelFormatError(f"config.json: model_type {shown(name)} is unknown", hint=SUPPORTED)
     generation = cast(Generation, name)
@@ -447,6 +455,81 @@ def _qwen3_switches(vision: Section, depth: int) -> dict[str, Any]:
     }
 
 
+def _first_config(top: Section) -> ModelConfig:
+    """Of the first Qwen-VL, whose files name everything otherwise (its configuration_qwen.py)."""
+    visual = top.section("visual")
+    if not visual.values:
+        raise ModelFormatError(
+            "config.json: model_type 'qwen' without `visual` is Qwen, which sees no pictures",
+            hint=SUPPORTED,
+        )
+    _refuse_what_we_cannot_compute(top)
+    top.one_of("no_bias", (True,), "which is not supported")
+    top.one_of("tie_word_embeddings", (False,), "which is not supported")
+    top.one_of("scale_attn_weights", (True,), "which is not supported")
+    top.one_of("rotary_pct", (1, 1.0), "which is not supported")
+    hidden = top.whole("hidden_size", 1, MAX_WIDTH)
+    heads = top.whole("num_attention_heads", 1, 1024)
+    head_dim = top.whole("kv_channels", 2, 1024, 128)
+    if head_dim % 2 or head_dim * heads != hidden:
+        raise top.bad("kv_channels", f"but hidden_size {hidden} has {heads} heads")
+    image_px = visual.whole("image_size", 1, 4096)
+    patch_px = visual.whole("patch_size", 1, 256)
+    width = visual.whole("width", 1, MAX_WIDTH)
+    vision_heads = visual.whole("heads", 1, 1024)
+    if image_px % (2 * patch_px):
+        raise visual.bad("image_size", f"no multiple of two patches of {patch_px}")
+    if width % vision_heads:
+        raise visual.bad("width", f"no multiple of {vision_heads} heads")
+    if visual.whole("output_dim", 1, MAX_WIDTH) != hidden or hidden % RESAMPLER_HEAD:
+        raise visual.bad("output_dim", f"not hidden_size {hidden} in heads of {RESAMPLER_HEAD}")
+    vocab_size = top.whole("vocab_size", 1, 2**20)
+    image_start_id = visual.whole("image_start_id", 0, vocab_size - 3)
+    for key in ("use_dynamic_ntk", "use_logn_attn"):
+        top.one_of(key, (True,), "which is not supported")
+    start = top.whole("seq_length", 2, 2**24, 2048)
+    return ModelConfig(
+        generation="qwen_vl",
+        vision=VisionConfig(
+            depth=visual.whole("layers", 1, MAX_LAYERS),
+            width=width,
+            heads=vision_heads,
+            mlp_width=int(width * visual.real("mlp_ratio", 0.1, 64)),
+            out_width=hidden,
+            patch_px=patch_px,
+            merge=2,
+            temporal_patch=1,
+            norm="layer",
+            mlp="gelu",
+            patch_bias=False,
+            pos_grid=image_px // patch_px // 2,
+            deepstack_after=(),
+        ),
+        decoder=DecoderConfig(
+            layers=top.whole("num_hidden_layers", 1, MAX_LAYERS),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=heads,
+            head_dim=head_dim,
+            mlp_width=top.whole("intermediate_size", 2, 2**20) // 2,  # both halves of it counted
+            vocab_size=vocab_size,
+            norm_eps=top.real("layer_norm_epsilon", 1e-12, 1e-2, 1e-6),
+            rope_theta=top.real("rotary_emb_base", 1.0, 1e12, 10_000.0),
+            mrope_section=(head_dim // 2, 0, 0),
+            mrope_interleaved=False,
+            qkv_bias=True,
+            qk_norm=False,
+            tied_head=False,
+            max_positions=top.whole("max_position_embeddings", start, 2**24, 8192),
+            stretch_from=start,
+        ),
+        image_token_id=image_start_id + 2,
+        video_token_id=image_start_id + 2,  # it has no videos
+        vision_start_token_id=image_start_id,
+        vision_end_token_id=image_start_id + 1,
+    )
+
+
 def _check_shapes(config: ModelConfig) -> None:
     """Raise ConfigError where two sizes contradict each other, naming both."""
     vision, decoder = config.vision, config.decoder
@@ -496,6 +579,8 @@ def parse_pixel_rules(folder: Path, config: ModelConfig) -> PixelRules:
     From processor_config.json, where transformers 5 nests the rules, else preprocessor_config.json.
     Raises ConfigError for rules that we do not know or that contradict config.json.
     """
+    if config.generation == "qwen_vl":
+        return _square_rules(config.vision)
     part = _pixel_section(folder)
     known, vision = FALLBACKS[config.generation], config.vision
     for key in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
@@ -526,6 +611,21 @@ def parse_pixel_rules(folder: Path, config: ModelConfig) -> PixelRules:
             f"and {token_px} for one visual token"
         )
     return rules
+
+
+def _square_rules(vision: VisionConfig) -> PixelRules:
+    """Of the first Qwen-VL, whose files do not say them."""
+    side_px = vision.pos_grid * vision.merge * vision.patch_px
+    return PixelRules(
+        patch_px=vision.patch_px,
+        merge=vision.merge,
+        temporal_patch=vision.temporal_patch,
+        min_px=side_px**2,
+        max_px=side_px**2,
+        mean=_QWEN2_VL.mean,
+        std=_QWEN2_VL.std,
+        square_px=side_px,
+    )
 
 
 def _pixel_section(folder: Path) -> Section:
@@ -602,13 +702,30 @@ def parse_generation_defaults(
 
 def _stop_ids(part: Section, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
     key, last = "eos_token_id", config.decoder.vocab_size - 1
+    is_first = config.generation == "qwen_vl"
+    known = FIRST_STOPS if is_first else FALLBACKS[config.generation].stop_tokens
+    own_ids = tuple(tokenizer.encode_control(token) for token in known)
     if not part.has(key):
-        known = FALLBACKS[config.generation].stop_tokens
-        return tuple(tokenizer.encode_control(token) for token in known)
+        return own_ids
     if isinstance(part.values[key], list):
         stop_ids = part.numbers(key, (int,), 0, last, ())
     else:
         stop_ids = (part.whole(key, 0, last),)
     if not stop_ids:
         raise part.bad(key, "no stop id at all")
-    return stop_ids
+    # Qwen-VL's own code stops at all of them, its file names one
+    return (*stop_ids, *own_ids) if is_first else stop_ids
+
+
+def parse_template(folder: Path, config: ModelConfig) -> str:
+    """What processing.chat calls the form of a prompt: the generation, and Qwen-VL's plain texts.
+
+    Raises ConfigError for a chat_format that we do not know.
+    """
+    file = "generation_config.json"
+    if config.generation != "qwen_vl" or not (folder / file).exists():
+        return config.generation
+    values = read_json(folder, file, limit_bytes=MAX_JSON_BYTES, error=ConfigError)
+    part = Section(file, "", values)
+    part.one_of("chat_format", ("raw", "chatml"), "an unknown form of prompts")
+    return "qwen_vl_base" if values.get("chat_format") == "raw" else "qwen_vl"

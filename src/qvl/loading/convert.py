@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
@@ -54,26 +56,33 @@ def convert(source: Path, target: Path, kind: PackedName) -> int:
     header = header_bytes(placed)
     weights_bytes = len(header) + sum(place.size_bytes for place in placed.values())
     check_space(target, weights_bytes)
+    with whole_or_nothing(target) as made:
+        write_weights(made / WEIGHTS, header, placed, model, checkpoint, stored, kind)
+        copy_rest(source, made)
+        (made / MARK).write_bytes(mark_bytes(kind, qvl.__version__))
+    return weights_bytes
+
+
+@contextmanager
+def whole_or_nothing(target: Path) -> Iterator[Path]:
+    """An empty folder that becomes `target` when the work is done. Raises StorageError."""
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
             made = Path(scratch) / target.name
             made.mkdir()
-            write_weights(made / WEIGHTS, header, placed, model, checkpoint, stored, kind)
-            copy_rest(source, made)
-            (made / MARK).write_bytes(mark_bytes(kind, qvl.__version__))
+            yield made
             os.replace(made, target)  # over an empty folder too
     except OSError as err:
         raise StorageError(
             f"{str(target)!r} cannot be written: {err.strerror or 'an output error'}",
             hint="make room, or name a folder that you may write to; nothing is left there",
         ) from err
-    return weights_bytes
 
 
 def check_target(target: Path) -> None:
     if not target.parent.is_dir():
         raise StorageError(
-            f"there is no folder {str(target.parent)!r} for the packed model",
+            f"there is no folder {str(target.parent)!r} for the model",
             hint="make it first, or name another",
         )
     if target.is_symlink() or target.exists():
@@ -89,7 +98,7 @@ def check_space(target: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(target.parent).free
     if needed_bytes > free_bytes:
         raise StorageError(
-            f"the packed model takes {needed_bytes / 2**30:.2f} GiB, "
+            f"the model takes {needed_bytes / 2**30:.2f} GiB, "
             f"{free_bytes / 2**30:.2f} GiB are free",
             hint="make room, or name a folder on a larger disk",
         )
@@ -131,9 +140,10 @@ def write_weights(
         os.fsync(file.fileno())
 
 
-def copy_rest(source: Path, made: Path) -> None:
-    """The other files of the checkpoint, byte for byte."""
-    names = {path.name for pattern in COPIED for path in source.glob(pattern)}
-    for name in sorted(names):
-        if not name.endswith(".index.json") and (source / name).is_file():
-            shutil.copyfile(regular_file(source, name), made / name)
+def copy_rest(source: Path, made: Path) -> list[str]:
+    """The other files of the checkpoint, byte for byte; returns their names."""
+    found = {path.name for pattern in COPIED for path in source.glob(pattern)}
+    names = [n for n in sorted(found) if not n.endswith(".index.json") and (source / n).is_file()]
+    for name in names:
+        shutil.copyfile(regular_file(source, name), made / name)
+    return names

@@ -219,7 +219,8 @@ def _download(hub_id: str, revision: str | None) -> Path:
     if not any(file.filename.endswith(".safetensors") for file in plan):
         raise ModelFormatError(
             f"{hub_id!r} has no safetensors weights",
-            hint="pickled weights are not read, they can run code; look for a converted copy",
+            hint="pickled weights can run code and are not fetched; for Qwen-VL, the first: "
+            f"`hf download {hub_id} --local-dir FOLDER`, then `qvl models convert FOLDER TARGET`",
         )
     missing_bytes = sum(file.file_size or 0 for file in plan if file.will_download)
     _check_space(hub_id, missing_bytes)

@@ -26,6 +26,7 @@ from qvl.loading.checkpoint import (
     forget_pages,
     match,
     open_checkpoint,
+    pickles_alone,
     refuse_pickle,
 )
 from qvl.loading.config import (
@@ -33,6 +34,7 @@ from qvl.loading.config import (
     parse_config,
     parse_generation_defaults,
     parse_pixel_rules,
+    parse_template,
 )
 from qvl.loading.files import regular_file
 from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
@@ -46,6 +48,7 @@ from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.qwen_vl import QwenVL
 from qvl.models.vision import GatedMLP, TwoLinearMLP
+from qvl.processing.chat import vision_marks
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
 from qvl.types import DType
@@ -67,6 +70,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     rules: PixelRules
     defaults: GenerationDefaults
+    template: str  # what processing.chat calls the form of a prompt
     config: ModelConfig
     dtype: DType
     device: str
@@ -98,6 +102,7 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
         tokenizer=parts.tokenizer,
         rules=parts.rules,
         defaults=parts.defaults,
+        template=parts.template,
         config=parts.config,
         dtype=chosen,
         device=str(place),
@@ -114,15 +119,19 @@ class Parts:
     rules: PixelRules
     tokenizer: Tokenizer
     defaults: GenerationDefaults
+    template: str
 
 
 def read_parts(folder: Path) -> Parts:
     """Raises ModelFormatError, ConfigError or UnsafeCheckpointError."""
     check_folder(folder)
+    if pickles := pickles_alone(folder):
+        raise refuse_pickle(pickles[0])
     config = parse_config(folder)
     rules = parse_pixel_rules(folder, config)
     tokenizer = _tokenizer(folder, config)
-    return Parts(config, rules, tokenizer, parse_generation_defaults(folder, config, tokenizer))
+    defaults = parse_generation_defaults(folder, config, tokenizer)
+    return Parts(config, rules, tokenizer, defaults, parse_template(folder, config))
 
 
 class _NoStart(TorchFunctionMode):
@@ -326,12 +335,15 @@ def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
             f"the tokenizer has {tokenizer.vocab_size} tokens, "
             f"config.json's vocab_size is {config.decoder.vocab_size}"
         )
-    for token, expected in (
-        ("<|image_pad|>", config.image_token_id),
-        ("<|video_pad|>", config.video_token_id),
-        ("<|vision_start|>", config.vision_start_token_id),
-        ("<|vision_end|>", config.vision_end_token_id),
-    ):
+    start, pad, end = vision_marks(config.generation)
+    expected_ids = {
+        pad: config.image_token_id,
+        start: config.vision_start_token_id,
+        end: config.vision_end_token_id,
+    }
+    if config.generation != "qwen_vl":
+        expected_ids["<|video_pad|>"] = config.video_token_id
+    for token, expected in expected_ids.items():
         found = tokenizer.encode_control(token)
         if found != expected:
             raise ConfigError(f"{token} is {found} in the tokenizer, {expected} in config.json")

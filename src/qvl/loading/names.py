@@ -15,6 +15,7 @@ from dataclasses import dataclass
 class Renames:
     prefixes: tuple[tuple[str, str], ...]  # the first that fits is replaced
     vision_parts: tuple[tuple[str, str], ...]  # then each of these, inside model.visual.
+    decoder_parts: tuple[tuple[str, str], ...] = ()  # or of these, inside model.language_model.
 
 
 _PREFIXES = (
@@ -26,6 +27,24 @@ _PREFIXES = (
 )
 
 RENAMES: Mapping[str, Renames] = {
+    "qwen_vl": Renames(
+        (
+            ("transformer.visual.", "model.visual."),
+            ("transformer.wte.", "model.language_model.embed_tokens."),
+            ("transformer.ln_f.", "model.language_model.norm."),
+            ("transformer.h.", "model.language_model.layers."),
+        ),
+        (),
+        (
+            (".ln_1.", ".input_layernorm."),
+            (".ln_2.", ".post_attention_layernorm."),
+            (".attn.c_attn.", ".self_attn.qkv_proj."),
+            (".attn.c_proj.", ".self_attn.o_proj."),
+            (".mlp.w1.", ".mlp.up_proj."),
+            (".mlp.w2.", ".mlp.gate_proj."),  # the one that goes through silu
+            (".mlp.c_proj.", ".mlp.down_proj."),
+        ),
+    ),
     "qwen2_vl": Renames(
         _PREFIXES,
         (
@@ -56,7 +75,11 @@ def parameter_name(stored: str, generation: str) -> str:
         if stored.startswith(old):
             stored = new + stored[len(old) :]
             break
+    parts: tuple[tuple[str, str], ...] = ()
     if stored.startswith("model.visual."):
-        for old, new in renames.vision_parts:
-            stored = stored.replace(old, new)
+        parts = renames.vision_parts
+    elif stored.startswith("model.language_model."):
+        parts = renames.decoder_parts
+    for old, new in parts:
+        stored = stored.replace(old, new)
     return stored

@@ -39,3 +39,4 @@ class ForwardBatch:
     wanted_b: Tensor  # int64 [B], indexes into T
     vision: VisionFeatures | None = None
     vision_at_v: Tensor | None = None  # int64 [V], indexes into T where the rows go
+    stretch_t: Tensor | None = None  # int64 [T], rope.stretch of each token's sequence; None: all 1

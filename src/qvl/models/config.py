@@ -13,6 +13,9 @@
 | mrope_interleaved | no              | no                | yes               |
 
 A mixture of experts (Qwen3-VL only) has `experts` MLPs in every decoder layer, each of `mlp_width`.
+
+The first Qwen-VL ("qwen_vl") has another tower (`qwen_v1.py`; norm layer, mlp gelu, pos_grid 16); in
+the decoder qkv_bias, and one axis of positions: mrope_section (64, 0, 0).
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Generation = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
+Generation = Literal["qwen_vl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
+RESAMPLER_HEAD = 128  # width of a head in the first Qwen-VL's resampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class VisionConfig:
     merge: int  # merge x merge patches become one visual token
     temporal_patch: int
     norm: Literal["layer", "rms"]
-    mlp: Literal["quick_gelu", "gelu_tanh", "silu_gated"]
+    mlp: Literal["quick_gelu", "gelu_tanh", "silu_gated", "gelu"]
     patch_bias: bool
     pos_grid: int  # side of the learned position table; 0 for none
     deepstack_after: tuple[int, ...]  # block indexes whose output also feeds the decoder
@@ -62,6 +66,7 @@ class DecoderConfig:
     max_positions: int
     experts: int = 0  # MLPs in each layer, of which a token goes through a few; 0 for one MLP
     experts_per_token: int = 0
+    stretch_from: int = 0  # tokens beyond which the first Qwen-VL stretches positions; 0: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qvl.models.batch import Attend, ForwardBatch
 from qvl.models.config import DecoderConfig
 from qvl.models.norm import RMSNorm
-from qvl.models.rope import mrope_angles, mrope_axes, rotate
+from qvl.models.rope import log_n, mrope_angles, mrope_axes, rotate, stretched_theta
 
 
 class Attention(nn.Module):
@@ -109,15 +109,32 @@ class Decoder(nn.Module):
         if batch.vision is not None and batch.vision_at_v is not None:
             x = x.index_copy(0, batch.vision_at_v, batch.vision.rows_vd.to(x.dtype))
             levels = batch.vision.deepstack_vd
+        theta, attend = self.stretched(batch, x.dtype)
         angles = mrope_angles(
             batch.positions_3t,
             head_dim=self.config.head_dim,
-            theta=self.config.rope_theta,
+            theta=theta,
             axes=self.axes,
-            dtype=x.dtype,
+            # the first Qwen-VL rotates in fp32
+            dtype=torch.float32 if self.config.stretch_from else x.dtype,
         )
         for index, layer in enumerate(self.layers):
-            x = layer(x, angles, batch.attend)
+            x = layer(x, angles, attend)
             if index < len(levels) and batch.vision_at_v is not None:
                 x = x.index_add(0, batch.vision_at_v, levels[index].to(x.dtype))
         return self.norm(x[batch.wanted_b])
+
+    def stretched(self, batch: ForwardBatch, dtype: torch.dtype) -> tuple[float | Tensor, Attend]:
+        """The base of the rotation and the attention of this pass, for the first Qwen-VL stretched."""
+        config = self.config
+        if not config.stretch_from:
+            return config.rope_theta, batch.attend
+        theta: float | Tensor = config.rope_theta
+        if batch.stretch_t is not None:
+            theta = stretched_theta(config.rope_theta, batch.stretch_t, config.head_dim)
+        scale_t11 = log_n(batch.positions_3t[0], config.stretch_from).to(dtype)[:, None, None]
+
+        def attend(layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
+            return batch.attend(layer, q_tnh * scale_t11, k_tkh, v_tkh)
+
+        return theta, attend

@@ -12,6 +12,7 @@ from qvl.errors import EngineError
 from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.config import ModelConfig
 from qvl.models.decoder import Decoder
+from qvl.models.qwen_v1 import FixedTower
 from qvl.models.vision import Grid, VisionTower
 
 
@@ -20,7 +21,10 @@ class VisionAndText(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.visual = VisionTower(config.vision)
+        is_first = config.generation == "qwen_vl"
+        self.visual: VisionTower | FixedTower = (
+            FixedTower(config.vision) if is_first else VisionTower(config.vision)
+        )
         self.language_model = Decoder(config.decoder)
 
 

@@ -6,6 +6,7 @@ fp32; the frequencies are computed on the fly, so that no `.bfloat16()` can roun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -16,7 +17,10 @@ VISION_THETA = 10_000.0
 
 
 def rotate(x_tnh: Tensor, cos_th: Tensor, sin_th: Tensor) -> Tensor:
-    """x rotated by angles shared by all heads: x cos + (-x2, x1) sin, halves x1 and x2."""
+    """x rotated by angles shared by all heads: x cos + (-x2, x1) sin, halves x1 and x2.
+
+    Computed in the wider of the two dtypes, returned in that of x.
+    """
     first, second = x_tnh.chunk(2, dim=-1)
     half = first.shape[-1]
     cos, sin = cos_th.unsqueeze(1), sin_th.unsqueeze(1)
@@ -26,11 +30,33 @@ def rotate(x_tnh: Tensor, cos_th: Tensor, sin_th: Tensor) -> Tensor:
             second * cos[..., half:] + first * sin[..., half:],
         ),
         dim=-1,
-    )
+    ).to(x_tnh.dtype)
 
 
-def frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
-    """theta^(-2i / dim) for i < dim / 2, fp32 [dim / 2]."""
+def stretch(prompt_tokens: int, start: int) -> int:
+    """By how much the first Qwen-VL stretches the positions of a sequence, for good (dynamic NTK).
+
+    1 for a prompt of up to `start` tokens, then 3, 7, 15 .. with each doubling. (modeling_qwen.py,
+    get_ntk_alpha: 2^ceil(log2(tokens / start) + 1) - 1.)
+    """
+    doublings = 0
+    while start << doublings < prompt_tokens:
+        doublings += 1
+    return (2 << doublings) - 1
+
+
+def stretched_theta(theta: float, stretch_t: Tensor, head_dim: int) -> Tensor:
+    """The base of each token's frequencies, fp32 [T, 1]."""
+    return theta * stretch_t.float().unsqueeze(-1) ** (head_dim / (head_dim - 2))
+
+
+def log_n(positions_t: Tensor, start: int) -> Tensor:
+    """What the first Qwen-VL multiplies the query of its nth token by: ln n / ln start, if over 1."""
+    return ((positions_t + 1).float().log() / math.log(start)).clamp(min=1)
+
+
+def frequencies(dim: int, theta: float | Tensor, device: torch.device) -> Tensor:
+    """theta^(-2i / dim) for i < dim / 2, fp32 [dim / 2], or [T, dim / 2] for a theta [T, 1]."""
     steps = torch.arange(0, dim, 2, dtype=torch.float32, device=device)
     return 1.0 / (theta ** (steps / dim))
 
@@ -65,7 +91,12 @@ def _indexes(axes: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def mrope_angles(
-    positions_3t: Tensor, *, head_dim: int, theta: float, axes: Sequence[int], dtype: torch.dtype
+    positions_3t: Tensor,
+    *,
+    head_dim: int,
+    theta: float | Tensor,
+    axes: Sequence[int],
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """(cos, sin) [T, head_dim], computed in fp32 and then cast to the model's dtype."""
     inv = frequencies(head_dim, theta, positions_3t.device)

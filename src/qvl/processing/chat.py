@@ -18,13 +18,15 @@ content, `<|im_end|>\\n`, for every message; the generations differ in this:
 
 Qwen2.5-VL says what Qwen2-VL says; dense models and mixtures of Qwen3-VL are alike. Qwen2-VL and
 Qwen2.5-VL were not trained to call tools, and their templates have no form for them.
+qwen_vl (the first Qwen-VL-Chat) is as qwen2_vl, with a numbered line for each picture. qwen_vl_base
+(Qwen-VL, which only goes on with a text) has these lines too, and nothing around the messages.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,7 @@ _AFTER_TOOLS = (
     "<tool_call></tool_call> XML tags:\n"
     '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
+FIRST = ("qwen_vl", "qwen_vl_base")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,16 @@ def render(
         _check_message(message, number)
     _check_tools(tools)
     segments = list(formatter(messages, tools))
-    if add_generation_prompt:
+    if add_generation_prompt and generation != "qwen_vl_base":
         segments.append(Literal_("<|im_start|>assistant\n" + ("<think>\n" if thinks else "")))
     return tuple(segments)
+
+
+def vision_marks(generation: str) -> tuple[str, str, str]:
+    """The control tokens before a picture, for each of its visual tokens, and after it."""
+    if generation in FIRST:
+        return "<img>", "<imgpad>", "</img>"
+    return "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 
 
 def _check_message(message: Message, number: int) -> None:
@@ -133,12 +143,16 @@ def _check_tool_name(name: object) -> None:
         )
 
 
-def _qwen2_vl(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Segment]:
+def _refuse_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> None:
     if tools or any(m.role == "tool" or m.tool_calls for m in messages):
         raise InvalidParamError(
             "this generation's template has no tools",
             hint="use a Qwen3-VL model, or describe the functions in a message and ask for JSON",
         )
+
+
+def _qwen2_vl(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Segment]:
+    _refuse_tools(messages, tools)
     if messages[0].role != "system":
         yield Literal_(f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n")
     for number, message in enumerate(messages, 1):
@@ -167,9 +181,41 @@ def _qwen3_vl_thinking(messages: Sequence[Message], tools: Sequence[Tool]) -> It
     return _qwen3_turns(messages, tools, reasoning_from=max(asked, default=len(messages)) + 1)
 
 
+def _qwen_vl(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Segment]:
+    return _numbered(_qwen2_vl(messages, tools))
+
+
+def _qwen_vl_base(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Segment]:
+    return _numbered(_plain(messages, tools))
+
+
+def _plain(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Segment]:
+    _refuse_tools(messages, tools)
+    for number, message in enumerate(messages, 1):
+        if number > 1:
+            yield Literal_("\n")
+        for part in message.content:
+            yield _content(part, number)
+
+
+def _numbered(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Each picture on a line of its own, counted over the conversation."""
+    number = 0
+    for segment in segments:
+        if not isinstance(segment, Picture):
+            yield segment
+            continue
+        number += 1
+        yield Literal_(f"Picture {number}: ")
+        yield segment
+        yield Literal_("\n")
+
+
 _FORMATTERS: dict[
     tuple[str, bool], Callable[[Sequence[Message], Sequence[Tool]], Iterator[Segment]]
 ] = {
+    ("qwen_vl", False): _qwen_vl,
+    ("qwen_vl_base", False): _qwen_vl_base,
     ("qwen2_vl", False): _qwen2_vl,
     ("qwen2_5_vl", False): _qwen2_vl,
     ("qwen3_vl", False): _qwen3_vl,

@@ -28,6 +28,7 @@ class PixelRules:
     max_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    square_px: int = 0  # every picture is squeezed into a square of this side; 0: of its own shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,11 @@ def to_patches(pixels: np.ndarray, rules: PixelRules) -> Patches:
             f"pixels are {pixels.dtype} {list(pixels.shape)}, not uint8 [height, width, 3]"
         )
     patch, merge = rules.patch_px, rules.merge
-    height, width = smart_resize(
-        *pixels.shape[:2], factor_px=patch * merge, min_px=rules.min_px, max_px=rules.max_px
-    )
+    height = width = rules.square_px
+    if not rules.square_px:
+        height, width = smart_resize(
+            *pixels.shape[:2], factor_px=patch * merge, min_px=rules.min_px, max_px=rules.max_px
+        )
     resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
     down, across = height // patch, width // patch
     blocks = resized.reshape(down // merge, merge, patch, across // merge, merge, patch, 3)

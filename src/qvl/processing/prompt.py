@@ -5,7 +5,7 @@ Main path: build_prompt -> chat.render -> pictures read and cut -> ids -> mrope_
 Positions are the family's three: time, row, column. A text token has the same number on all three;
 a picture of h x w visual tokens that starts at s has time s, rows s..s+h-1, columns s..s+w-1, and
 the text after it goes on at the largest number so far plus one. (transformers 5.23 models/qwen2_vl
-and qwen3_vl, get_rope_index, for pictures.)
+and qwen3_vl, get_rope_index, for pictures.) The first Qwen-VL counts every token as text.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from qvl.processing.image import Picture, read_image
 from qvl.processing.patches import Patches, PixelRules, to_patches
 from qvl.processing.tokenizer import Tokenizer
 from qvl.types import Image, ImageInfo, Message, Tool
-
-VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,15 +72,16 @@ def build_prompt(
     Raises InputError for a picture, InvalidParamError for a conversation that cannot be used,
     ConfigError for a tokenizer that does not fit.
     """
-    if tokenizer.encode_control(IMAGE_PAD) != image_token_id:
+    marks = chat.vision_marks(generation)
+    if tokenizer.encode_control(marks[1]) != image_token_id:
         raise ConfigError(
             f"config.json says image token {image_token_id}, "
-            f"the tokenizer's {IMAGE_PAD} is {tokenizer.encode_control(IMAGE_PAD)}",
+            f"the tokenizer's {marks[1]} is {tokenizer.encode_control(marks[1])}",
             hint="use the tokenizer files that belong to the model",
         )
     # all text before the first picture: a text that is refused costs no reading
     segments = chat.render(messages, generation=generation, tools=tools, thinks=thinks)
-    encoded = list(_encode(segments, tokenizer))
+    encoded = list(_encode(segments, tokenizer, marks))
     pictures = _read_pictures((i for i in encoded if isinstance(i, Image)), rules, read)
     ids: list[int] = []
     images: list[PromptImage] = []
@@ -93,12 +92,15 @@ def build_prompt(
         else:
             ids.append(item)
     ids_t = np.array(ids, np.int64)
-    positions_3t, next_position = mrope_positions(
-        ids_t,
-        image_token_id=image_token_id,
-        grids=[image.patches.grid for image in images],
-        merge=rules.merge,
-    )
+    if generation in chat.FIRST:
+        positions_3t, next_position = span_positions(len(ids), ())
+    else:
+        positions_3t, next_position = mrope_positions(
+            ids_t,
+            image_token_id=image_token_id,
+            grids=[image.patches.grid for image in images],
+            merge=rules.merge,
+        )
     return Prompt(ids_t, positions_3t, next_position, tuple(images))
 
 
@@ -142,16 +144,20 @@ def span_positions(tokens: int, spans: Iterable[VisionSpan]) -> tuple[np.ndarray
     return positions_3t, following + tokens - done
 
 
-def _encode(segments: Iterable[chat.Segment], tokenizer: Tokenizer) -> Iterator[int | Image]:
+def _encode(
+    segments: Iterable[chat.Segment], tokenizer: Tokenizer, marks: tuple[str, str, str]
+) -> Iterator[int | Image]:
     """Token ids, and pictures where their visual tokens go."""
-    for piece in _join_text(_pieces(segments, tokenizer)):
+    for piece in _join_text(_pieces(segments, tokenizer, marks)):
         if isinstance(piece, str):
             yield from tokenizer.encode_text(piece)
         else:
             yield piece
 
 
-def _pieces(segments: Iterable[chat.Segment], tokenizer: Tokenizer) -> Iterator[int | str | Image]:
+def _pieces(
+    segments: Iterable[chat.Segment], tokenizer: Tokenizer, marks: tuple[str, str, str]
+) -> Iterator[int | str | Image]:
     """Control tokens as ids, everybody's plain text, and pictures between their two marks."""
     for segment in segments:
         match segment:
@@ -160,9 +166,9 @@ def _pieces(segments: Iterable[chat.Segment], tokenizer: Tokenizer) -> Iterator[
             case chat.UserText(text):
                 yield text
             case chat.Picture(image):
-                yield tokenizer.encode_control(VISION_START)
+                yield tokenizer.encode_control(marks[0])
                 yield image
-                yield tokenizer.encode_control(VISION_END)
+                yield tokenizer.encode_control(marks[2])
 
 
 def _join_text(pieces: Iterable[int | str | Image]) -> Iterator[int | str | Image]:

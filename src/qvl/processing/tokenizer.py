@@ -42,7 +42,7 @@ def _byte_alphabet() -> dict[str, int]:
     }
 
 
-_BYTE_OF_CHAR = _byte_alphabet()
+BYTE_OF_CHAR = _byte_alphabet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Tokenizer:
             raise InvalidParamError(f"token id {id} is outside 0 to {self.vocab_size - 1}")
         if id in self._added_bytes:
             return self._added_bytes[id]
-        return bytes(_BYTE_OF_CHAR[char] for char in self._texts.get(id, ""))
+        return bytes(BYTE_OF_CHAR[char] for char in self._texts.get(id, ""))
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
@@ -182,11 +182,11 @@ def _check_ids(vocab: Mapping[str, int], added: Sequence[_Added]) -> None:
 
 def _check_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> None:
     """Every byte has a token, every token is bytes, every merge joins two tokens into one."""
-    missing = sum(char not in vocab for char in _BYTE_OF_CHAR)
+    missing = sum(char not in vocab for char in BYTE_OF_CHAR)
     if missing:
         raise ConfigError(f"the tokenizer lacks {missing} of the 256 bytes: text would be lost")
-    if "" in vocab or not _BYTE_OF_CHAR.keys() >= set("".join(vocab)):  # all at once: it is quick
-        wrong = next(text for text in vocab if not text or not _BYTE_OF_CHAR.keys() >= set(text))
+    if "" in vocab or not BYTE_OF_CHAR.keys() >= set("".join(vocab)):  # all at once: it is quick
+        wrong = next(text for text in vocab if not text or not BYTE_OF_CHAR.keys() >= set(text))
         raise ConfigError(f"the tokenizer's token {wrong!r} is not written in bytes")
     for left, right in merges:
         if left not in vocab or right not in vocab or left + right not in vocab:

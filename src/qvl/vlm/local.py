@@ -265,7 +265,7 @@ class LocalModel:
             request.messages,
             tokenizer=loaded.tokenizer,
             rules=loaded.rules,
-            generation=loaded.config.generation,
+            generation=loaded.template,
             image_token_id=loaded.config.image_token_id,
             tools=request.tools,
             thinks=loaded.thinks,
