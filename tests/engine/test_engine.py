@@ -707,7 +707,7 @@ def test_a_request_whose_parts_do_not_agree_is_refused():
         replace(WITH_PICTURE, images=()),
         replace(WITH_PICTURE, images=(replace(image, start=image.start + 1),)),
         replace(WITH_PICTURE, images=(replace(image, grid=(1, 4, 4)),)),
-        replace(WITH_PICTURE, images=(replace(image, rows=image.rows[:-1]),)),
+        replace(WITH_PICTURE, images=(replace(image, rows=torch.as_tensor(image.rows)[:-1]),)),
         replace(WITH_PICTURE, positions=torch.zeros(3, 4)),
         replace(WITH_PICTURE, ids=[], images=(), positions=torch.zeros(3, 0)),
     ]

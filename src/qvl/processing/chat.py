@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qvl.errors import ConfigError, InvalidParamError
-from qvl.types import Image, Message, Part, Text
+from qvl.types import Image, Message, Part, Text, Video
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 
@@ -45,7 +45,12 @@ class Picture:
     image: Image
 
 
-Segment = Literal_ | UserText | Picture
+@dataclass(frozen=True, slots=True)
+class Clip:
+    video: Video
+
+
+Segment = Literal_ | UserText | Picture | Clip
 
 
 def render(
@@ -97,11 +102,13 @@ def _qwen3_vl(messages: Sequence[Message]) -> Iterator[Segment]:
                 f"message {number} has the role 'system', which Qwen3-VL takes first only",
                 hint="put it first, or say it in a user message",
             )
-        if message.role != "user" and any(isinstance(part, Image) for part in message.content):
+        if message.role != "user" and any(
+            isinstance(part, Image | Video) for part in message.content
+        ):
             raise InvalidParamError(
-                f"message {number} has a picture and the role {message.role!r}, "
+                f"message {number} has a picture or a video and the role {message.role!r}, "
                 "which Qwen3-VL does not take",
-                hint="put the picture into a user message",
+                hint="put it into a user message",
             )
         yield from _turn(message, number)
 
@@ -127,7 +134,10 @@ def _content(part: Part, number: int) -> Segment:
             return UserText(text)
         case Image():
             return Picture(part)
+        case Video():
+            return Clip(part)
     raise InvalidParamError(
-        f"message {number} has a part of type {type(part).__name__!r}, not a text or an image",
-        hint="content is a tuple of Text and Image",
+        f"message {number} has a part of type {type(part).__name__!r}, not a text, an image or a "
+        "video",
+        hint="content is a tuple of Text, Image and Video",
     )

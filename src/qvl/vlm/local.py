@@ -40,6 +40,7 @@ from qvl.loading.model import (
     load_model,
     local_folder,
 )
+from qvl.processing.patches import Patches
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.processing.tokenizer import Tokenizer
 from qvl.structured.grammar import Grammar, Grammars
@@ -314,7 +315,8 @@ class LocalModel:
     def _completion(self, answer: _Answer) -> Completion:
         if answer.reason is None:
             raise EngineError("a request ended without a reason")
-        images = tuple(image.info for image in answer.prompt.images)
+        images = tuple(i.info for i in answer.prompt.images if i.info is not None)
+        videos = answer.prompt.videos
         total_s = time.monotonic() - answer.began_s
         return Completion(
             id=answer.request.id,
@@ -326,7 +328,7 @@ class LocalModel:
             usage=Usage(
                 prompt_tokens=len(answer.prompt.ids),
                 completion_tokens=len(answer.token_ids),
-                image_tokens=sum(image.tokens for image in images),
+                image_tokens=sum(seen.tokens for seen in (*images, *videos)),
                 cached_tokens=answer.cached_tokens,
             ),
             timings=Timings(first_token_s=answer.first_token_s or total_s, total_s=total_s),
@@ -338,6 +340,7 @@ class LocalModel:
                 seed=answer.sampling.seed,
                 sampling=answer.sampling,
                 images=images,
+                videos=videos,
                 version=qvl.__version__,
             ),
         )
@@ -380,9 +383,11 @@ def cache_room(loaded: LoadedModel) -> int:
 
 
 def engine_image(image: PromptImage) -> EngineImage:
+    patches = image.patches
     return EngineImage(
-        rows=image.patches.rows,
-        grid=image.patches.grid,
+        # a long video's rows together may be larger than the model
+        rows=patches.rows if isinstance(patches, Patches) else lambda: patches.rows,
+        grid=patches.grid,
         start=image.start,
         tokens=image.tokens,
         content=image.sha256,
