@@ -32,6 +32,7 @@ from qvl.loading.config import (
     parse_config,
     parse_generation_defaults,
     parse_pixel_rules,
+    parse_video_rules,
 )
 from qvl.loading.files import regular_file
 from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
@@ -44,6 +45,7 @@ from qvl.models.qwen_vl import QwenVL
 from qvl.models.vision import GatedMLP, TwoLinearMLP
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
+from qvl.processing.video import VideoRules
 from qvl.types import DType
 
 CPU = torch.device("cpu")
@@ -62,6 +64,7 @@ class LoadedModel:
     model: QwenVL
     tokenizer: Tokenizer
     rules: PixelRules
+    video_rules: VideoRules
     defaults: GenerationDefaults
     config: ModelConfig
     dtype: DType
@@ -92,6 +95,7 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
         model=model.eval(),
         tokenizer=parts.tokenizer,
         rules=parts.rules,
+        video_rules=parts.video_rules,
         defaults=parts.defaults,
         config=parts.config,
         dtype=chosen,
@@ -106,6 +110,7 @@ class Parts:
 
     config: ModelConfig
     rules: PixelRules
+    video_rules: VideoRules
     tokenizer: Tokenizer
     defaults: GenerationDefaults
 
@@ -116,7 +121,8 @@ def read_parts(folder: Path) -> Parts:
     config = parse_config(folder)
     rules = parse_pixel_rules(folder, config)
     tokenizer = _tokenizer(folder, config)
-    return Parts(config, rules, tokenizer, parse_generation_defaults(folder, config, tokenizer))
+    defaults = parse_generation_defaults(folder, config, tokenizer)
+    return Parts(config, rules, parse_video_rules(folder, config, rules), tokenizer, defaults)
 
 
 class _NoStart(TorchFunctionMode):

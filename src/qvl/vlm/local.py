@@ -242,6 +242,7 @@ class LocalModel:
             rules=loaded.rules,
             generation=loaded.config.generation,
             image_token_id=loaded.config.image_token_id,
+            video_rules=loaded.video_rules,
         )
         form = request.response_format
         grammar = None if form is None else self._grammars().compile(form)
