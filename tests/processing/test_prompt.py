@@ -435,9 +435,8 @@ def random_parts(rng, side_px):
 
 @pytest.mark.parametrize("family", VIDEO_RULES)
 def test_positions_of_200_random_prompts_with_pictures_and_videos(family, tokenizer):
-    generation = "qwen3_vl" if family == "qwen3_vl" else "qwen2_vl"
     rng = np.random.default_rng(7)
-    rules = RULES[generation]
+    rules = RULES["qwen3_vl" if family == "qwen3_vl" else "qwen2_vl"]
     pads = {kind: tokenizer.encode_control(f"<|{kind}_pad|>") for kind in ("image", "video")}
     for _ in range(200):
         parts, seen = random_parts(rng, 2 * rules.patch_px)
@@ -445,7 +444,7 @@ def test_positions_of_200_random_prompts_with_pictures_and_videos(family, tokeni
             [Message.user(*parts)],
             tokenizer=tokenizer,
             rules=rules,
-            generation=generation,
+            generation=family,
             image_token_id=pads["image"],
             video_rules=VIDEO_RULES[family],
             read=read,

@@ -503,7 +503,7 @@ def parse_video_rules(folder: Path, config: ModelConfig, pixels: PixelRules) -> 
     """
     token_px = (pixels.patch_px * pixels.merge) ** 2
     share = int(0.9 * config.decoder.max_positions)
-    if config.generation not in ("qwen3_vl", "qwen3_vl_moe"):
+    if config.generation not in QWEN3:
         values = read_json(folder, "config.json", limit_bytes=MAX_JSON_BYTES, error=ConfigError)
         vision = Section("config.json", "", values).section("vision_config")
         is_first = config.generation == "qwen2_vl"
