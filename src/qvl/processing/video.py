@@ -364,7 +364,7 @@ def _clip(worker: Worker, sha256: str, name: str) -> _Clip:
             count, notes = int(header["frames"]), tuple(str(note) for note in header["notes"])
         except (ValueError, KeyError, TypeError, ArithmeticError) as err:
             raise WorkerDiedError from err
-        if not 0 < count <= MAX_FRAMES or not 0 < rate < math.inf:
+        if not 0 < count <= MAX_FRAMES or not 0 < rate < math.inf or not 0 < unit_s < 10**6:
             raise WorkerDiedError
         units = np.frombuffer(bytes(worker.read(8 * count)), np.int64)
 
@@ -384,7 +384,7 @@ def _clip(worker: Worker, sha256: str, name: str) -> _Clip:
                 raise _refusal(answer, name)
             yield Picture(answer.pixels, f"{sha256}#{number}", name, ())
 
-    times_s = units * unit_s.numerator / unit_s.denominator
+    times_s = units.astype(np.float64) * unit_s.numerator / unit_s.denominator
     return _Clip(size, times_s, rate, lambda: sha256, notes, frames)
 
 

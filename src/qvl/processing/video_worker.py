@@ -91,11 +91,11 @@ class Limits:
         if width < 1 or height < 1:
             raise Refusal("video_decode", f"has frames of {width}x{height} px", ANOTHER_COPY)
         if width * height > self.pixels:
-            raise Refusal(
-                "video_too_large",
-                f"has frames of {width}x{height} px, the limit is {self.pixels / 1e6:g} megapixels",
-                "save it with a smaller frame size",
-            )
+            raise self.too_large(f"has frames of {width}x{height} px")
+
+    def too_large(self, what: str) -> Refusal:
+        message = f"{what}, the limit is {self.pixels / 1e6:g} megapixels"
+        return Refusal("video_too_large", message, "save it with a smaller frame size")
 
     def check_count(self, frames: int) -> None:
         if frames > self.frames:
@@ -263,7 +263,10 @@ class Animation:
         if (size := declared_size(file.read(64))) is not None:
             limits.check(*size)
         file.seek(0)
-        self.image = Image.open(file, formats=["GIF", "WEBP"])
+        try:
+            self.image = Image.open(file, formats=["GIF", "WEBP"])
+        except Image.DecompressionBombError as err:
+            raise limits.too_large("has very large frames") from err
         limits.check(*self.image.size)
 
     def scan(self) -> Scan:
