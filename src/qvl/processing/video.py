@@ -108,7 +108,7 @@ def read_video(
 ) -> CutVideo:
     """The frames that a checkpoint looks at, as patches. Safe to call from several threads.
 
-    Memory: besides the patches, 6 bytes for each pixel of their area, a few frames.
+    Memory: 3 bytes for each pixel of the resized frames, and a few whole frames here and there.
     Raises InvalidParamError for options that do not fit, the errors of read_image for paths and for
     pictures, VideoDecodeError and VideoTooLargeError for the content, UsageError without PyAV,
     EngineError when no decoder can be started.
@@ -203,7 +203,7 @@ def _within(times_s: np.ndarray, video: Video, name: str) -> np.ndarray:
     """Numbers of the frames between start_s and end_s."""
     start_s = video.start_s or 0.0
     end_s = math.inf if video.end_s is None else video.end_s
-    # the first frame may be shown a little after the beginning, or before it
+    # a frame may be shown before the beginning, too
     is_within = (times_s <= end_s) & ((times_s >= start_s) | (start_s == 0))
     numbers = np.flatnonzero(is_within)
     if not len(numbers):
