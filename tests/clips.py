@@ -53,14 +53,16 @@ def clip(
     with av.open(file, "w", format=container) as out:
         stream: Any = out.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = MS
+        # MPEG-2 has a list of rates, and no other clock
+        unit = Fraction(1, rate) if codec == "mpeg2video" else MS
+        stream.codec_context.time_base = unit
         stream.codec_context.gop_size = key_every
         stream.options = options or ({"crf": "10"} if codec == "libx264" else {"q": "2"})
         if rotation:
             stream.set_display_rotation(rotation)
         for number, time_ms in enumerate(times_ms):
             picture = av.VideoFrame.from_ndarray(frame(number, width=width, height=height))
-            picture.pts, picture.time_base = time_ms, MS
+            picture.pts, picture.time_base = round(time_ms * MS / unit), unit
             out.mux(stream.encode(picture))
         out.mux(stream.encode())
     return file.getvalue()

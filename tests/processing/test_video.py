@@ -138,6 +138,8 @@ def test_a_run_s_frames_keep_to_the_budget_of_one_and_of_all(frames: int, side: 
         ("matroska", "libx264"),
         ("webm", "libvpx-vp9"),
         ("avi", "mpeg4"),
+        ("avi", "libx264"),
+        ("vob", "mpeg2video"),
         ("mpegts", "libx264"),
         ("flv", "libx264"),
         ("asf", "wmv2"),
@@ -426,7 +428,26 @@ def test_a_file_that_says_that_it_was_longer_says_so_here(tmp_path: Path):
     shown = len(cut.info.frame_times_s)
     assert 50 < shown < 150
     assert numbers_of(cut)[:50] == list(range(50))
-    assert cut.info.notes == (f"cut off: its last {200 - shown} frames are not there",)
+    assert cut.info.notes == (f"cut off: its last {(200 - shown) / 25:.1f} s are not there",)
+
+
+def test_what_an_edit_list_hides_is_not_there():
+    """As phones write it when a film's beginning was cut off: half a second before zero."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(clips.steady(50, 25))) as video:
+        (stream,) = video.streams.video
+        with av.open(file, "w", format="mp4", options={"avoid_negative_ts": "disabled"}) as out:
+            copy = out.add_stream_from_template(stream)
+            for packet in video.demux(stream):
+                if packet.size:
+                    packet.pts -= round(0.5 / stream.time_base)
+                    packet.dts -= round(0.5 / stream.time_base)
+                    packet.stream = copy
+                    out.mux(packet)
+    cut = read(file.getvalue(), fps=25)
+    assert numbers_of(cut)[:37] == list(range(13, 50))
+    assert cut.info.frame_times_s == pytest.approx(np.arange(37) / 25)
+    assert cut.info.notes == ()
 
 
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded():

@@ -42,7 +42,6 @@ VIDEO_SUFFIXES = frozenset(
         ".ts",
         ".flv",
         ".wmv",
-        ".ogv",
     ]
 )
 

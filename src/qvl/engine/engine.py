@@ -113,7 +113,9 @@ class Engine:
         self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
         self._cache = KVCache(self._pool.total + 1)  # the last takes what padding writes
         whole = {p.device.type for p in model.parameters()} == {"cuda"}  # no layer is streamed
-        fixed = whole and not model.config.decoder.experts  # the chosen ones are asked for by the host
+        fixed = (
+            whole and not model.config.decoder.experts
+        )  # the chosen ones are asked for by the host
         self._static = StaticDecode(model, self._cache, self._device) if fixed else None
         self._draft_tokens = 0 if whole else draft_tokens
         self._features = FeatureCache(feature_bytes)

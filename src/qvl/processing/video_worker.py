@@ -45,13 +45,14 @@ from qvl.processing.decode_worker import (
 )
 
 # Containers whose parser opens nothing but the file itself; playlists and the like are not among them.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
-READABLE = "give an MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, Ogg, GIF or WebP file"
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf"
+READABLE = "give an MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, GIF or WebP file"
 # To jump over fewer frames costs more than to decode them.
 WORTH_A_JUMP = 48
 # Each thread of a decoder holds frames of its own in memory.
 THREADS = 4
 SAME_RATE = 0.02
+WORTH_A_NOTE_S = 0.5
 # Browsers show a GIF's frame of less than 20 ms for this long.
 GIF_DEFAULT_MS = 100
 UPRIGHT = {
@@ -114,7 +115,7 @@ class Movie:
         self.times: list[int] = []  # of all frames that are shown, rising
         self.keys: list[int] = []  # those at which decoding can begin
         self.timed = True
-        self.packets = 0
+        self.end = 0  # of the last one
 
     def scan(self) -> Scan:
         with self.open() as container:
@@ -123,7 +124,7 @@ class Movie:
             self.limits.check(stream.codec_context.width or 1, stream.codec_context.height or 1)
             self.list_packets(container, stream)
             unit, said_rate, origin = stream.time_base, stream.average_rate, container.start_time
-            missing = stream.frames - self.packets if "mov" in container.format.name else 0
+            declared = (stream.start_time or 0) + (stream.duration or 0)
         if not self.times:
             raise Refusal("video_decode", "has no frames", ANOTHER_COPY)
         if unit is None or unit <= 0:
@@ -135,7 +136,10 @@ class Movie:
         if said_rate and abs(said_rate / rate - 1) < SAME_RATE:
             rate = said_rate
         size = next(self.frames([0])).size
-        notes = (f"cut off: its last {missing} frames are not there",) if missing > 0 else ()
+        notes = ()
+        missing_s = float((declared - self.end) * unit)
+        if self.timed and missing_s > WORTH_A_NOTE_S:
+            notes = (f"cut off: its last {missing_s:.1f} s are not there",)
         return Scan(size, [time - first for time in self.times], unit, rate, notes)
 
     def open(self) -> Any:
@@ -150,17 +154,18 @@ class Movie:
 
     def list_packets(self, container: Any, stream: Any) -> None:
         decoding_times: list[int] = []
+        self.timed = container.format.name != "avi"  # which has no times of showing, only an order
         try:
             for packet in container.demux(stream):
                 if not packet.size:  # the end
                     continue
-                self.packets += 1
-                self.limits.check_count(self.packets)
+                self.limits.check_count(len(decoding_times) + 1)
                 if packet.is_discard:  # an edit list hides it
                     continue
                 self.timed = self.timed and packet.pts is not None
                 if self.timed:
                     self.times.append(packet.pts)
+                    self.end = max(self.end, packet.pts + (packet.duration or 0))
                     if packet.is_keyframe:
                         self.keys.append(packet.pts)
                 decoding_times.append(packet.dts or 0)
@@ -168,7 +173,7 @@ class Movie:
             raise
         except av.error.FFmpegError:
             pass  # what came before the damage is there
-        if not self.timed:  # some AVI files: frames are counted instead
+        if not self.timed:  # frames are counted instead
             self.times, self.keys = decoding_times, []
         self.times.sort()
         self.keys.sort()
