@@ -53,6 +53,7 @@ def prompt_of(loaded: LoadedModel, messages: Sequence[Message]) -> Prompt:
         rules=loaded.rules,
         generation=loaded.config.generation,
         image_token_id=loaded.config.image_token_id,
+        video_rules=loaded.video_rules,
     )
 
 

@@ -30,6 +30,7 @@ HOMES = {
         "cli",
     ),
     "huggingface_hub": ("loading/hub.py",),
+    "av": ("processing/video_worker.py",),
     "transformers": ("bench/peer_transformers.py",),  # to be measured against
     "pickle": (),
     "marshal": (),
@@ -39,7 +40,11 @@ HOMES = {
 # call -> the parts of the package that may make it
 CALLS = {
     # scenes.py opens one drawing that the package ships, never an input
-    "Image.open": ("processing/decode_worker.py", "training/scenes.py"),
+    "Image.open": (
+        "processing/decode_worker.py",
+        "processing/video_worker.py",
+        "training/scenes.py",
+    ),
     "PIL.Image.open": ("processing/decode_worker.py",),
     "torch.load": ("loading/pickle_worker.py",),  # of tensors alone, in a process of its own
     "pickle.loads": (),

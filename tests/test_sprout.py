@@ -13,7 +13,7 @@ import oracle
 from qvl.loading.model import LoadedModel, load_model
 from qvl.tasks.prompts import describe_prompt
 from qvl.training.scenes import draw
-from qvl.types import Image, Message
+from qvl.types import Image, Message, Video
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 
 NEW_TOKENS = 64
@@ -63,6 +63,15 @@ def test_transformers_reads_and_writes_the_same(
         text = loaded.tokenizer.decode(ids)
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
         assert text
+
+
+def test_a_minute_of_video_fits_its_context(loaded: LoadedModel) -> None:
+    file = io.BytesIO()
+    draw("held-out", random.Random(0), size=(160, 160)).picture.save(file, "png")
+    film = Video(source=(Image(file.getvalue()),) * 120)
+    prompt = oracle.prompt_of(loaded, [Message.user(film, "Describe the video.")])
+    assert len(prompt.images) == 60
+    assert len(prompt.ids) < loaded.config.decoder.max_positions // 2
 
 
 def test_transformers_finds_every_tensor_and_no_other() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qvl.errors import QvlError
 from qvl.tasks.describe import Describe, Description, describe
-from qvl.types import Completion, Delta, Image, Request, Sampling
+from qvl.types import Completion, Delta, Image, Request, Sampling, Video
 from qvl.vlm.local import LocalModel
 
 
@@ -25,7 +25,7 @@ class VLM(LocalModel):
 
     def describe(
         self,
-        picture: str | Path | bytes,
+        picture: str | Path | bytes | Video,
         *,
         language: str = "en",
         style: str = "plain",
@@ -33,7 +33,7 @@ class VLM(LocalModel):
         sampling: Sampling | None = None,
         boxes: bool = False,
     ) -> Description:
-        """What is in one picture; see `qvl.tasks.describe.Describe`. Raises QvlError."""
+        """What is in one picture or video; see `qvl.tasks.describe.Describe`. Raises QvlError."""
         task = Describe(
             languages=(language,),
             style=style,
@@ -41,14 +41,15 @@ class VLM(LocalModel):
             sampling=sampling or Sampling(),
             boxes=boxes,
         )
-        result = next(describe(self, [Image.of(picture)], task))
+        shown = picture if isinstance(picture, Video) else Image.of(picture)
+        result = next(describe(self, [shown], task))
         if isinstance(result, QvlError):
             raise result
         return result[language]
 
     async def adescribe(
         self,
-        picture: str | Path | bytes,
+        picture: str | Path | bytes | Video,
         *,
         language: str = "en",
         style: str = "plain",

@@ -10,6 +10,8 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  |- ImageDecodeError                  damaged, truncated or not a picture
 |  |- ImageTooLargeError                bytes, pixels or memory over the limit
 |  |- ImageAspectError                  one side over 200 times the other
+|  |- VideoDecodeError                  damaged, or not a video
+|  |- VideoTooLargeError                bytes, pixels, frames or hours over the limit
 |  `- PromptTooLongError                more tokens than the model's context
 |- ModelError                 4  400  a model that cannot be used
 |  |- UnknownModelError         404     no such name; carries the nearest ones
@@ -95,6 +97,14 @@ class ImageTooLargeError(InputError):
 
 class ImageAspectError(InputError):
     code = "image_aspect"
+
+
+class VideoDecodeError(InputError):
+    code = "video_decode"
+
+
+class VideoTooLargeError(InputError):
+    code = "video_too_large"
 
 
 class PromptTooLongError(InputError):

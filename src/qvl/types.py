@@ -45,7 +45,29 @@ class Image:
         return cls(Path(source), str(source))
 
 
-Part = Text | Image
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Video:
+    """A video by path or by its encoded bytes, or as pictures of one size in the order of time.
+
+    Of a file, `fps` frames a second (None: the checkpoint's own rate) or `frames` in all are looked
+    at, between `start_s` and `end_s`. Of pictures, all are, and `fps` says how fast they were taken
+    (None: two a second). `name` is how messages about it call it.
+    """
+
+    source: Path | bytes | tuple[Image, ...]
+    name: str = "video"
+    fps: float | None = None
+    frames: int | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @classmethod
+    def of(cls, source: str | Path) -> Video:
+        """The whole video of a file, named after it."""
+        return cls(source=Path(source), name=str(source))
+
+
+Part = Text | Image | Video
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +223,8 @@ def choices(request: Request, n: int) -> list[Request]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens; of the prompt's, `image_tokens` are of pictures and `cached_tokens` were computed before;
-    of the completion's, `reasoning_tokens` came before the answer.
+    """Tokens; of the prompt's, `image_tokens` are of pictures and videos, and `cached_tokens` were
+    computed before; of the completion's, `reasoning_tokens` came before the answer.
     """
 
     prompt_tokens: int
@@ -235,6 +257,24 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VideoInfo:
+    """What became of one video: as ImageInfo, and when each frame that was looked at is shown.
+
+    Times are the file's own, in seconds from its beginning.
+    """
+
+    name: str
+    sha256: str
+    width_px: int
+    height_px: int
+    resized_width_px: int
+    resized_height_px: int
+    tokens: int
+    frame_times_s: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """How a completion came to be: enough to ask for the same words again."""
 
@@ -247,6 +287,7 @@ class Provenance:
     sampling: Sampling
     images: tuple[ImageInfo, ...]
     version: str
+    videos: tuple[VideoInfo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
+import clips
 from qvl.cli.main import main
 from tiny import save_tiny
 
@@ -80,6 +81,35 @@ def test_json_lines_carry_text_boxes_usage_and_provenance(qvl: Run) -> None:
         assert row["meta"]["model"] == "sprout"
         assert 0 < row["meta"]["confidence"] <= 1
         assert all(set(box) == {"label", "x1", "y1", "x2", "y2"} for box in row["boxes"])
+
+
+def test_a_video_is_described_beside_a_picture(qvl: Run, tmp_path: Path) -> None:
+    (tmp_path / "clip.MP4").write_bytes(clips.steady(40, 25))
+    (tmp_path / "broken.mkv").write_bytes(b"no video")
+    ended = qvl(
+        "describe",
+        tmp_path / "*.[mM]*",
+        SOME,
+        "--json",
+        "--html",
+        "page.html",
+        "--language",
+        "ru,en",
+    )
+    assert ended.code == 3
+    rows = [json.loads(line) for line in ended.out.splitlines()]
+    broken, *film, _, _ = rows
+    assert broken["error"]["code"] == "video_decode"
+    for row in film:
+        (video,) = row["meta"]["videos"]
+        assert row["meta"]["images"] == row["boxes"] == []
+        assert video["frame_times_s"] == pytest.approx([0.0, 0.52, 1.04, 1.56])
+        assert row["usage"]["image_tokens"] == video["tokens"] > 0
+    assert [row["language"] for row in rows[1:]] == ["ru", "en"] * 2
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count("<article>") == 3
+    assert page.count("<img") == 1
+    assert "96x64 px" in page
 
 
 def test_a_hundred_pictures_of_which_five_are_broken(qvl: Run, tmp_path: Path) -> None:

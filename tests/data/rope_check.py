@@ -9,16 +9,19 @@ def mrope_positions(layout, merge=2):
     """Positions [3, n] and the next one, of a layout of ("text", n) and ("span", (t, h, w)) items.
 
     t, h, w are in patches, before the merge. The rule: a span's token at (i, r, c) is at start + (i, r, c),
-    and what follows starts at the largest of all numbers so far, plus one.
+    and what follows starts at the largest of all numbers so far, plus one. An item ("span", size, step)
+    has its times at start + step * i, as 32-bit numbers, without their fraction.
     """
     tokens = []
     following = 0
-    for kind, size in layout:
+    for kind, size, *step in layout:
         if kind == "text":
             tokens += [(following + i,) * 3 for i in range(size)]
         else:
             time, height, width = size
             for i in range(time):
+                if step:
+                    i = int(np.float32(i) * np.float32(step[0]))
                 for row in range(height // merge):
                     for column in range(width // merge):
                         tokens.append((following + i, following + row, following + column))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from qvl.engine.engine import Chunk, Engine, pack
 from qvl.engine.graphs import StaticDecode
 from qvl.engine.lookup import Lookup
 from qvl.engine.request import (
+    EngineImage,
     EngineRequest,
     Event,
     Finished,
@@ -161,6 +163,61 @@ def test_no_token_of_pictures_or_beyond_the_tokenizer_is_generated():
     assert len(generated) > 60
     assert max(generated) < TOKENIZER_SIZE
     assert not generated & {IMAGE, VIDEO, START, END}
+
+
+# --- videos: each temporal patch is a picture, made into rows when it is reached
+
+
+def film(request_id: str, patches: int, made: list[int]) -> tuple[EngineRequest, EngineRequest]:
+    """The same video as temporal patches side by side, whose making is noted, and as one picture."""
+    whole = prompt(request_id, [1, 2, START, *[(4, 4)] * patches, END, 3, 4])
+    ids = [VIDEO if token_id == IMAGE else token_id for token_id in whole.ids]
+    parts = []
+    for number, part in enumerate(whole.images):
+
+        def rows(number: int = number, part: EngineImage = part) -> np.ndarray:
+            made.append(number)
+            return np.asarray(part.rows)
+
+        parts.append(replace(part, rows=rows, content=f"{request_id} {number}"))
+    first = whole.images[0]
+    together = replace(
+        first,
+        rows=torch.cat([torch.as_tensor(i.rows) for i in whole.images]),
+        grid=(patches, 4, 4),
+        tokens=4 * patches,
+    )
+    whole = replace(whole, ids=ids)
+    return replace(whole, images=tuple(parts)), replace(whole, images=(together,))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_temporal_patches_alone_are_the_video(generation):
+    made: list[int] = []
+    apart, together = film("film", 5, made)
+    wanted, wanted_logits = with_logits(tiny_model(generation), together)
+    for budget in (2048, 7):
+        got, logits = with_logits(tiny_model(generation), apart, token_budget=budget)
+        assert got == wanted
+        assert torch.allclose(logits[-len(wanted) :], wanted_logits[-len(wanted) :], atol=1e-5)
+    assert made == [0, 1, 2, 3, 4] * 2
+
+
+def test_rows_of_a_video_are_made_when_their_tokens_are_reached_and_once():
+    made: list[int] = []
+    apart, _ = film("film", 12, made)
+    engine = new_engine(tiny_model("qwen3_vl"), token_budget=8)
+    engine.add(apart)
+    seen = []
+    while not engine.idle:
+        engine.step()
+        seen.append(len(made))
+    assert seen[:4] == [2, 4, 6, 8]
+    assert made == list(range(12))
+    engine.add(replace(apart, id="again"))
+    events = drain(engine)
+    assert end_of(events, "again").cached_tokens >= 48
+    assert made == list(range(12))
 
 
 # --- many requests: company and order change nothing
@@ -743,7 +800,7 @@ def test_a_request_whose_parts_do_not_agree_is_refused():
         replace(WITH_PICTURE, images=()),
         replace(WITH_PICTURE, images=(replace(image, start=image.start + 1),)),
         replace(WITH_PICTURE, images=(replace(image, grid=(1, 4, 4)),)),
-        replace(WITH_PICTURE, images=(replace(image, rows=image.rows[:-1]),)),
+        replace(WITH_PICTURE, images=(replace(image, rows=torch.as_tensor(image.rows)[:-1]),)),
         replace(WITH_PICTURE, positions=torch.zeros(3, 4)),
         replace(WITH_PICTURE, ids=[], images=(), positions=torch.zeros(3, 0)),
     ]

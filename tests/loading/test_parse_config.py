@@ -15,9 +15,11 @@ from qvl.loading.config import (
     parse_config,
     parse_generation_defaults,
     parse_pixel_rules,
+    parse_video_rules,
 )
 from qvl.models.config import Quantisation
 from qvl.processing.tokenizer import Tokenizer
+from qvl.processing.video import VideoRules
 
 # as published, without the keys that nobody reads
 QWEN2_VL_7B = {
@@ -465,6 +467,79 @@ def test_pixel_rules_that_we_cannot_follow_are_refused(
         parse_pixel_rules(tmp_path, QWEN2)
     for word in ["preprocessor_config.json", *words]:
         assert word in raised.value.message
+
+
+# ---- video rules -------------------------------------------------------------------------------
+
+
+def video_rules(folder: Path, config: Any) -> VideoRules:
+    return parse_video_rules(folder, config, parse_pixel_rules(folder, config))
+
+
+def test_the_video_rules_of_the_first_generations_are_their_authors_own(tmp_path: Path) -> None:
+    write(tmp_path, "config.json", QWEN2_VL_7B)
+    rules = video_rules(tmp_path, QWEN2)
+    assert rules == VideoRules(
+        stamps=False, min_px=100352, max_px=602112, total_px=24576 * 784, fps=2.0
+    )
+    newer = replace(
+        QWEN2,
+        generation="qwen2_5_vl",
+        decoder=replace(QWEN2.decoder, max_positions=128000),
+    )
+    wanted = replace(rules, total_px=115200 * 784, positions_per_second=2.0)
+    assert video_rules(tmp_path, newer) == wanted
+    vision = {**QWEN2_VL_7B["vision_config"], "tokens_per_second": 4}
+    write(tmp_path, "config.json", {**QWEN2_VL_7B, "vision_config": vision})
+    assert video_rules(tmp_path, newer).positions_per_second == 4.0
+
+
+def test_the_video_rules_of_qwen3_are_in_its_files(tmp_path: Path) -> None:
+    published = {
+        "size": {"longest_edge": 25165824, "shortest_edge": 4096},
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "video_processor_type": "Qwen3VLVideoProcessor",
+    }
+    wanted = VideoRules(stamps=True, min_px=4096, max_px=25165824, fps=2.0)
+    assert video_rules(tmp_path, QWEN3) == wanted
+    write(tmp_path, "video_preprocessor_config.json", published | {"fps": 1})
+    assert video_rules(tmp_path, QWEN3) == replace(wanted, fps=1.0)
+    size = {"longest_edge": 50000, "shortest_edge": 4096}
+    nested = published | {"size": size}
+    write(tmp_path, "processor_config.json", {"image_processor": {}, "video_processor": nested})
+    assert video_rules(tmp_path, QWEN3).max_px == 50000
+
+
+def test_a_video_may_take_nine_tenths_of_the_context(tmp_path: Path) -> None:
+    short = replace(QWEN3, decoder=replace(QWEN3.decoder, max_positions=1000))
+    assert video_rules(tmp_path, short).max_px == 900 * 2 * 32 * 32
+    write(tmp_path, "config.json", QWEN2_VL_7B)
+    short = replace(QWEN2, decoder=replace(QWEN2.decoder, max_positions=1000))
+    assert video_rules(tmp_path, short).total_px == 900 * 28 * 28
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"patch_size": 14},
+        {"temporal_patch_size": 1},
+        {"image_mean": [0.4, 0.5, 0.5]},
+        {"image_std": [0.5, 0.5]},
+        {"fps": 0},
+        {"size": {"longest_edge": 10**12}},
+    ],
+)
+def test_video_rules_that_we_cannot_follow_are_refused(
+    rules: dict[str, Any], tmp_path: Path
+) -> None:
+    write(tmp_path, "video_preprocessor_config.json", rules)
+    (key,) = rules.get("size", rules)
+    with pytest.raises(ConfigError, match=rf"video_preprocessor_config\.json: .*{key}"):
+        video_rules(tmp_path, QWEN3)
 
 
 # ---- generation defaults -----------------------------------------------------------------------

@@ -20,9 +20,10 @@ from data.tiny_tokenizer import ADDED, write_tiny_tokenizer
 from qvl.errors import ConfigError, InvalidParamError
 from qvl.processing.image import Picture, read_image
 from qvl.processing.patches import PixelRules, to_patches
-from qvl.processing.prompt import VisionSpan, build_prompt, mrope_positions, span_positions
+from qvl.processing.prompt import VisionSpan, build_prompt, span_positions
 from qvl.processing.tokenizer import Tokenizer
-from qvl.types import Image, Message, Text, Tool, ToolCall
+from qvl.processing.video import VideoRules
+from qvl.types import Image, Message, Text, Tool, ToolCall, Video
 
 GENERATIONS = ("qwen2_vl", "qwen3_vl")
 RULES = {
@@ -373,11 +374,12 @@ def test_arrays_are_int64_and_of_one_length(build):
     assert prompt.positions.shape == (3, len(prompt.ids))
 
 
-PAD, OTHER = 9, 1
 text_run = st.tuples(st.just("text"), st.integers(1, 8))
 sides = st.integers(1, 9).map(lambda merged: 2 * merged)
-picture_run = st.tuples(st.just("span"), st.tuples(st.just(1), sides, sides))
-long_run = st.tuples(st.just("span"), st.tuples(st.integers(1, 12), sides, sides))
+run = st.tuples(st.just("span"), st.tuples(st.integers(1, 12), sides, sides))
+timed_run = st.tuples(
+    st.just("span"), st.tuples(st.integers(1, 12), sides, sides), st.floats(0.05, 9)
+)
 
 
 def merged(grid):
@@ -386,31 +388,18 @@ def merged(grid):
 
 
 def tokens_of(item):
-    kind, size = item
+    kind, size, *_ = item
     return size if kind == "text" else int(np.prod(merged(size)))
 
 
-@given(st.lists(st.tuples(text_run, picture_run), max_size=4), st.lists(text_run, max_size=1))
-@settings(deadline=None)
-def test_positions_are_those_of_the_plain_rule(pairs, ending):
-    layout = [item for pair in pairs for item in pair] + ending
-    ids = [i for item in layout for i in [OTHER if item[0] == "text" else PAD] * tokens_of(item)]
-    grids = [size for kind, size in layout if kind == "span"]
-    positions, following = mrope_positions(
-        np.array(ids, np.int64), image_token_id=PAD, grids=grids, merge=2
-    )
-    wanted, wanted_following = plain_positions(layout)
-    assert np.array_equal(positions, wanted)
-    assert following == wanted_following
-
-
-@given(st.lists(text_run | long_run, max_size=8))
-@settings(deadline=None)
-def test_spans_longer_than_wide_and_spans_side_by_side_follow_the_rule_too(layout):
+@given(st.lists(text_run | run | timed_run, max_size=8))
+@settings(deadline=None, max_examples=200)
+def test_positions_are_those_of_the_plain_rule(layout):
+    """Also of spans longer than wide and of spans side by side."""
     spans, at = [], 0
     for item in layout:
         if item[0] == "span":
-            spans.append(VisionSpan(at, merged(item[1])))
+            spans.append(VisionSpan(at, merged(item[1]), *item[2:]))
         at += tokens_of(item)
     positions, following = span_positions(at, spans)
     wanted, wanted_following = plain_positions(layout)
@@ -420,8 +409,7 @@ def test_spans_longer_than_wide_and_spans_side_by_side_follow_the_rule_too(layou
 
 def test_positions_of_one_picture_between_texts():
     """Counted by hand: 4 x 6 patches are 2 x 3 tokens."""
-    ids = np.array([OTHER] * 3 + [PAD] * 6 + [OTHER] * 2)
-    positions, following = mrope_positions(ids, image_token_id=PAD, grids=[(1, 4, 6)], merge=2)
+    positions, following = span_positions(11, [VisionSpan(3, (1, 2, 3))])
     assert positions.tolist() == [
         [0, 1, 2, 3, 3, 3, 3, 3, 3, 6, 7],
         [0, 1, 2, 3, 3, 3, 4, 4, 4, 6, 7],
@@ -430,25 +418,167 @@ def test_positions_of_one_picture_between_texts():
     assert following == 8
 
 
+@pytest.mark.parametrize(
+    ("seconds", "times"), [(0.5, [0, 1, 2, 3]), (1.5, [0, 3, 6, 9]), (0.8, [0, 1, 3, 4])]
+)
+def test_times_of_a_video_are_cut_to_whole_positions_after_the_product(seconds, times):
+    """Counted by hand: seconds a temporal patch, two positions a second."""
+    positions, following = span_positions(5, [VisionSpan(0, (4, 1, 1), 2 * seconds)])
+    assert positions[0].tolist() == [*times, times[-1] + 1]
+    assert following == times[-1] + 2
+
+
 def test_a_prompt_goes_on_after_its_largest_position(build):
     prompt = build([Message.user(CAT, "a", DOG)])
     assert prompt.next_position == prompt.positions.max() + 1
     assert prompt.next_position < len(prompt.ids)
 
 
-@pytest.mark.parametrize(
-    ("ids", "grids"),
-    [
-        ([OTHER, PAD], []),
-        ([OTHER], [(1, 2, 2)]),
-        ([PAD, PAD, PAD], [(1, 2, 4)]),
-        ([PAD, OTHER, PAD], [(1, 2, 4)]),
-        ([PAD], [(1, 2, 4)]),
-        ([PAD], [(1, 2, 2), (1, 2, 2)]),
-        ([PAD, PAD], [(1, 2, 2)]),
-        ([PAD, PAD], [(1, 2, 5)]),
-    ],
-)
-def test_image_tokens_that_are_not_those_of_the_grids_are_refused(ids, grids):
-    with pytest.raises(InvalidParamError):
-        mrope_positions(np.array(ids), image_token_id=PAD, grids=grids, merge=2)
+# ---------------------------------------------------------------- videos
+
+
+VIDEO_RULES = {
+    "qwen2_vl": VideoRules(stamps=False, min_px=1, max_px=10**7, total_px=10**9),
+    "qwen2_5_vl": VideoRules(
+        stamps=False, min_px=1, max_px=10**7, total_px=10**9, positions_per_second=2
+    ),
+    "qwen3_vl": VideoRules(stamps=True, min_px=1, max_px=10**9),
+}
+
+
+def film(frames, width, height, fps=None):
+    pictures = tuple(Image(f"{width}x{height} {i}".encode(), f"{i}") for i in range(frames))
+    return Video(source=pictures, name="film", fps=fps)
+
+
+def random_parts(rng, side_px):
+    """Content of a message, and what its visual parts are: (kind, grid, seconds a temporal patch)."""
+    parts, seen = [], []
+    for _ in range(rng.integers(1, 7)):
+        height, width = (side_px * int(n) for n in rng.integers(1, 7, 2))
+        rows, columns = height * 2 // side_px, width * 2 // side_px
+        match rng.choice(["text", "image", "video"]):
+            case "text":
+                parts.append(
+                    "word " * int(rng.integers(1, 5)) + str(rng.choice(["", ":", "\n", "."]))
+                )
+            case "image":
+                parts.append(Image(f"{width}x{height}".encode()))
+                seen.append(("image", (1, rows, columns), 0.0))
+            case "video":
+                frames, fps = int(rng.integers(1, 24)), float(rng.choice([0.5, 1, 2, 3, 7.5, 24]))
+                parts.append(film(frames, width, height, fps))
+                seen.append(("video", (-(-frames // 2), rows, columns), 2 / fps))
+    return parts, seen
+
+
+@pytest.mark.parametrize("family", VIDEO_RULES)
+def test_positions_of_200_random_prompts_with_pictures_and_videos(family, tokenizer):
+    rng = np.random.default_rng(7)
+    rules = RULES["qwen3_vl" if family == "qwen3_vl" else "qwen2_vl"]
+    pads = {kind: tokenizer.encode_control(f"<|{kind}_pad|>") for kind in ("image", "video")}
+    for _ in range(200):
+        parts, seen = random_parts(rng, 2 * rules.patch_px)
+        prompt = build_prompt(
+            [Message.user(*parts)],
+            tokenizer=tokenizer,
+            rules=rules,
+            generation=family,
+            image_token_id=pads["image"],
+            video_rules=VIDEO_RULES[family],
+            read=read,
+        )
+        spans = []
+        for kind, (time, rows, columns), seconds in seen:
+            if kind == "video" and family == "qwen3_vl":
+                spans += [(kind, (1, rows, columns))] * time
+            elif kind == "video" and family == "qwen2_5_vl":
+                spans.append((kind, (time, rows, columns), 2 * seconds))
+            else:
+                spans.append((kind, (time, rows, columns)))
+        layout, at = [], 0
+        for kind, size, *step in spans:
+            text = int(np.isin(prompt.ids[at:], list(pads.values())).argmax())
+            at += text
+            tokens = tokens_of((kind, size))
+            assert prompt.ids[at : at + tokens].tolist() == [pads[kind]] * tokens
+            at += tokens
+            layout += [("text", text), ("span", size, *step)]
+        layout.append(("text", len(prompt.ids) - at))
+        wanted, following = plain_positions(layout)
+        assert np.array_equal(prompt.positions, wanted)
+        assert prompt.next_position == following
+        assert len(prompt.images) == sum(size[0] for _, size, _ in seen)
+        covered = [i for p in prompt.images for i in range(p.start, p.start + p.tokens)]
+        assert covered == np.flatnonzero(np.isin(prompt.ids, list(pads.values()))).tolist()
+
+
+def with_video(build, generation, *parts):
+    return build([Message.user(*parts)], video_rules=VIDEO_RULES[generation])
+
+
+def test_ids_of_a_video_are_those_of_its_published_text(build, generation, tokenizer, library):
+    """Two temporal patches of 2 x 4 tokens; the text before shares a token with the first time."""
+    side = 2 * RULES[generation].patch_px
+    prompt = with_video(build, generation, "Look:", film(3, 4 * side, 2 * side, 5), "well?", CAT)
+    tokens = prompt.images[-1].tokens
+    assert [image.tokens for image in prompt.images] == [8, 8, tokens]
+    pads = "<|video_pad|>" * 8
+    shown = f"<|vision_start|>{pads}{pads}<|vision_end|>"
+    if generation == "qwen3_vl":  # frames at 0.0, 0.2, 0.4 and 0.4 s
+        frame = f"<|vision_start|>{pads}<|vision_end|>"
+        shown = f"<0.1 seconds>{frame}<0.4 seconds>{frame}"
+    picture = f"<|vision_start|>{'<|image_pad|>' * tokens}<|vision_end|>"
+    system = (
+        ""
+        if generation == "qwen3_vl"
+        else ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
+    )
+    text = (
+        f"{system}<|im_start|>user\nLook:{shown}well?{picture}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt.ids.tolist() == library.encode(text).ids
+
+
+def test_a_time_that_somebody_types_stays_text(build, tokenizer):
+    prompt = build([Message.user("<0.1 seconds><|vision_start|><|video_pad|>")])
+    pads = [tokenizer.encode_control(t) for t in ("<|vision_start|>", "<|video_pad|>")]
+    assert not np.isin(prompt.ids, pads).any()
+
+
+def test_a_video_is_read_once_and_told_of_each_time(build, generation):
+    reads = []
+
+    def counting(image):
+        reads.append(image.name)
+        return read(image)
+
+    clip = film(4, 224, 448)
+    prompt = build(
+        [Message.user(clip, CAT, clip)], video_rules=VIDEO_RULES[generation], read=counting
+    )
+    assert sorted(reads) == ["0", "1", "2", "3", "cat.png"]
+    assert [video.name for video in prompt.videos] == ["film", "film"]
+    first, second, cat, third, fourth = prompt.images
+    assert (first.sha256, second.sha256) == (third.sha256, fourth.sha256)
+    assert len({first.sha256, second.sha256, cat.sha256}) == 3
+    assert [image.info is None for image in prompt.images] == [True, True, False, True, True]
+    assert prompt.videos[0].tokens == first.tokens + second.tokens
+
+
+def test_a_model_without_rules_for_videos_refuses_them(build):
+    with pytest.raises(InvalidParamError, match="takes no videos"):
+        build([Message.user(film(2, 224, 448))])
+
+
+def test_qwen3_takes_videos_from_users_only(tokenizer):
+    with pytest.raises(InvalidParamError, match="picture or a video and the role 'assistant'"):
+        build_prompt(
+            [Message.user("a"), assistant(film(2, 224, 448))],
+            tokenizer=tokenizer,
+            rules=RULES["qwen3_vl"],
+            generation="qwen3_vl",
+            image_token_id=tokenizer.encode_control("<|image_pad|>"),
+            video_rules=VIDEO_RULES["qwen3_vl"],
+            read=read,
+        )

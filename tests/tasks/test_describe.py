@@ -12,6 +12,7 @@ from qvl import VLM, Image, Message, Request, Sampling
 from qvl.errors import ImageDecodeError, InvalidParamError, QvlError
 from qvl.tasks.describe import Describe, describe
 from qvl.tasks.prompts import DESCRIBE, LANGUAGES, describe_prompt
+from qvl.types import Text, Video
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:4]
 
@@ -29,6 +30,32 @@ def test_every_style_has_its_wording_in_the_three_languages() -> None:
 def test_a_language_without_wording_is_asked_for_by_name() -> None:
     assert describe_prompt("plain", "de") == f"{DESCRIBE['plain']['en']} Answer in German."
     assert all(describe_prompt("menu", code) for code in LANGUAGES)
+
+
+def test_a_video_is_asked_about_as_a_video_and_not_for_boxes() -> None:
+    film = Video(source=b"")
+    asked = list(Describe(languages=("ru", "de"), boxes=True).requests(film))
+    assert [request.messages[0].content[1] for request in asked] == [
+        Text("Опиши видео."),
+        Text("Describe the video. Answer in German."),
+    ]
+    (asked_in_style,) = Describe(languages=("zh",), style="menu").requests(film)
+    words = "Write a restaurant menu line for what is in the video. Answer in Chinese."
+    assert asked_in_style.messages == (Message.user(film, words),)
+
+
+def test_videos_and_pictures_keep_their_places(vlm: VLM) -> None:
+    film = Video(source=tuple(Image.of(path) for path in PICTURES[:1] * 3), name="film")
+    shown = [Image.of(PICTURES[0]), film, Image.of(PICTURES[1])]
+    found = list(describe(vlm, shown, Describe(languages=("ru", "en"), boxes=True)))
+    for item, described in zip(shown, found, strict=True):
+        assert not isinstance(described, QvlError)
+        alone = next(describe(vlm, [item], Describe(languages=("ru", "en"), boxes=True)))
+        assert not isinstance(alone, QvlError)
+        for language in ("ru", "en"):
+            assert described[language].text == alone[language].text
+    assert found[1]["en"].boxes == ()  # type: ignore[index]
+    assert vlm.describe(film).text == found[1]["en"].text  # type: ignore[index]
 
 
 def test_a_prompt_of_ones_own_replaces_the_wording() -> None:

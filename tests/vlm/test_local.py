@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+import clips
 from qvl.engine.blocks import BLOCK_TOKENS
 from qvl.errors import (
     DeadlineError,
@@ -26,6 +27,7 @@ from qvl.errors import (
     PromptTooLongError,
     QvlError,
     UnknownModelError,
+    VideoDecodeError,
 )
 from qvl.loading.config import GenerationDefaults
 from qvl.processing.prompt import build_prompt
@@ -38,11 +40,12 @@ from qvl.types import (
     Sampling,
     Tool,
     ToolCall,
+    Video,
     choices,
 )
 from qvl.vlm import local
 from qvl.vlm.local import LocalModel, resolved, shown_bytes
-from tiny import save_tiny, token_id
+from tiny import GENERATIONS, save_tiny, token_id
 
 SHORT = Sampling(max_new_tokens=12, temperature=0)
 GREEDY_BY_TOP_K = GenerationDefaults(
@@ -153,6 +156,51 @@ def test_a_second_question_about_a_picture_costs_less_and_says_the_same(tmp_path
     assert warm.token_ids == stranger.token_ids == cold.token_ids
     assert warm.usage.cached_tokens >= warm.usage.image_tokens > 16
     assert cold.usage.cached_tokens == stranger.usage.cached_tokens == 0
+
+
+FILM = Video(source=tuple(picture(seed) for seed in range(8)), name="film", fps=4.0)
+
+
+def about_a_film(words: str, film: Video = FILM) -> Request:
+    return Request(messages=(Message.user(picture(9), film, words),), sampling=SHORT)
+
+
+def test_a_video_is_told_of_and_asked_about_again_costs_less(tmp_path: Path) -> None:
+    for generation in GENERATIONS:
+        save_tiny(tmp_path / generation, generation)
+        model = LocalModel(str(tmp_path / generation), dtype="fp32")
+        cold, other = model.generate([about_a_film("a"), about_a_film("b")])
+        (video,), (image,) = cold.provenance.videos, cold.provenance.images
+        assert (video.name, video.width_px, video.height_px) == ("film", 96, 64)
+        assert video.frame_times_s == tuple(i / 4 for i in range(8))
+        assert cold.usage.image_tokens == video.tokens + image.tokens
+        assert video.tokens % 4 == 0
+        warm = model.generate([about_a_film("b")])[0]
+        assert warm.token_ids == other.token_ids
+        assert warm.usage.cached_tokens >= cold.usage.image_tokens
+        model.close()
+
+
+def test_a_video_that_cannot_be_used_harms_no_other_request(model: LocalModel) -> None:
+    bad = about_a_film("a", Video(source=b"no video", name="bad.mp4"))
+    long = about_a_film("a", replace(FILM, source=FILM.source * 90))
+    alone = model.generate([request(1)])[0]
+    told = list(model.results([bad, request(1), long, about_a_film("a")]))
+    assert isinstance(told[0], VideoDecodeError)
+    assert isinstance(told[2], PromptTooLongError)
+    assert isinstance(told[1], Completion)
+    assert told[1].token_ids == alone.token_ids
+    assert isinstance(told[3], Completion)
+
+
+def test_a_video_file_is_seen_as_its_frames_are(model: LocalModel, tmp_path: Path) -> None:
+    """Another frame anywhere among those looked at may change the words; the same file may not."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clips.steady(50, 25))
+    asked = about_a_film("a", Video.of(path))
+    first, again = model.generate([asked, asked])
+    assert first.token_ids == again.token_ids
+    assert first.provenance.videos[0].frame_times_s == pytest.approx([0.0, 0.64, 1.32, 1.96])
 
 
 def test_an_answer_has_the_form_that_was_asked_for(model: LocalModel) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import httpx2
 
 from qvl.bench.work import Runner, Timed
-from qvl.errors import EngineError, QvlError, UsageError
-from qvl.types import Image, Part, Request, Text
+from qvl.errors import EngineError, InvalidParamError, QvlError, UsageError
+from qvl.types import Image, Part, Request, Text, Video
 
 WAIT = httpx2.Timeout(600, connect=10)  # s; a long prompt is silent until its first token
 
@@ -104,6 +104,8 @@ def part_json(part: Part) -> dict[str, Any]:
             data = source if isinstance(source, bytes) else source.read_bytes()
             url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
             return {"type": "image_url", "image_url": {"url": url}}
+        case Video(name=name):
+            raise InvalidParamError(f"the video {name!r} cannot be sent to a server")
 
 
 def answer(client: httpx2.Client, url: str, body: bytes, began: float) -> Answer:

@@ -1,4 +1,4 @@
-"""`qvl describe`: pictures in, descriptions out, on stdout, as JSON lines, in a file, as a page."""
+"""`qvl describe`: pictures and videos in, descriptions out, on stdout, as JSON lines, in a file, as a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qvl.errors import PartialFailure, QvlError, StorageError
 from qvl.settings import load_settings
 from qvl.tasks.describe import Describe, Description
 from qvl.tasks.describe import describe as run_task
-from qvl.types import Image, Sampling
+from qvl.types import Sampling
 from qvl.vlm.chat_model import EMBEDDED
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ PROGRESS_EVERY_S = 10.0
 
 def describe(
     sources: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, globs, or - for a picture on stdin.")
+        list[str],
+        typer.Argument(help="Pictures, videos, folders, globs, or - for a picture on stdin."),
     ],
     *,
     prompt: Annotated[str | None, typer.Option(help="Ask this instead.")] = None,
@@ -64,7 +65,7 @@ def describe(
         Path | None, typer.Option(help="Also write a page with pictures, texts and boxes.")
     ] = None,
 ) -> None:
-    """Describe pictures. A picture that fails is reported and the others go on."""
+    """Describe pictures and videos. A picture that fails is reported and the others go on."""
     chosen = load_settings(
         model=model,
         language=language,
@@ -88,7 +89,7 @@ def describe(
         boxes=boxes or html is not None,
     )
     items = pictures(sources)
-    images = [item for item in items if isinstance(item, Image)]
+    images = [item for item in items if not isinstance(item, Unusable)]
     outcomes = [Outcome(item.name, item.error) for item in items if isinstance(item, Unusable)]
     if not images and len(outcomes) == 1 and isinstance(outcomes[0].found, QvlError):
         raise outcomes[0].found
@@ -155,7 +156,8 @@ def show(outcome: Outcome, stream: TextIO | None, *, as_json: bool, alone: bool)
         return
     several = len(outcome.found) > 1
     for language, description in outcome.found.items():
-        for note in description.completion.provenance.images[0].notes:
+        provenance = description.completion.provenance
+        for note in (*provenance.images, *provenance.videos)[0].notes:
             log.info("%s: %s", outcome.name, note)
         if description.completion.finish_reason == "length":
             limit = description.completion.usage.completion_tokens

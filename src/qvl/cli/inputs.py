@@ -1,4 +1,4 @@
-"""What a person names on the command line, turned into pictures: files, folders, globs, stdin."""
+"""What a person names on the command line, as pictures and videos: files, folders, globs, stdin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvl.errors import InputNotFoundError, InputUnreadableError, QvlError, UnsupportedMediaError
-from qvl.types import Image
+from qvl.types import Image, Video
 
 SUFFIXES = frozenset(
     [
@@ -28,6 +28,22 @@ SUFFIXES = frozenset(
         ".heif",
     ]
 )  # of pictures in a folder; a file named outright is opened whatever its name
+# of files that are videos; of a folder, whose videos may be long, only pictures are taken
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".flv",
+        ".wmv",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +54,9 @@ class Unusable:
     error: QvlError
 
 
-def pictures(sources: Sequence[str]) -> list[Image | Unusable]:
-    """Every picture that the sources mean, in order."""
-    found: list[Image | Unusable] = []
+def pictures(sources: Sequence[str]) -> list[Image | Video | Unusable]:
+    """Every picture and video that the sources mean, in order."""
+    found: list[Image | Video | Unusable] = []
     for source in sources:
         try:
             found += _expand(source)
@@ -53,7 +69,7 @@ def pictures(sources: Sequence[str]) -> list[Image | Unusable]:
     return found
 
 
-def _expand(source: str) -> list[Image]:
+def _expand(source: str) -> list[Image | Video]:
     if source == "-":
         return [Image(sys.stdin.buffer.read(), "stdin")]
     if source.startswith(("http://", "https://")):
@@ -70,11 +86,13 @@ def _expand(source: str) -> list[Image]:
                 f"no file matches {source!r}", hint="check the pattern and the folder"
             )
         return [image for match in matches for image in _expand(match)]
-    # a missing file is told by the one function that reads pictures
+    # a missing file is told by the functions that read pictures and videos
+    if Path(source).suffix.lower() in VIDEO_SUFFIXES:
+        return [Video.of(source)]
     return [Image(Path(source), source)]
 
 
-def _folder(path: Path) -> list[Image]:
+def _folder(path: Path) -> list[Image | Video]:
     """The pictures below the folder, by name; hidden files and folders are left alone."""
     found = sorted(
         file

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qvl.errors import QvlError, StorageError
 from qvl.tasks.describe import Description
-from qvl.types import Box, Image
+from qvl.types import Box, Image, Video
 
 EMBED_LIMIT_BYTES = 4 * 2**20
 # what browsers show, by the file's first bytes
@@ -41,7 +41,7 @@ class Outcome:
 
     name: str
     found: dict[str, Description] | QvlError
-    image: Image | None = None
+    image: Image | Video | None = None
 
 
 def write_page(path: Path, outcomes: list[Outcome]) -> None:
@@ -76,7 +76,8 @@ def article(outcome: Outcome) -> str:
     )
     first = next(iter(outcome.found.values()))
     sure = min(d.completion.confidence for d in outcome.found.values())
-    info = first.completion.provenance.images[0]
+    provenance = first.completion.provenance
+    info = (*provenance.images, *provenance.videos)[0]
     notes = "; ".join(
         (f"{info.width_px}x{info.height_px} px", f"confidence {sure:.2f}", *info.notes)
     )
@@ -115,7 +116,7 @@ def rectangle(number: int, box: Box, width_px: int) -> str:
 
 def picture_source(outcome: Outcome) -> str | None:
     """The picture as a data address; None for what a browser does not show or is very large."""
-    if outcome.image is None:
+    if not isinstance(outcome.image, Image):
         return None
     source = outcome.image.source
     try:

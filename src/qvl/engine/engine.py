@@ -352,7 +352,8 @@ class Engine:
                     missing.append((state, index, name))
         if not new:
             return
-        rows_sc = torch.cat([torch.as_tensor(i.rows).to(self._device) for i in new.values()])
+        rows = [i.rows() if callable(i.rows) else i.rows for i in new.values()]
+        rows_sc = torch.cat([torch.as_tensor(r).to(self._device) for r in rows])
         features = self._model.encode_images(rows_sc, [i.grid for i in new.values()])
         encoded = dict(
             zip(new, split_rows(features, [i.tokens for i in new.values()]), strict=True)

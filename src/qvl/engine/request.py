@@ -53,11 +53,12 @@ class SamplingParams:
 class EngineImage:
     """Patches of one picture and the place of its visual tokens in the prompt.
 
-    `content` names all that the features depend on; pictures of equal content are encoded once,
-    one without (""), and what stands after it, is computed anew each time.
+    A temporal patch of a video is one, too. `rows` may be a function that makes them, called when
+    the features are computed. `content` names all that the features depend on; pictures of equal
+    content are encoded once, one without (""), and what stands after it, is computed anew each time.
     """
 
-    rows: np.ndarray | Tensor  # float32 [S, C] in merge order
+    rows: np.ndarray | Tensor | Callable[[], np.ndarray]  # float32 [S, C] in merge order
     grid: tuple[int, int, int]  # time, rows, columns, in patches
     start: int  # index in the prompt's ids of its first visual token
     tokens: int
@@ -279,7 +280,7 @@ def new_state(
     if total >= limit:
         raise PromptTooLongError(
             f"the prompt has {total} tokens, the model's context is {limit}",
-            hint="shorten the text, or give fewer or smaller pictures",
+            hint="shorten the text, or give fewer or smaller pictures, or frames of a video",
         )
     if total == 0 or positions_3t.shape != (3, total):
         raise EngineError(
@@ -316,16 +317,18 @@ def check_visual_places(request: EngineRequest, ids_t: Tensor, config: ModelConf
     """Raises EngineError unless pictures and ids agree about which tokens are visual."""
     for image in request.images:
         t, h, w = image.grid
-        if (len(image.rows), image.tokens) != (t * h * w, t * h * w // config.vision.merge**2):
+        rows = t * h * w if callable(image.rows) else len(image.rows)
+        if (rows, image.tokens) != (t * h * w, t * h * w // config.vision.merge**2):
             raise EngineError(
-                f"request {request.id!r}: a picture of {t}x{h}x{w} patches has {len(image.rows)}"
+                f"request {request.id!r}: a picture of {t}x{h}x{w} patches has {rows}"
                 f" patch rows and {image.tokens} visual tokens"
             )
     places = [torch.arange(i.start, i.stop) for i in request.images]
     claimed_v = torch.cat([torch.empty(0, dtype=torch.int64), *places])
-    actual_v = (ids_t == config.image_token_id).nonzero().squeeze(1)
+    is_visual_t = (ids_t == config.image_token_id) | (ids_t == config.video_token_id)
+    actual_v = is_visual_t.nonzero().squeeze(1)
     if not torch.equal(claimed_v, actual_v):
         raise EngineError(
             f"request {request.id!r}: {len(claimed_v)} visual tokens of its pictures and"
-            f" {len(actual_v)} image tokens of its ids are not at the same places"
+            f" {len(actual_v)} image and video tokens of its ids are not at the same places"
         )

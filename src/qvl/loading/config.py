@@ -1,7 +1,7 @@
 """A checkpoint's json files -> our own frozen shapes and rules.
 
-Main path: parse_config (config.json), parse_pixel_rules (preprocessor_config.json),
-parse_generation_defaults (generation_config.json). Keys that we do not read are ignored; an unknown
+Main path: parse_config (config.json), parse_pixel_rules (preprocessor_config.json), parse_video_rules
+(video_preprocessor_config.json), parse_generation_defaults (generation_config.json). Keys that we do not read are ignored; an unknown
 value of a key that we do read is a ConfigError naming file, key and value, so nothing runs under
 other arithmetic than it was trained with. Sources: the published files, and what transformers 5.23
 (models/qwen2_vl, models/qwen3_vl) reads from them and writes back.
@@ -28,6 +28,7 @@ from qvl.models.config import (
 )
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
+from qvl.processing.video import VideoRules
 
 log = logging.getLogger(__name__)
 
@@ -581,7 +582,11 @@ def parse_pixel_rules(folder: Path, config: ModelConfig) -> PixelRules:
     """
     if config.generation == "qwen_vl":
         return _square_rules(config.vision)
-    part = _pixel_section(folder)
+    part = _rules_section(folder, "image_processor", "preprocessor_config.json")
+    if not part.values:
+        log.warning(
+            "the model folder has no preprocessor_config.json; using the family's pixel rules"
+        )
     known, vision = FALLBACKS[config.generation], config.vision
     for key in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         part.one_of(key, (True,), "which is not supported")
@@ -628,18 +633,63 @@ def _square_rules(vision: VisionConfig) -> PixelRules:
     )
 
 
-def _pixel_section(folder: Path) -> Section:
-    for file in ("processor_config.json", "preprocessor_config.json"):
+def parse_video_rules(folder: Path, config: ModelConfig, pixels: PixelRules) -> VideoRules | None:
+    """Which frames of videos become patches, and how large; None for the first Qwen-VL.
+
+    Qwen3-VL's files say it, as parse_pixel_rules' do. Before, no file does: the bounds are those of
+    qwen-vl-utils 0.0.14 (128 to 768 visual tokens a frame, together nine tenths of the context), for
+    Qwen2-VL with the total of its own days. A video may never ask for more than that share.
+    Raises ConfigError for rules that we do not know or that contradict the pictures'.
+    """
+    if config.generation == "qwen_vl":
+        return None
+    token_px = (pixels.patch_px * pixels.merge) ** 2
+    share = int(0.9 * config.decoder.max_positions)
+    if config.generation not in QWEN3:
+        values = read_json(folder, "config.json", limit_bytes=MAX_JSON_BYTES, error=ConfigError)
+        vision = Section("config.json", "", values).section("vision_config")
+        is_first = config.generation == "qwen2_vl"
+        return VideoRules(
+            stamps=False,
+            min_px=128 * token_px,
+            max_px=768 * token_px,
+            total_px=(min(share, 24576) if is_first else share) * token_px,
+            positions_per_second=(
+                None if is_first else vision.real("tokens_per_second", 0.01, 1000, 2.0)
+            ),
+        )
+    part = _rules_section(folder, "video_processor", "video_preprocessor_config.json")
+    for key, expected in (
+        ("patch_size", pixels.patch_px),
+        ("merge_size", pixels.merge),
+        ("temporal_patch_size", pixels.temporal_patch),
+    ):
+        if part.whole(key, 1, 256, expected) != expected:
+            raise part.bad(key, f"but the pictures' is {expected}")
+    for key, low, expected in (("image_mean", -10.0, pixels.mean), ("image_std", 1e-3, pixels.std)):
+        if _per_channel(part, key, low, expected) != expected:
+            raise part.bad(key, f"but the pictures' is {list(expected)}")
+    most_px = share * pixels.temporal_patch * token_px
+    return VideoRules(
+        stamps=True,
+        min_px=_area(part, "min_pixels", "shortest_edge", 4096),
+        max_px=min(_area(part, "max_pixels", "longest_edge", 24576 * 1024), most_px),
+        fps=part.real("fps", 0.01, 1000, 2.0),
+    )
+
+
+def _rules_section(folder: Path, nested: str, own_file: str) -> Section:
+    """The rules of one kind: nested in processor_config.json, or in a file of their own, or none."""
+    for file in ("processor_config.json", own_file):
         if not (folder / file).exists():
             continue
         values = read_json(folder, file, limit_bytes=MAX_JSON_BYTES, error=ConfigError)
-        if file == "preprocessor_config.json":
+        if file == own_file:
             return Section(file, "", values)
-        nested = Section(file, "", values).section("image_processor")
-        if nested.values:
-            return nested
-    log.warning("the model folder has no preprocessor_config.json; using the family's pixel rules")
-    return Section("preprocessor_config.json", "", {})
+        part = Section(file, "", values).section(nested)
+        if part.values:
+            return part
+    return Section(own_file, "", {})
 
 
 def _area(part: Section, legacy: str, edge: str, fallback: int) -> int:

@@ -35,6 +35,7 @@ from qvl.loading.config import (
     parse_generation_defaults,
     parse_pixel_rules,
     parse_template,
+    parse_video_rules,
 )
 from qvl.loading.files import regular_file
 from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
@@ -51,6 +52,7 @@ from qvl.models.vision import GatedMLP, TwoLinearMLP
 from qvl.processing.chat import vision_marks
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
+from qvl.processing.video import VideoRules
 from qvl.types import DType
 
 CPU = torch.device("cpu")
@@ -69,6 +71,7 @@ class LoadedModel:
     model: QwenVL
     tokenizer: Tokenizer
     rules: PixelRules
+    video_rules: VideoRules | None
     defaults: GenerationDefaults
     template: str  # what processing.chat calls the form of a prompt
     config: ModelConfig
@@ -101,6 +104,7 @@ def load_model(folder: Path, *, dtype: DType = "auto", device: str = "cpu") -> L
         model=model.eval(),
         tokenizer=parts.tokenizer,
         rules=parts.rules,
+        video_rules=parts.video_rules,
         defaults=parts.defaults,
         template=parts.template,
         config=parts.config,
@@ -117,6 +121,7 @@ class Parts:
 
     config: ModelConfig
     rules: PixelRules
+    video_rules: VideoRules | None
     tokenizer: Tokenizer
     defaults: GenerationDefaults
     template: str
@@ -131,7 +136,9 @@ def read_parts(folder: Path) -> Parts:
     rules = parse_pixel_rules(folder, config)
     tokenizer = _tokenizer(folder, config)
     defaults = parse_generation_defaults(folder, config, tokenizer)
-    return Parts(config, rules, tokenizer, defaults, parse_template(folder, config))
+    template = parse_template(folder, config)
+    videos = parse_video_rules(folder, config, rules)
+    return Parts(config, rules, videos, tokenizer, defaults, template)
 
 
 class _NoStart(TorchFunctionMode):

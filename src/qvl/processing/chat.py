@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvl.errors import ConfigError, InvalidParamError
-from qvl.types import Image, Message, Part, Text, Tool
+from qvl.types import Image, Message, Part, Text, Tool, Video
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 MAX_TOOLS = 64
@@ -71,7 +71,12 @@ class Picture:
     image: Image
 
 
-Segment = Literal_ | UserText | Picture
+@dataclass(frozen=True, slots=True)
+class Clip:
+    video: Video
+
+
+Segment = Literal_ | UserText | Picture | Clip
 
 
 def render(
@@ -166,12 +171,12 @@ def _qwen3_vl(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[Se
                 f"message {number} has the role 'system', which Qwen3-VL takes first only",
                 hint="put it first, or say it in a user message",
             )
-        shows = any(isinstance(part, Image) for part in message.content)
+        shows = any(isinstance(part, Image | Video) for part in message.content)
         if shows and message.role in ("system", "assistant"):
             raise InvalidParamError(
-                f"message {number} has a picture and the role {message.role!r}, "
+                f"message {number} has a picture or a video and the role {message.role!r}, "
                 "which Qwen3-VL does not take",
-                hint="put the picture into a user message",
+                hint="put it into a user message",
             )
     return _qwen3_turns(messages, tools, reasoning_from=len(messages) + 1)
 
@@ -265,7 +270,7 @@ def _turn(message: Message, number: int) -> Iterator[Segment]:
 
 def _assistant(message: Message, number: int, *, reasons: bool) -> Iterator[Segment]:
     parts = list(_parts(message, number))
-    says = any(isinstance(part, Picture) or part.text for part in parts)
+    says = any(isinstance(part, Picture | Clip) or part.text for part in parts)
     yield Literal_("<|im_start|>assistant\n")
     if reasons:
         yield Literal_("<think>\n")
@@ -285,7 +290,7 @@ def _assistant(message: Message, number: int, *, reasons: bool) -> Iterator[Segm
 
 def _without_first_newlines(parts: list[Segment]) -> list[Segment]:
     for index, part in enumerate(parts):
-        if isinstance(part, Picture):
+        if isinstance(part, Picture | Clip):
             return parts[index:]
         if text := part.text.lstrip("\n"):
             return [UserText(text), *parts[index + 1 :]]
@@ -302,9 +307,12 @@ def _content(part: Part, number: int) -> Segment:
             return UserText(text)
         case Image():
             return Picture(part)
+        case Video():
+            return Clip(part)
     raise InvalidParamError(
-        f"message {number} has a part of type {type(part).__name__!r}, not a text or an image",
-        hint="content is a tuple of Text and Image",
+        f"message {number} has a part of type {type(part).__name__!r}, not a text, an image or a "
+        "video",
+        hint="content is a tuple of Text, Image and Video",
     )
 
 

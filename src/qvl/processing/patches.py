@@ -1,12 +1,13 @@
 """Pixels to the rows that a vision tower reads: resize, normalise, cut into patches.
 
-Main path: to_patches -> smart_resize. Bit-identical to transformers 5.23
-models/qwen2_vl/image_processing_pil_qwen2_vl.py, which serves every generation from Qwen2-VL on.
+Main path: to_patches (a picture), to_frame_patches (frames of a video). Bit-identical to transformers
+5.23 models/qwen2_vl/image_processing_pil_qwen2_vl.py, which serves every generation from Qwen2-VL on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,22 @@ def smart_resize(
     return height, width
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FramePatches:
+    """As Patches, of one temporal patch of a video, and a fourth of its size until `rows` are asked for.
+
+    blocks: uint8 [S, 3, temporal_patch, patch_px, patch_px].
+    """
+
+    blocks: np.ndarray
+    grid: tuple[int, int, int]
+    rules: PixelRules
+
+    @property
+    def rows(self) -> np.ndarray:
+        return _normalised(self.blocks, self.rules)
+
+
 def to_patches(pixels: np.ndarray, rules: PixelRules) -> Patches:
     """Patches of one picture, uint8 [H, W, 3]; a still picture fills every frame of a temporal patch.
 
@@ -83,21 +100,53 @@ def to_patches(pixels: np.ndarray, rules: PixelRules) -> Patches:
         raise InvalidParamError(
             f"pixels are {pixels.dtype} {list(pixels.shape)}, not uint8 [height, width, 3]"
         )
-    patch, merge = rules.patch_px, rules.merge
-    height = width = rules.square_px
+    size = (rules.square_px, rules.square_px)
     if not rules.square_px:
-        height, width = smart_resize(
-            *pixels.shape[:2], factor_px=patch * merge, min_px=rules.min_px, max_px=rules.max_px
+        size = smart_resize(
+            *pixels.shape[:2],
+            factor_px=rules.patch_px * rules.merge,
+            min_px=rules.min_px,
+            max_px=rules.max_px,
         )
-    resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-    down, across = height // patch, width // patch
+    blocks = _blocks(resize(pixels, size), rules)
+    return Patches(_normalised(blocks[:, :, None], rules), _grid(size, rules))
+
+
+def to_frame_patches(frames: Sequence[np.ndarray], rules: PixelRules) -> FramePatches:
+    """One temporal patch of `temporal_patch` frames that are resized already, uint8 [H, W, 3] each."""
+    height, width, _ = frames[0].shape
+    blocks = np.stack([_blocks(frame, rules) for frame in frames], axis=2)
+    return FramePatches(blocks, _grid((height, width), rules), rules)
+
+
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels uint8 [H, W, 3] at the size (height, width): Pillow's bicubic filter."""
+    height, width = size
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _grid(size: tuple[int, int], rules: PixelRules) -> tuple[int, int, int]:
+    return 1, size[0] // rules.patch_px, size[1] // rules.patch_px
+
+
+def _blocks(resized: np.ndarray, rules: PixelRules) -> np.ndarray:
+    """Pixels [H, W, 3] as patches [S, 3, patch_px, patch_px] in merge order."""
+    patch, merge = rules.patch_px, rules.merge
+    _, down, across = _grid(resized.shape[:2], rules)
     blocks = resized.reshape(down // merge, merge, patch, across // merge, merge, patch, 3)
     # -> down, across, y and x within a token, channel, y and x within a patch
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(down * across, 3, patch, patch)
-    rows = np.empty((down * across, 3, rules.temporal_patch, patch, patch), np.float32)
+    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
+    return blocks.reshape(down * across, 3, patch, patch)
+
+
+def _normalised(blocks: np.ndarray, rules: PixelRules) -> np.ndarray:
+    """Rows of blocks [S, 3, T, p, p], where T of 1 fills every frame of a temporal patch."""
+    patches, _, _, *patch = blocks.shape
+    rows = np.empty((patches, 3, rules.temporal_patch, *patch), np.float32)
     for channel, level in enumerate(_levels(rules)):
-        rows[:, channel] = level[blocks[:, channel]][:, None]
-    return Patches(rows.reshape(down * across, -1), (1, down, across))
+        rows[:, channel] = level[blocks[:, channel]]
+    return rows.reshape(patches, -1)
 
 
 def token_count(grid: tuple[int, int, int], merge: int) -> int:

@@ -1,16 +1,19 @@
 """A conversation as what a model reads: token ids, their positions, the pictures' patches.
 
-Main path: build_prompt -> chat.render -> pictures read and cut -> ids -> mrope_positions.
+Main path: build_prompt -> chat.render -> pictures and videos read and cut -> ids -> span_positions.
 
 Positions are the family's three: time, row, column. A text token has the same number on all three;
 a picture of h x w visual tokens that starts at s has time s, rows s..s+h-1, columns s..s+w-1, and
 the text after it goes on at the largest number so far plus one. (transformers 5.23 models/qwen2_vl
-and qwen3_vl, get_rope_index, for pictures.) The first Qwen-VL counts every token as text.
+and qwen3_vl, get_rope_index, for pictures.) A video is one run of tokens whose time goes on with each
+temporal patch (Qwen2-VL, Qwen2.5-VL), or each of its temporal patches stands as a picture does, after
+its time as text, `<0.3 seconds>` (Qwen3-VL). To the vision tower temporal patches are always pictures
+of their own, so nothing else has to know of videos. The first Qwen-VL counts every token as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,18 +22,23 @@ import numpy as np
 from qvl.errors import ConfigError, InvalidParamError
 from qvl.processing import chat
 from qvl.processing.image import Picture, read_image
-from qvl.processing.patches import Patches, PixelRules, to_patches
-from qvl.processing.tokenizer import Tokenizer
-from qvl.types import Image, ImageInfo, Message, Tool
+from qvl.processing.patches import FramePatches, Patches, PixelRules, to_patches, token_count
+from qvl.processing.tokenizer import Tokenizer, check_text
+from qvl.processing.video import CutVideo, VideoRules, read_video
+from qvl.types import Image, ImageInfo, Message, Tool, Video, VideoInfo
+
+VIDEO_PAD = "<|video_pad|>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptImage:
-    patches: Patches
+    """A picture, or one temporal patch of a video, which has no info of its own."""
+
+    patches: Patches | FramePatches
     start: int  # index in ids of its first visual token
     tokens: int
     sha256: str  # what its features depend on: the file's sha256 and the size it was resized to
-    info: ImageInfo
+    info: ImageInfo | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,15 +46,20 @@ class Prompt:
     ids: np.ndarray  # int64 [T]
     positions: np.ndarray  # int64 [3, T]: time, row, column
     next_position: int  # of the first generated token, on all three axes
-    images: tuple[PromptImage, ...]
+    images: tuple[PromptImage, ...]  # in the order of their tokens
+    videos: tuple[VideoInfo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class VisionSpan:
-    """A run of visual tokens: its first index in ids; time, rows, columns in tokens."""
+    """A run of visual tokens: its first index in ids; time, rows, columns in tokens.
+
+    Time goes on by `step` positions, cut to a whole number after the product as the reference does.
+    """
 
     start: int
     extent: tuple[int, int, int]
+    step: float = 1.0
 
     @property
     def tokens(self) -> int:
@@ -63,14 +76,15 @@ def build_prompt(
     image_token_id: int,
     tools: Sequence[Tool] = (),
     thinks: bool = False,
+    video_rules: VideoRules | None = None,
     read: Callable[[Image], Picture] = read_image,
 ) -> Prompt:
     """The prompt of a conversation, ready for an answer; equal pictures are read and cut once.
 
     Ids equal those of the checkpoint's own template, tokenised as one text, as long as nobody
     types control tokens; those that somebody types stay text. The length is not checked here.
-    Raises InputError for a picture, InvalidParamError for a conversation that cannot be used,
-    ConfigError for a tokenizer that does not fit.
+    Raises InputError for a picture or a video, InvalidParamError for a conversation that cannot be
+    used (a video without video_rules, too), ConfigError for a tokenizer that does not fit.
     """
     marks = chat.vision_marks(generation)
     if tokenizer.encode_control(marks[1]) != image_token_id:
@@ -79,55 +93,45 @@ def build_prompt(
             f"the tokenizer's {marks[1]} is {tokenizer.encode_control(marks[1])}",
             hint="use the tokenizer files that belong to the model",
         )
-    # all text before the first picture: a text that is refused costs no reading
     segments = chat.render(messages, generation=generation, tools=tools, thinks=thinks)
-    encoded = list(_encode(segments, tokenizer, marks))
-    pictures = _read_pictures((i for i in encoded if isinstance(i, Image)), rules, read)
+    for segment in segments:  # before the first picture: a text that is refused costs no reading
+        if isinstance(segment, chat.UserText):
+            check_text(segment.text)
+    pictures = _read_pictures(
+        (s.image for s in segments if isinstance(s, chat.Picture)), rules, read
+    )
+    shown = [s.video for s in segments if isinstance(s, chat.Clip)]
+    videos: dict[Video, CutVideo] = {}
+    runs: dict[Video, list[_Run]] = {}
+    if shown:
+        if video_rules is None:
+            raise InvalidParamError("this model takes no videos", hint="give it pictures")
+        videos = {v: read_video(v, rules, video_rules, read) for v in dict.fromkeys(shown)}
+        runs = {v: _runs(cut, video_rules) for v, cut in videos.items()}
     ids: list[int] = []
     images: list[PromptImage] = []
-    for item in encoded:
-        if isinstance(item, Image):
-            images.append(_place(item, *pictures[item.source], start=len(ids)))
-            ids += [image_token_id] * images[-1].tokens
-        else:
-            ids.append(item)
-    ids_t = np.array(ids, np.int64)
-    if generation in chat.FIRST:
-        positions_3t, next_position = span_positions(len(ids), ())
-    else:
-        positions_3t, next_position = mrope_positions(
-            ids_t,
-            image_token_id=image_token_id,
-            grids=[image.patches.grid for image in images],
-            merge=rules.merge,
-        )
-    return Prompt(ids_t, positions_3t, next_position, tuple(images))
-
-
-def mrope_positions(
-    ids: np.ndarray, *, image_token_id: int, grids: Sequence[tuple[int, int, int]], merge: int
-) -> tuple[np.ndarray, int]:
-    """Positions [3, T] of ids [T], and the next one, given the grids (t, h, w in patches) in order.
-
-    Raises InvalidParamError if the runs of image tokens in ids are not those of the grids.
-    """
-    if any(height % merge or width % merge for _, height, width in grids):
-        raise InvalidParamError(f"a grid of {list(grids)} is not a multiple of {merge}")
     spans: list[VisionSpan] = []
-    at = np.flatnonzero(ids == image_token_id)
-    taken = 0
-    for time, height, width in grids:
-        extent = (time, height // merge, width // merge)
-        span = VisionSpan(int(at[taken]) if taken < len(at) else len(ids), extent)
-        taken += span.tokens
-        spans.append(span)
-    wanted = [np.arange(span.start, span.start + span.tokens) for span in spans]
-    if not np.array_equal(at, np.concatenate([*wanted, np.empty(0, np.int64)])):
-        raise InvalidParamError(
-            f"the prompt has {len(at)} image tokens, its {len(grids)} pictures make {taken} "
-            "in unbroken runs"
-        )
-    return span_positions(len(ids), spans)
+    for item in _encode(segments, tokenizer, marks, runs):
+        if isinstance(item, int):
+            ids.append(item)
+            continue
+        start = len(ids)
+        if isinstance(item, Image):
+            placed, step = [_place(item, *pictures[item.source], start=start)], 1.0
+            pad = image_token_id
+        else:
+            placed, step = item.placed(start, rules.merge), item.step
+            pad = tokenizer.encode_control(VIDEO_PAD)
+        _, rows, columns = placed[0].patches.grid
+        extent = (len(placed), rows // rules.merge, columns // rules.merge)
+        spans.append(VisionSpan(start, extent, step))
+        ids += [pad] * spans[-1].tokens
+        images += placed
+    if generation in chat.FIRST:
+        spans = []
+    positions_3t, next_position = span_positions(len(ids), spans)
+    infos = tuple(videos[video].info for video in shown)
+    return Prompt(np.array(ids, np.int64), positions_3t, next_position, tuple(images), infos)
 
 
 def span_positions(tokens: int, spans: Iterable[VisionSpan]) -> tuple[np.ndarray, int]:
@@ -138,17 +142,53 @@ def span_positions(tokens: int, spans: Iterable[VisionSpan]) -> tuple[np.ndarray
         positions_3t[:, done : span.start] = following + np.arange(span.start - done)
         following += span.start - done
         done = span.start + span.tokens
-        positions_3t[:, span.start : done] = following + np.indices(span.extent).reshape(3, -1)
-        following += max(span.extent)
+        inside = np.indices(span.extent).reshape(3, -1)
+        inside[0] = inside[0].astype(np.float32) * np.float32(span.step)
+        positions_3t[:, span.start : done] = following + inside
+        following += int(inside.max()) + 1
     positions_3t[:, done:] = following + np.arange(tokens - done)
     return positions_3t, following + tokens - done
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Temporal patches of a video whose tokens follow each other, and the text before them."""
+
+    video: CutVideo
+    parts: range
+    step: float = 1.0
+    before: str = ""
+
+    def placed(self, start: int, merge: int) -> list[PromptImage]:
+        """The temporal patches from that index in ids on."""
+        images = []
+        for part in self.parts:
+            patches = self.video.patches[part]
+            tokens = token_count(patches.grid, merge)
+            images.append(PromptImage(patches, start, tokens, self.video.contents[part], None))
+            start += tokens
+        return images
+
+
+def _runs(video: CutVideo, rules: VideoRules) -> list[_Run]:
+    parts = range(len(video.patches))
+    if rules.stamps:
+        return [
+            _Run(video, range(i, i + 1), before=f"<{video.times_s[i]:.1f} seconds>") for i in parts
+        ]
+    if rules.positions_per_second is None:
+        return [_Run(video, parts)]
+    return [_Run(video, parts, video.step_s * rules.positions_per_second)]
+
+
 def _encode(
-    segments: Iterable[chat.Segment], tokenizer: Tokenizer, marks: tuple[str, str, str]
-) -> Iterator[int | Image]:
-    """Token ids, and pictures where their visual tokens go."""
-    for piece in _join_text(_pieces(segments, tokenizer, marks)):
+    segments: Iterable[chat.Segment],
+    tokenizer: Tokenizer,
+    marks: tuple[str, str, str],
+    runs: Mapping[Video, Sequence[_Run]],
+) -> Iterator[int | Image | _Run]:
+    """Token ids, and pictures and runs of videos where their tokens go."""
+    for piece in _join_text(_pieces(segments, tokenizer, marks, runs)):
         if isinstance(piece, str):
             yield from tokenizer.encode_text(piece)
         else:
@@ -156,9 +196,13 @@ def _encode(
 
 
 def _pieces(
-    segments: Iterable[chat.Segment], tokenizer: Tokenizer, marks: tuple[str, str, str]
-) -> Iterator[int | str | Image]:
-    """Control tokens as ids, everybody's plain text, and pictures between their two marks."""
+    segments: Iterable[chat.Segment],
+    tokenizer: Tokenizer,
+    marks: tuple[str, str, str],
+    runs: Mapping[Video, Sequence[_Run]],
+) -> Iterator[int | str | Image | _Run]:
+    """Control tokens as ids, everybody's plain text, and what is seen between its two marks."""
+    start, end = (tokenizer.encode_control(mark) for mark in marks[::2])
     for segment in segments:
         match segment:
             case chat.Literal_(text):
@@ -166,12 +210,15 @@ def _pieces(
             case chat.UserText(text):
                 yield text
             case chat.Picture(image):
-                yield tokenizer.encode_control(marks[0])
-                yield image
-                yield tokenizer.encode_control(marks[2])
+                yield from (start, image, end)
+            case chat.Clip(video):
+                for run in runs[video]:
+                    yield from (run.before, start, run, end)
 
 
-def _join_text(pieces: Iterable[int | str | Image]) -> Iterator[int | str | Image]:
+def _join_text(
+    pieces: Iterable[int | str | Image | _Run],
+) -> Iterator[int | str | Image | _Run]:
     r"""Neighbouring texts as one: a token may reach over the border, as `\n\n` from `user\n`."""
     text = ""
     for piece in pieces:

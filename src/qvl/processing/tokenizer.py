@@ -103,13 +103,7 @@ class Tokenizer:
 
         Raises InvalidParamError for a lone surrogate.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as err:
-            raise InvalidParamError(
-                f"the text has a lone surrogate, U+{ord(text[err.start]):04X}",
-                hint="it is no character: read the text as UTF-8, or leave it out",
-            ) from err
+        check_text(text)
         return self._bpe.encode(text, add_special_tokens=False).ids
 
     def encode_control(self, token: str) -> int:
@@ -153,6 +147,17 @@ class Tokenizer:
         if id in self._added_bytes:
             return self._added_bytes[id]
         return bytes(BYTE_OF_CHAR[char] for char in self._texts.get(id, ""))
+
+
+def check_text(text: str) -> None:
+    """Raises InvalidParamError for a lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise InvalidParamError(
+            f"the text has a lone surrogate, U+{ord(text[err.start]):04X}",
+            hint="it is no character: read the text as UTF-8, or leave it out",
+        ) from err
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

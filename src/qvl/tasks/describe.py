@@ -1,4 +1,4 @@
-"""Describing pictures: what is asked about each, and what the answers become.
+"""Describing pictures and videos: what is asked about each, and what the answers become.
 
 Main path: describe -> Describe.requests -> ChatModel.results -> Describe.read.
 """
@@ -12,7 +12,7 @@ from itertools import islice, tee
 from qvl.errors import InvalidParamError, QvlError, nearest
 from qvl.tasks.boxes import parse_boxes
 from qvl.tasks.prompts import DESCRIBE, LANGUAGES, LOCATE_ALL, describe_prompt
-from qvl.types import Box, Completion, Image, Message, Request, Sampling
+from qvl.types import Box, Completion, Image, Message, Request, Sampling, Video
 from qvl.vlm.chat_model import ChatModel
 
 BOXES_SAMPLING = Sampling(max_new_tokens=512, temperature=0.0)
@@ -28,10 +28,10 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Describe:
-    """The task: every picture is described in each language, in one style.
+    """The task: every picture or video is described in each language, in one style.
 
-    `prompt`, where given, replaces the style's own wording. With `boxes` each picture is also
-    asked, in each language, for its objects' boxes.
+    `prompt`, where given, replaces the style's own wording. With `boxes` each picture, but no video,
+    is also asked, in each language, for its objects' boxes.
     Raises InvalidParamError, with the nearest names, for an unknown language or style.
     """
 
@@ -46,21 +46,18 @@ class Describe:
         for language in self.languages:
             check_known("language", language, LANGUAGES)
 
-    @property
-    def requests_per_language(self) -> int:
-        return 2 if self.boxes else 1
-
-    def requests(self, image: Image) -> Iterator[Request]:
-        """All requests about one picture, language by language."""
+    def requests(self, image: Image | Video) -> Iterator[Request]:
+        """All requests about one picture or video, language by language."""
+        is_video = isinstance(image, Video)
         for language in self.languages:
-            words = self.prompt or describe_prompt(self.style, language)
+            words = self.prompt or describe_prompt(self.style, language, video=is_video)
             yield _request(image, words, self.sampling)
-            if self.boxes:
+            if self.boxes and not is_video:
                 yield _request(image, LOCATE_ALL.get(language, LOCATE_ALL["en"]), BOXES_SAMPLING)
 
     def read(self, completions: Sequence[Completion]) -> dict[str, Description]:
         """The completions of `requests`, in their order, as a description for each language."""
-        step = self.requests_per_language
+        step = len(completions) // len(self.languages)
         descriptions = {}
         for number, language in enumerate(self.languages):
             told, *located = completions[number * step : (number + 1) * step]
@@ -72,13 +69,13 @@ class Describe:
 
 
 def describe(
-    model: ChatModel, images: Iterable[Image], task: Describe
+    model: ChatModel, images: Iterable[Image | Video], task: Describe
 ) -> Iterator[dict[str, Description] | QvlError]:
-    """For each picture, in order: its description by language, or its error; the rest go on."""
+    """For each picture or video, in order: its description by language, or its error; the rest go on."""
     asked, told = tee(images)
     results = model.results(request for image in asked for request in task.requests(image))
-    for _ in told:
-        answers = list(islice(results, len(task.languages) * task.requests_per_language))
+    for image in told:
+        answers = list(islice(results, len(list(task.requests(image)))))
         errors = [answer for answer in answers if isinstance(answer, QvlError)]
         completions = [answer for answer in answers if isinstance(answer, Completion)]
         yield errors[0] if errors else task.read(completions)
@@ -98,5 +95,5 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
         )
 
 
-def _request(image: Image, words: str, sampling: Sampling) -> Request:
+def _request(image: Image | Video, words: str, sampling: Sampling) -> Request:
     return Request(messages=(Message.user(image, words),), sampling=sampling, id=image.name)

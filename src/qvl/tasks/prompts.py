@@ -54,6 +54,13 @@ DESCRIBE: dict[str, dict[str, str]] = {
     },
 }
 
+# in the plain style; the others ask about a video as about a picture, in English
+DESCRIBE_VIDEO = {
+    "en": "Describe the video.",
+    "ru": "Опиши видео.",
+    "zh": "描述这段视频。",
+}
+
 LOCATE_ALL = {
     "en": "Find every object in the picture. Answer with their boxes as JSON.",
     "ru": "Найди все предметы на картинке. Ответь рамками в JSON.",
@@ -61,9 +68,12 @@ LOCATE_ALL = {
 }
 
 
-def describe_prompt(style: str, language: str) -> str:
+def describe_prompt(style: str, language: str, *, video: bool = False) -> str:
     """The request for a description; style and language are known names (checked at the edge)."""
     wordings = DESCRIBE[style]
+    if video:
+        english = {"en": wordings["en"].replace("picture", "video")}
+        wordings = DESCRIBE_VIDEO if style == "plain" else english
     if language in wordings:
         return wordings[language]
     return f"{wordings['en']} Answer in {LANGUAGES[language]}."

@@ -24,6 +24,8 @@ CHAT_TEMPLATE = (
     "{%- endif -%}{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
+# as many frames of a video as are as large as the largest picture; more are made smaller
+VIDEO_FRAMES = 16
 VISION = VisionConfig(
     depth=6, width=256, heads=4, mlp_width=1024, out_width=256, patch_px=PATCH_PX, merge=MERGE,
     temporal_patch=2, norm="layer", mlp="gelu_tanh", patch_bias=True, pos_grid=16,
@@ -122,16 +124,24 @@ def save_sprout(folder: Path, model: QwenVL, tokenizer: Tokenizer) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(folder / "tokenizer.json"))
     ends = [token_id(tokenizer, "<|im_end|>"), token_id(tokenizer, "<|endoftext|>")]
+    rules = {
+        "patch_size": RULES.patch_px,
+        "temporal_patch_size": RULES.temporal_patch,
+        "merge_size": RULES.merge,
+        "image_mean": list(RULES.mean),
+        "image_std": list(RULES.std),
+    }
     documents = {
         "config.json": config_json(config, tokenizer),
         "preprocessor_config.json": {
             "image_processor_type": "Qwen2VLImageProcessorFast",
-            "patch_size": RULES.patch_px,
-            "temporal_patch_size": RULES.temporal_patch,
-            "merge_size": RULES.merge,
+            **rules,
             "size": {"shortest_edge": RULES.min_px, "longest_edge": RULES.max_px},
-            "image_mean": list(RULES.mean),
-            "image_std": list(RULES.std),
+        },
+        "video_preprocessor_config.json": {
+            "video_processor_type": "Qwen3VLVideoProcessor",
+            **rules,
+            "size": {"shortest_edge": RULES.min_px, "longest_edge": VIDEO_FRAMES * RULES.max_px},
         },
         "generation_config.json": {
             "do_sample": False,

@@ -46,6 +46,7 @@ from qvl.loading.model import (
     load_model,
     local_folder,
 )
+from qvl.processing.patches import Patches
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.processing.tokenizer import Tokenizer
 from qvl.structured.grammar import Grammar, Grammars
@@ -269,6 +270,7 @@ class LocalModel:
             image_token_id=loaded.config.image_token_id,
             tools=request.tools,
             thinks=loaded.thinks,
+            video_rules=loaded.video_rules,
         )
         form = request.response_format
         grammar = None if form is None else self._grammars().compile(form)
@@ -343,7 +345,8 @@ class LocalModel:
     def _completion(self, answer: _Answer) -> Completion:
         if answer.reason is None:
             raise EngineError("a request ended without a reason")
-        images = tuple(image.info for image in answer.prompt.images)
+        images = tuple(i.info for i in answer.prompt.images if i.info is not None)
+        videos = answer.prompt.videos
         total_s = time.monotonic() - answer.began_s
         text, calls, notes = answer.text, (), ()
         if answer.request.tools:
@@ -361,7 +364,7 @@ class LocalModel:
             usage=Usage(
                 prompt_tokens=len(answer.prompt.ids),
                 completion_tokens=len(answer.token_ids),
-                image_tokens=sum(image.tokens for image in images),
+                image_tokens=sum(seen.tokens for seen in (*images, *videos)),
                 cached_tokens=answer.cached_tokens,
                 reasoning_tokens=answer.reasoning_tokens,
             ),
@@ -375,6 +378,7 @@ class LocalModel:
                 seed=answer.sampling.seed,
                 sampling=answer.sampling,
                 images=images,
+                videos=videos,
                 version=qvl.__version__,
             ),
         )
@@ -417,9 +421,11 @@ def cache_room(loaded: LoadedModel) -> int:
 
 
 def engine_image(image: PromptImage) -> EngineImage:
+    patches = image.patches
     return EngineImage(
-        rows=image.patches.rows,
-        grid=image.patches.grid,
+        # a long video's rows together may be larger than the model
+        rows=patches.rows if isinstance(patches, Patches) else lambda: patches.rows,
+        grid=patches.grid,
         start=image.start,
         tokens=image.tokens,
         content=image.sha256,
