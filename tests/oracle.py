@@ -67,9 +67,10 @@ def rows_of(prompt: Prompt) -> Tensor:
 @torch.inference_mode()
 def ours(loaded: LoadedModel, prompt: Prompt) -> Computed:
     """Without the engine and its cache: the whole prompt in one pass."""
-    features = loaded.model.encode_images(
-        rows_of(prompt), [image.patches.grid for image in prompt.images]
-    )
+    features = None
+    if prompt.images:
+        grids = [image.patches.grid for image in prompt.images]
+        features = loaded.model.encode_images(rows_of(prompt), grids)
     places = [torch.arange(i.start, i.start + i.tokens) for i in prompt.images]
     tokens = len(prompt.ids)
     logits_tv = loaded.model(
@@ -79,10 +80,11 @@ def ours(loaded: LoadedModel, prompt: Prompt) -> Computed:
             attend=PackedCausal([0, tokens]),
             wanted_b=torch.arange(tokens),
             vision=features,
-            vision_at_v=torch.cat(places),
+            vision_at_v=torch.cat(places) if places else None,
         )
     )
-    return Computed((features.rows_vd, *features.deepstack_vd), logits_tv)
+    vision = () if features is None else (features.rows_vd, *features.deepstack_vd)
+    return Computed(vision, logits_tv)
 
 
 def our_greedy(
@@ -145,9 +147,10 @@ def load_theirs(folder: Path, generation: str) -> Any:
 
 def their_inputs(prompt: Prompt, image_token_id: int) -> dict[str, Tensor]:
     ids = torch.from_numpy(prompt.ids)[None]
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if not prompt.images:
+        return text
+    return text | {
         "pixel_values": rows_of(prompt),
         "image_grid_thw": torch.tensor([image.patches.grid for image in prompt.images]),
         "mm_token_type_ids": (ids == image_token_id).long(),
@@ -156,6 +159,8 @@ def their_inputs(prompt: Prompt, image_token_id: int) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def theirs(model: Any, inputs: dict[str, Tensor]) -> Computed:
+    if "pixel_values" not in inputs:
+        return Computed((), model(**inputs, use_cache=False).logits[0])
     features = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
     levels = getattr(features, "deepstack_features", None) or []
     vision = tuple(torch.cat(list(rows)) for rows in (features.pooler_output, *levels))
