@@ -20,6 +20,7 @@ from qvl.engine.request import EngineRequest, Finished, SamplingParams, Token
 from qvl.errors import (
     ConfigError,
     EngineError,
+    InvalidParamError,
     ModelFormatError,
     PromptTooLongError,
 )
@@ -32,7 +33,7 @@ from qvl.models.batch import ForwardBatch
 from qvl.models.decoder import Decoder, DecoderLayer
 from qvl.models.rope import rotate, stretch
 from qvl.processing.prompt import Prompt, build_prompt
-from qvl.types import DType, Image, Message, Text
+from qvl.types import DType, Image, Message, Text, Video
 from qvl.vlm.local import engine_image
 
 SIDE_PX = 2 * tiny_v1.SIDE * 14
@@ -322,6 +323,12 @@ def test_the_chat_template(loaded: LoadedModel, pictures: list[Path]) -> None:
     stops = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     assert set(loaded.defaults.stop_ids) == {tiny_v1.control_id(token) for token in stops}
     assert (loaded.defaults.top_p, loaded.defaults.top_k) == (0.3, 0)
+
+
+def test_it_takes_no_videos(loaded: LoadedModel) -> None:
+    assert loaded.video_rules is None
+    with pytest.raises(InvalidParamError, match="takes no videos"):
+        prompt(loaded, Message("user", (Video(source=Path("clip.mp4")),)))
 
 
 def test_the_base_model_goes_on_with_plain_text(tmp_path: Path, pictures: list[Path]) -> None:

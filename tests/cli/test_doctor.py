@@ -121,7 +121,7 @@ def test_only_models_of_this_version_are_promised(memory):
     memory(10_000)
     promised = doctor.check_models_that_fit().found
     for row in CATALOGUE:
-        if not row.runs:
+        if not row.runs or "bf16" not in row.weights_as_gib:
             continue
         size = re.sub("-(Instruct|Thinking|Chat)$", "", row.hub_id.split("/")[1])
         assert size in re.split("[;, ]+", promised)
