@@ -16,6 +16,7 @@ from torch import Tensor
 import slow_v1
 import tiny_v1
 from qvl.engine.engine import Engine, banned_ids
+from qvl.engine.graphs import StaticDecode
 from qvl.engine.request import EngineRequest, Finished, SamplingParams, Token
 from qvl.errors import (
     ConfigError,
@@ -212,6 +213,9 @@ def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
     assert alone == expected
     assert answers(new_engine(loaded), *requests) == expected  # together
     assert answers(new_engine(loaded, token_budget=7), *requests) == expected  # in parts
+    replayed = new_engine(loaded, draft_tokens=0)  # in steps of fixed shapes, as on a GPU
+    replayed._static = StaticDecode(loaded.model, replayed._cache, torch.device("cpu"))
+    assert answers(replayed, *requests) == expected
     engine = new_engine(loaded)
     assert answers(engine, requests[0])["one"] == expected["one"]
     again = request("again", asked["one"])
