@@ -16,10 +16,12 @@ from torch import Tensor
 import slow_v1
 import tiny_v1
 from qvl.engine.engine import Engine, banned_ids
+from qvl.engine.graphs import StaticDecode
 from qvl.engine.request import EngineRequest, Finished, SamplingParams, Token
 from qvl.errors import (
     ConfigError,
     EngineError,
+    InvalidParamError,
     ModelFormatError,
     PromptTooLongError,
 )
@@ -32,7 +34,7 @@ from qvl.models.batch import ForwardBatch
 from qvl.models.decoder import Decoder, DecoderLayer
 from qvl.models.rope import rotate, stretch
 from qvl.processing.prompt import Prompt, build_prompt
-from qvl.types import DType, Image, Message, Text
+from qvl.types import DType, Image, Message, Text, Video
 from qvl.vlm.local import engine_image
 
 SIDE_PX = 2 * tiny_v1.SIDE * 14
@@ -211,6 +213,9 @@ def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
     assert alone == expected
     assert answers(new_engine(loaded), *requests) == expected  # together
     assert answers(new_engine(loaded, token_budget=7), *requests) == expected  # in parts
+    replayed = new_engine(loaded, draft_tokens=0)  # in steps of fixed shapes, as on a GPU
+    replayed._static = StaticDecode(loaded.model, replayed._cache, torch.device("cpu"))
+    assert answers(replayed, *requests) == expected
     engine = new_engine(loaded)
     assert answers(engine, requests[0])["one"] == expected["one"]
     again = request("again", asked["one"])
@@ -322,6 +327,12 @@ def test_the_chat_template(loaded: LoadedModel, pictures: list[Path]) -> None:
     stops = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     assert set(loaded.defaults.stop_ids) == {tiny_v1.control_id(token) for token in stops}
     assert (loaded.defaults.top_p, loaded.defaults.top_k) == (0.3, 0)
+
+
+def test_it_takes_no_videos(loaded: LoadedModel) -> None:
+    assert loaded.video_rules is None
+    with pytest.raises(InvalidParamError, match="takes no videos"):
+        prompt(loaded, Message("user", (Video(source=Path("clip.mp4")),)))
 
 
 def test_the_base_model_goes_on_with_plain_text(tmp_path: Path, pictures: list[Path]) -> None:

@@ -465,6 +465,9 @@ def _first_config(top: Section) -> ModelConfig:
             hint=SUPPORTED,
         )
     _refuse_what_we_cannot_compute(top)
+    quantised = top.section("quantization_config")
+    if quantised.values:
+        raise quantised.bad("quant_method", "and the first Qwen-VL is not supported quantised")
     top.one_of("no_bias", (True,), "which is not supported")
     top.one_of("tie_word_embeddings", (False,), "which is not supported")
     top.one_of("scale_attn_weights", (True,), "which is not supported")
