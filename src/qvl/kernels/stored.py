@@ -18,7 +18,7 @@ from qvl.kernels.linear import GROUP
 from qvl.models.config import Quantisation
 
 OUTPUTS_AT_ONCE = 1024  # whose weight is made at a time; whole words of eight
-AWQ_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]  # nibble of a word that holds output 0, 1, 2, ...
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of eight outputs nibble 0, 1, 2, ... of a word is
 
 
 class StoredLinear(nn.Module):
@@ -46,9 +46,21 @@ class StoredLinear(nn.Module):
 
 
 def fields(words: Tensor, bits: int) -> Tensor:
-    """uint8 [..., 32 / bits]: the unsigned numbers in int32 words, those of the lowest bits first."""
-    octets = words.contiguous().unsqueeze(-1).view(torch.uint8)
-    return octets if bits == 8 else torch.stack((octets & 15, octets >> 4), -1).flatten(-2)
+    """uint8 [..., words * 32 / bits]: the numbers in int32 words, those of the lowest bits first."""
+    octets = words.contiguous().view(torch.uint8)
+    if bits == 8:
+        return octets
+    pairs = octets.to(torch.int16)
+    return (pairs & 15 | pairs >> 4 << 8).view(torch.uint8)
+
+
+def awq_fields(words_kn: Tensor) -> Tensor:
+    """uint8 [outputs, K] from words [K, outputs / 8]."""
+    words = words_kn.T.contiguous()
+    eight = words.new_empty(len(words), 8, words.shape[1], dtype=torch.uint8)
+    for nibble, output in enumerate(AWQ_ORDER):
+        eight[:, output] = words >> 4 * nibble & 15
+    return eight.flatten(0, 1)
 
 
 class GroupedLinear(StoredLinear):
@@ -82,11 +94,17 @@ class GroupedLinear(StoredLinear):
         return self.in_order()
 
     def dense(self) -> Tensor:
-        zeros, scales, groups = self.zeros(), self.scales.float().T, self.groups()
+        zeros, scales, groups = self.zeros().float(), self.scales.float().T, self.groups()
+        neighbours = self.in_features % self.group == 0 and torch.equal(groups, self.in_order())
         whole = scales.new_empty(self.out_features, self.in_features)
         for first in range(0, self.out_features, OUTPUTS_AT_ONCE):
             some = slice(first, first + OUTPUTS_AT_ONCE)
-            whole[some] = (self.values(some) - zeros[some][:, groups]) * scales[some][:, groups]
+            part, zero, scale = whole[some].copy_(self.values(some)), zeros[some], scales[some]
+            if neighbours:
+                by_group = part.unflatten(1, (-1, self.group))
+                by_group.sub_(zero.unsqueeze(-1)).mul_(scale.unsqueeze(-1))
+            else:
+                part.sub_(zero.index_select(1, groups)).mul_(scale.index_select(1, groups))
         return whole
 
     def fits_int4(self) -> bool:
@@ -117,12 +135,11 @@ class GptqLinear(GroupedLinear):
         self.empty("g_idx", torch.int32, self.in_features)
 
     def values(self, outputs: slice) -> Tensor:
-        packed = fields(self.qweight[:, outputs], self.how.bits)  # [K / n, outputs, n]
-        return packed.transpose(0, 1).flatten(1)[:, : self.in_features]
+        return fields(self.qweight[:, outputs].T, self.how.bits)[:, : self.in_features]
 
     def zeros(self) -> Tensor:
-        packed = fields(self.qzeros, self.how.bits).flatten(1)[:, : self.out_features]
-        return packed.T.to(torch.int16) + self.how.zero_offset
+        rows = fields(self.qzeros, self.how.bits)[:, : self.out_features]
+        return rows.T.to(torch.int16) + self.how.zero_offset
 
     def groups(self) -> Tensor:
         return self.g_idx.long()
@@ -136,13 +153,11 @@ class AwqLinear(GroupedLinear):
         self.empty("qweight", torch.int32, self.in_features, -(-self.out_features // 8))
 
     def values(self, outputs: slice) -> Tensor:
-        words = self.qweight[:, outputs.start // 8 : -(-outputs.stop // 8)]
-        rows = fields(words, 4)[..., AWQ_ORDER].flatten(1).T  # whole words of outputs
+        rows = awq_fields(self.qweight[:, outputs.start // 8 : -(-outputs.stop // 8)])
         return rows[: self.out_features - outputs.start]
 
     def zeros(self) -> Tensor:
-        rows = fields(self.qzeros, 4)[..., AWQ_ORDER].flatten(1).T
-        return rows[: self.out_features].to(torch.int16)
+        return awq_fields(self.qzeros)[: self.out_features].to(torch.int16)
 
 
 class Fp8BlockLinear(StoredLinear):
@@ -158,13 +173,19 @@ class Fp8BlockLinear(StoredLinear):
         self.empty("weight_scale_inv", torch.float32, -(-n // how.group), -(-k // how.group))
 
     def dense(self) -> Tensor:
-        side = self.how.group
-        whole = torch.empty(self.weight.shape, device=self.weight.device)
+        side, device = self.how.group, self.weight.device
+        whole = torch.empty(self.weight.shape, device=device)
+        # of all e4m3 numbers: looking them up is three times as fast as converting them
+        numbers = (
+            torch.arange(256, dtype=torch.uint8, device=device).view(self.weight.dtype).float()
+        )
         # despite its name in the file the scale is multiplied
         scales = self.weight_scale_inv.float().repeat_interleave(side, 1)
         for block, scale in enumerate(scales[:, : self.in_features]):
             some = slice(block * side, (block + 1) * side)
-            whole[some] = self.weight[some].float() * scale
+            octets = self.weight[some].contiguous().view(torch.uint8)
+            looked_up = numbers.index_select(0, octets.flatten().int()).view(octets.shape)
+            torch.mul(looked_up, scale, out=whole[some])
         return whole
 
 
