@@ -110,7 +110,7 @@ def test_each_row_says_what_it_needs_and_whether_that_fits(
         assert f"  {row['runs_here']} " in line
         assert f"  {row['kind']} " in line
         assert row["licence"] in line
-        assert ("RESEARCH ONLY" in line) == (row["commercial"] == "no")
+        assert ("NO commercial use" in line) == (row["commercial"] == "no")
 
 
 # ---- pull and remove
@@ -204,7 +204,7 @@ def test_pull_says_what_a_licence_forbids(served: Hub, files: dict[str, bytes], 
 
 
 def test_remove_frees_what_it_says(served: Hub, files: dict[str, bytes], run) -> None:
-    served.repos["org/other"] = {NEW: files}
+    served.repos["org/other"] = {NEW: files}  # a copy, of the same commit
     other = run("models", "pull", "org/other")[1].strip()
     run("models", "pull", ID)
     folder = cache() / "models--org--tiny-vl"

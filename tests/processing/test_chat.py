@@ -170,7 +170,7 @@ offered = st.sampled_from([(), (WEATHER,), (CLOCK, WEATHER)])
 
 
 @given(beginnings, st.lists(turns, min_size=1, max_size=7), offered, st.booleans(), st.booleans())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_tools_and_reasoning_are_said_as_published(first, rest, tools, thinks, prompt):
     said = {"tools": tools, "thinks": thinks, "add_generation_prompt": prompt}
     segments = render([*first, *rest], generation="qwen3_vl", **said)

@@ -29,7 +29,11 @@ ROOM_FOR_WORK = 1.15  # weights and a little more: cache, pictures, the program 
 
 
 MEMORY_IN = ("bf16", "int8", "int4")
-COMMERCIAL = {"yes": "", "conditional": " (conditions)", "no": " (RESEARCH ONLY)"}
+COMMERCIAL = {
+    "yes": "",
+    "conditional": " (conditions)",
+    "no": " (research only: NO commercial use)",
+}
 
 
 def needed_gib(entry: Published) -> dict[str, float]:

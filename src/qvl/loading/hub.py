@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -136,14 +136,16 @@ def find_cached(name: str) -> Cached:
     repos = {repo.repo_id: repo for repo in cache.repos if repo.repo_type == "model"}
     if hub_id not in repos:
         raise UnknownModelError(missing, hint=nearest(hub_id, repos) or "there is nothing to do")
-    revisions = repos[hub_id].revisions
-    if not any(file.file_name == "config.json" for r in revisions for file in r.files):
+    repo = repos[hub_id]
+    if not any(file.file_name == "config.json" for r in repo.revisions for file in r.files):
         raise UnknownModelError(
             f"{hub_id!r} is in the local cache, but it is no checkpoint: it has no config.json",
             hint="remove it with the program that put it there",
         )
-    plan = cache.delete_revisions(*(revision.commit_hash for revision in revisions))
-    return Cached(hub_id, plan.expected_freed_size, repos[hub_id].repo_path, plan)
+    # of this repository alone: a copy of it elsewhere on the hub has the same commits
+    alone = replace(cache, repos=frozenset([repo]))
+    plan = alone.delete_revisions(*(revision.commit_hash for revision in repo.revisions))
+    return Cached(hub_id, plan.expected_freed_size, repo.repo_path, plan)
 
 
 def _hub_id(name: str) -> str:
