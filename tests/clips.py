@@ -75,8 +75,9 @@ def steady(count: int, fps: int, **how: Any) -> bytes:
 
 def container_times_s(data: bytes) -> list[float]:
     """When PyAV shows each frame, decoding all of them."""
-    with av.open(io.BytesIO(data)) as video:
-        return [float(f.pts * f.time_base) for f in video.decode(video=0)]
+    with av.open(io.BytesIO(data), "r") as video:
+        frames: Any = video.decode(video=0)
+        return [float(f.pts * f.time_base) for f in frames]
 
 
 def sound_only() -> bytes:

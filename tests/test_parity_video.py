@@ -63,9 +63,10 @@ def their_logits(model: Any, inputs: dict[str, Tensor], ids: Sequence[int], at: 
 def counted_positions(loaded: LoadedModel, prompt: Prompt) -> tuple[np.ndarray, int]:
     """By the slow rule, from the ids and what FILM is: 19 frames, three a second, 10 patches of two."""
     visual = (loaded.config.image_token_id, loaded.config.video_token_id)
-    layout, at = [], 0
+    layout: list[Any] = []
+    at = 0
     whole = loaded.config.generation in ("qwen2_vl", "qwen2_5_vl")
-    spans = [("span", prompt.images[0].patches.grid)]
+    spans: list[Any] = [("span", prompt.images[0].patches.grid)]
     grid = prompt.images[1].patches.grid
     if whole:
         step = (2 * 2 / 3,) if loaded.config.generation == "qwen2_5_vl" else ()
@@ -85,6 +86,7 @@ def counted_positions(loaded: LoadedModel, prompt: Prompt) -> tuple[np.ndarray, 
 def test_a_video_equals_transformers(generation: str, tmp_path: Path) -> None:
     tiny.save_tiny(tmp_path, generation)
     loaded = load_model(tmp_path, dtype="fp32")
+    assert loaded.video_rules is not None
     # frames of 2 x 3 tokens as they are, so that ten temporal patches are longer than wide
     small = replace(
         loaded.video_rules, min_px=1, max_px=96 * 64 * (20 if generation in tiny.QWEN3 else 1)

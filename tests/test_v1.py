@@ -317,9 +317,7 @@ def test_the_chat_template(loaded: LoadedModel, pictures: list[Path]) -> None:
     ]
     assert asked.positions.tolist() == [list(range(len(asked.ids)))] * 3
     assert asked.next_position == len(asked.ids)
-    assert [image.patches.grid for image in asked.images] == [
-        (1, 2 * tiny_v1.SIDE, 2 * tiny_v1.SIDE)
-    ] * 2
+    assert [image.info and image.info.resized_width_px for image in asked.images] == [SIDE_PX] * 2
     own = Message("system", (Text("Be brief."),))
     assert prompt(loaded, own, user("Hi")).ids.tolist() == ids_of(
         loaded,

@@ -16,7 +16,7 @@ from qvl.types import Message, Request, Sampling, Video
 from qvl.vlm.local import LocalModel
 from tiny import save_tiny
 
-SECONDS, FPS = 60, 25
+SECONDS, FPS = 60, 10
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def growth_bytes(act: Callable[[], object]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("generation", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("generation", ["qwen3_vl", "qwen2_5_vl"])
 def test_a_minute_of_1080p_takes_less_than_a_gigabyte(
     generation: str, film: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    save_tiny(tmp_path, generation, max_position_embeddings=128_000)
+    save_tiny(tmp_path, generation, max_position_embeddings=128_000, num_hidden_layers=2)
     model = LocalModel(str(tmp_path), dtype="fp32")
     asked = Request(
         messages=(Message.user(Video.of(film), "What happens?"),),

@@ -171,7 +171,7 @@ def test_no_token_of_pictures_or_beyond_the_tokenizer_is_generated():
 def film(request_id: str, patches: int, made: list[int]) -> tuple[EngineRequest, EngineRequest]:
     """The same video as temporal patches side by side, whose making is noted, and as one picture."""
     whole = prompt(request_id, [1, 2, START, *[(4, 4)] * patches, END, 3, 4])
-    ids = [VIDEO if token_id == IMAGE else token_id for token_id in whole.ids]
+    ids = [VIDEO if token_id == IMAGE else int(token_id) for token_id in whole.ids]
     parts = []
     for number, part in enumerate(whole.images):
 

@@ -473,7 +473,9 @@ def test_pixel_rules_that_we_cannot_follow_are_refused(
 
 
 def video_rules(folder: Path, config: Any) -> VideoRules:
-    return parse_video_rules(folder, config, parse_pixel_rules(folder, config))
+    rules = parse_video_rules(folder, config, parse_pixel_rules(folder, config))
+    assert rules is not None
+    return rules
 
 
 def test_the_video_rules_of_the_first_generations_are_their_authors_own(tmp_path: Path) -> None:
@@ -489,7 +491,8 @@ def test_the_video_rules_of_the_first_generations_are_their_authors_own(tmp_path
     )
     wanted = replace(rules, total_px=115200 * 784, positions_per_second=2.0)
     assert video_rules(tmp_path, newer) == wanted
-    vision = {**QWEN2_VL_7B["vision_config"], "tokens_per_second": 4}
+    vision: Any = QWEN2_VL_7B["vision_config"]
+    vision = vision | {"tokens_per_second": 4}
     write(tmp_path, "config.json", {**QWEN2_VL_7B, "vision_config": vision})
     assert video_rules(tmp_path, newer).positions_per_second == 4.0
 

@@ -158,7 +158,8 @@ def test_a_second_question_about_a_picture_costs_less_and_says_the_same(tmp_path
     assert cold.usage.cached_tokens == stranger.usage.cached_tokens == 0
 
 
-FILM = Video(source=tuple(picture(seed) for seed in range(8)), name="film", fps=4.0)
+FRAMES = tuple(picture(seed) for seed in range(8))
+FILM = Video(source=FRAMES, name="film", fps=4.0)
 
 
 def about_a_film(words: str, film: Video = FILM) -> Request:
@@ -183,7 +184,7 @@ def test_a_video_is_told_of_and_asked_about_again_costs_less(tmp_path: Path) -> 
 
 def test_a_video_that_cannot_be_used_harms_no_other_request(model: LocalModel) -> None:
     bad = about_a_film("a", Video(source=b"no video", name="bad.mp4"))
-    long = about_a_film("a", replace(FILM, source=FILM.source * 90))
+    long = about_a_film("a", replace(FILM, source=FRAMES * 90))
     alone = model.generate([request(1)])[0]
     told = list(model.results([bad, request(1), long, about_a_film("a")]))
     assert isinstance(told[0], VideoDecodeError)
