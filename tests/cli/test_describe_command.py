@@ -316,7 +316,7 @@ def test_models_and_settings_are_shown(qvl: Run) -> None:
     assert listed.code == 0
     assert "sprout" in listed.out
     assert "Qwen/Qwen3-VL-235B-A22B-Instruct" in listed.out
-    assert "RESEARCH ONLY" in listed.out
+    assert "research only" in listed.out
     assert "qwen3_vl" in qvl("models", "show", "sprout").out
     assert "conditional" in qvl("models", "show", "Qwen/Qwen2-VL-72B-Instruct").out
     wrong = qvl("models", "show", "Qwen/Qwen3-VL-4B-Instrukt")
