@@ -7,7 +7,7 @@ has counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,11 @@ def counted_positions(loaded: LoadedModel, prompt: Prompt) -> tuple[np.ndarray, 
     return plain_positions(layout)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("generation", tiny.GENERATIONS)
-def test_a_video_equals_transformers(generation: str, tmp_path: Path) -> None:
+def test_a_video_equals_transformers(
+    generation: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     tiny.save_tiny(tmp_path, generation)
     loaded = load_model(tmp_path, dtype="fp32")
     assert loaded.video_rules is not None
@@ -135,4 +138,5 @@ def test_a_video_equals_transformers(generation: str, tmp_path: Path) -> None:
     for budget in (2048, 16):
         (told,) = oracle.our_greedy(loaded, [prompt], new_tokens=NEW_TOKENS, token_budget=budget)
         assert told == ids[len(prompt.ids) :]
-    print(f"\n{generation} video: vision {vision:.2e}, logits {logits:.2e}")  # noqa: T201
+    row = (generation, "picture and video", f"{vision:.1e}", f"{logits:.1e}", NEW_TOKENS, "")
+    record_property("parity", row)

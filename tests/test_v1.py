@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ def close(ours: torch.Tensor, slow: np.ndarray) -> float:
     return float(np.abs(ours.double().numpy() - slow).max() / np.abs(slow).max())
 
 
+@pytest.mark.parity
 @torch.inference_mode()
 def test_features_and_logits_equal_the_slow_reference(
-    loaded: LoadedModel, pictures: list[Path]
+    loaded: LoadedModel, pictures: list[Path], record_property: Callable[[str, object], None]
 ) -> None:
     asked = prompt(loaded, user(pictures[0], "Is this ", pictures[1], "the same cup? 杯子"))
     rows_sc = torch.from_numpy(np.concatenate([i.patches.rows for i in asked.images]))
@@ -126,7 +128,11 @@ def test_features_and_logits_equal_the_slow_reference(
     )
     expected = slow_logits(asked.ids.tolist(), slow, prompt_tokens=len(ids))
     assert len(ids) > 2 * tiny_v1.START  # stretched by 7
-    assert close(loaded.model(batch), expected) < 1e-5
+    logits = close(loaded.model(batch), expected)
+    assert logits < 1e-5
+    features = close(vision.rows_vd, slow)
+    row = ("qwen_vl", "several pictures", f"{features:.1e}", f"{logits:.1e}", "below", "")
+    record_property("parity", row)
 
 
 @pytest.mark.parametrize(("dtype", "floor"), [("bf16", 0.9999), ("int8", 0.999)])
@@ -184,8 +190,9 @@ def new_engine(loaded: LoadedModel, **options: Any) -> Engine:
     )
 
 
+@pytest.mark.parity
 def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
-    loaded: LoadedModel, pictures: list[Path]
+    loaded: LoadedModel, pictures: list[Path], record_property: Callable[[str, object], None]
 ) -> None:
     asked = {
         "one": prompt(loaded, user(pictures[0], "What is it?")),
@@ -225,6 +232,8 @@ def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
     assert isinstance(end, Finished)
     assert end.cached_tokens > 0
     assert [e.token_id for e in events if isinstance(e, Token)] == expected["one"]
+    for name, said in expected.items():
+        record_property("parity", ("qwen_vl", name, "", "", len(said), ""))
 
 
 def test_a_picture_is_another_size_or_the_prompt_is_too_long(
