@@ -9,14 +9,10 @@ import pytest
 
 import tiny
 from qvl.errors import ConfigError, ModelFormatError, UnsafeCheckpointError
-from qvl.loading.config import (
-    FALLBACKS,
-    model_config,
-    parse_config,
-    parse_generation_defaults,
-    parse_pixel_rules,
-    parse_video_rules,
-)
+from qvl.loading.config import model_config, parse_config
+from qvl.loading.family import FALLBACKS
+from qvl.loading.generation import parse_generation_defaults
+from qvl.loading.rules import parse_pixel_rules, parse_video_rules
 from qvl.models.config import Quantisation
 from qvl.processing.tokenizer import Tokenizer
 from qvl.processing.video import VideoRules

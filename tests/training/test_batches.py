@@ -188,7 +188,8 @@ def test_training_prompts_are_the_products_own(tokenizer: Tokenizer) -> None:
     """What a training row says before an answer is what the door says to the model."""
     import io
 
-    from qvl.loading.config import parse_config, parse_pixel_rules
+    from qvl.loading.config import parse_config
+    from qvl.loading.rules import parse_pixel_rules
     from qvl.processing.prompt import build_prompt
     from qvl.processing.tokenizer import Tokenizer as ProductTokenizer
     from qvl.types import Image, Message

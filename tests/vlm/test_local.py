@@ -29,7 +29,7 @@ from qvl.errors import (
     UnknownModelError,
     VideoDecodeError,
 )
-from qvl.loading.config import GenerationDefaults
+from qvl.loading.generation import GenerationDefaults
 from qvl.processing.prompt import build_prompt
 from qvl.types import (
     Completion,

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from qvl.bench.work import Runner, Timed
 from qvl.errors import UsageError
-from qvl.loading.config import parse_config, parse_pixel_rules
+from qvl.loading.config import parse_config
+from qvl.loading.rules import parse_pixel_rules
 from qvl.loading.template import opens_reasoning
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.processing.tokenizer import Tokenizer

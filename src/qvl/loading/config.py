@@ -1,23 +1,22 @@
-"""A checkpoint's json files -> our own frozen shapes and rules.
+"""config.json -> our own frozen shapes. Main path: parse_config -> model_config -> _decoder, _vision.
 
-Main path: parse_config (config.json), parse_pixel_rules (preprocessor_config.json), parse_video_rules
-(video_preprocessor_config.json), parse_generation_defaults (generation_config.json). Keys that we do not read are ignored; an unknown
-value of a key that we do read is a ConfigError naming file, key and value, so nothing runs under
-other arithmetic than it was trained with. Sources: the published files, and what transformers 5.23
-(models/qwen2_vl, models/qwen3_vl) reads from them and writes back.
+Keys that we do not read are ignored; an unknown value of a key that we do read is a ConfigError
+naming file, key and value, so nothing runs under other arithmetic than it was trained with.
+Sources: the published files, and what transformers 5.23 (models/qwen2_vl, models/qwen3_vl) reads
+from them and writes back.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from qvl.errors import ConfigError, ModelFormatError
-from qvl.loading.files import read_json, shown
+from qvl.loading.family import FALLBACKS, QWEN2_VL, QWEN3, QWEN3_VL
+from qvl.loading.files import shown
+from qvl.loading.section import Section, json_file
 from qvl.models.config import (
     RESAMPLER_HEAD,
     DecoderConfig,
@@ -26,16 +25,9 @@ from qvl.models.config import (
     Quantisation,
     VisionConfig,
 )
-from qvl.processing.patches import PixelRules
-from qvl.processing.tokenizer import Tokenizer
-from qvl.processing.video import VideoRules
 
-log = logging.getLogger(__name__)
-
-MAX_JSON_BYTES = 2**20
 MAX_LAYERS = 256
 MAX_WIDTH = 2**17
-MAX_IMAGE_PX = 50_000_000  # of the product; a checkpoint may only ask for less
 VISION_ROPE_THETA = 10_000.0  # fixed in the vision tower
 FP8_BLOCK = 128
 
@@ -43,147 +35,6 @@ SUPPORTED = (
     "this version runs Qwen-VL, Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in safetensors of bf16, fp16, "
     "fp32, and but for the first GPTQ, AWQ or FP8"
 )
-QWEN3 = ("qwen3_vl", "qwen3_vl_moe")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fallbacks:
-    """What a generation's published checkpoints say, for files that leave the key out."""
-
-    architectures: tuple[str, ...]
-    vision_act: Literal["quick_gelu", "silu", "gelu_pytorch_tanh"]
-    patch_px: int
-    norm_eps: float
-    rope_theta: float
-    mrope_section: tuple[int, int, int]
-    min_px: int
-    max_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    vision_heads: int = 16
-    vision_mlp_ratio: int = 4
-    merge: int = 2
-    temporal_patch: int = 2
-    position_rows: int = 2304
-    image_token_id: int = 151655
-    video_token_id: int = 151656
-    vision_start_token_id: int = 151652
-    vision_end_token_id: int = 151653
-    stop_tokens: tuple[str, ...] = ("<|im_end|>", "<|endoftext|>")
-
-
-_QWEN2_VL = Fallbacks(
-    architectures=("Qwen2VLForConditionalGeneration", "Qwen2VLModel"),
-    vision_act="quick_gelu",
-    patch_px=14,
-    norm_eps=1e-6,
-    rope_theta=1e6,
-    mrope_section=(16, 24, 24),
-    min_px=3136,
-    max_px=12_845_056,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
-_QWEN3_VL = Fallbacks(
-    architectures=("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
-    vision_act="gelu_pytorch_tanh",
-    patch_px=16,
-    norm_eps=1e-6,
-    rope_theta=5e6,
-    mrope_section=(24, 20, 20),
-    min_px=65_536,
-    max_px=16_777_216,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
-FIRST_STOPS = ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
-
-FALLBACKS: Mapping[Generation, Fallbacks] = {
-    "qwen2_vl": _QWEN2_VL,
-    "qwen2_5_vl": replace(
-        _QWEN2_VL,
-        architectures=("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel"),
-        vision_act="silu",
-    ),
-    "qwen3_vl": _QWEN3_VL,
-    "qwen3_vl_moe": replace(
-        _QWEN3_VL, architectures=("Qwen3VLMoeForConditionalGeneration", "Qwen3VLMoeModel")
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One JSON object of one file; reads are typed and ranged, null counts as absent."""
-
-    file: str
-    path: str  # "" at the top, else "vision_config." and so on
-    values: Mapping[str, Any]
-
-    def bad(self, key: str, why: str) -> ConfigError:
-        return ConfigError(f"{self.file}: {self.path}{key} is {self.show(key)}, {why}")
-
-    def missing(self, key: str) -> ConfigError:
-        return ConfigError(f"{self.file}: {self.path}{key} is missing")
-
-    def show(self, key: str) -> str:
-        return shown(self.values.get(key))
-
-    def has(self, key: str) -> bool:
-        return self.values.get(key) is not None
-
-    def section(self, key: str) -> Section:
-        """The object under the key; an empty one when it is absent."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise self.bad(key, "not an object")
-        return Section(self.file, f"{self.path}{key}.", value or {})
-
-    def whole(self, key: str, low: int, high: int, fallback: int | None = None) -> int:
-        return int(self._number(key, (int,), low, high, fallback))
-
-    def real(self, key: str, low: float, high: float, fallback: float | None = None) -> float:
-        return float(self._number(key, (int, float), low, high, fallback))
-
-    def _number(
-        self, key: str, kinds: tuple[type, ...], low: float, high: float, fallback: float | None
-    ) -> float:
-        value = self.values.get(key)
-        if value is None:
-            if fallback is None:
-                raise self.missing(key)
-            return fallback
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise self.bad(key, "not a whole number" if kinds == (int,) else "not a number")
-        if not low <= value <= high:
-            raise self.bad(key, f"out of range {low}..{high}")
-        return value
-
-    def numbers(
-        self, key: str, kinds: tuple[type, ...], low: float, high: float, fallback: Any
-    ) -> tuple[Any, ...]:
-        """A list of numbers, each in the range; fallback when absent."""
-        value = self.values.get(key)
-        if value is None:
-            return fallback
-        if not isinstance(value, list):
-            raise self.bad(key, "not a list")
-        for item in value:
-            if isinstance(item, bool) or not isinstance(item, kinds) or not low <= item <= high:
-                raise self.bad(key, f"not a list of numbers in {low}..{high}")
-        return tuple(value)
-
-    def one_of(self, key: str, known: tuple[Any, ...], what: str) -> None:
-        """Absent, or one of the values that we implement."""
-        value = self.values.get(key)
-        if value is not None and not any(type(value) is type(k) and value == k for k in known):
-            raise ConfigError(
-                f"{self.file}: {self.path}{key} is {self.show(key)}, {what}",
-                hint=f"known here: {', '.join(str(k) for k in known)}",
-            )
-
-
-# ---- config.json -------------------------------------------------------------------------------
 
 
 def parse_config(folder: Path) -> ModelConfig:
@@ -197,9 +48,7 @@ def parse_config(folder: Path) -> ModelConfig:
             f"no config.json in the model folder {folder.name!r}",
             hint="a model folder holds config.json, tokenizer.json and *.safetensors",
         )
-    return model_config(
-        read_json(folder, "config.json", limit_bytes=MAX_JSON_BYTES, error=ConfigError)
-    )
+    return model_config(json_file(folder, "config.json").values)
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
@@ -408,7 +257,7 @@ def _vision(vision: Section, generation: Generation, decoder_hidden: int) -> Vis
 
 
 def _qwen2_switches(vision: Section, width: int) -> dict[str, Any]:
-    ratio = vision.whole("mlp_ratio", 1, 64, _QWEN2_VL.vision_mlp_ratio)
+    ratio = vision.whole("mlp_ratio", 1, 64, QWEN2_VL.vision_mlp_ratio)
     return {
         "norm": "layer",
         "mlp": "quick_gelu",
@@ -438,7 +287,7 @@ def _qwen2_5_switches(vision: Section, depth: int) -> dict[str, Any]:
 
 
 def _qwen3_switches(vision: Section, depth: int) -> dict[str, Any]:
-    rows = vision.whole("num_position_embeddings", 1, 2**20, _QWEN3_VL.position_rows)
+    rows = vision.whole("num_position_embeddings", 1, 2**20, QWEN3_VL.position_rows)
     if math.isqrt(rows) ** 2 != rows:
         raise vision.bad("num_position_embeddings", "not the square of a side")
     after = vision.numbers("deepstack_visual_indexes", (int,), 0, depth - 1, None)
@@ -572,213 +421,3 @@ def _check_shapes(config: ModelConfig) -> None:
     ):
         if not fits:
             raise ConfigError(f"config.json: {what}")
-
-
-# ---- preprocessor_config.json ------------------------------------------------------------------
-
-
-def parse_pixel_rules(folder: Path, config: ModelConfig) -> PixelRules:
-    """How pictures become patches.
-
-    From processor_config.json, where transformers 5 nests the rules, else preprocessor_config.json.
-    Raises ConfigError for rules that we do not know or that contradict config.json.
-    """
-    if config.generation == "qwen_vl":
-        return _square_rules(config.vision)
-    part = _rules_section(folder, "image_processor", "preprocessor_config.json")
-    if not part.values:
-        log.warning(
-            "the model folder has no preprocessor_config.json; using the family's pixel rules"
-        )
-    known, vision = FALLBACKS[config.generation], config.vision
-    for key in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
-        part.one_of(key, (True,), "which is not supported")
-    part.one_of("resample", (3,), "another filter than bicubic (3)")
-    if abs(part.real("rescale_factor", 0, 1, 1 / 255) - 1 / 255) > 1e-9:
-        raise part.bad("rescale_factor", f"not {1 / 255}")
-    for key, expected in (
-        ("patch_size", vision.patch_px),
-        ("merge_size", vision.merge),
-        ("temporal_patch_size", vision.temporal_patch),
-    ):
-        if part.whole(key, 1, 256, expected) != expected:
-            raise part.bad(key, f"but the model's is {expected} (config.json)")
-    rules = PixelRules(
-        patch_px=vision.patch_px,
-        merge=vision.merge,
-        temporal_patch=vision.temporal_patch,
-        min_px=_area(part, "min_pixels", "shortest_edge", known.min_px),
-        max_px=_area(part, "max_pixels", "longest_edge", known.max_px),
-        mean=_per_channel(part, "image_mean", -10.0, known.mean),
-        std=_per_channel(part, "image_std", 1e-3, known.std),
-    )
-    token_px = (vision.patch_px * vision.merge) ** 2
-    if not max(rules.min_px, token_px) <= rules.max_px:
-        raise ConfigError(
-            f"{part.file}: at most {rules.max_px} pixels a picture, but at least {rules.min_px} "
-            f"and {token_px} for one visual token"
-        )
-    return rules
-
-
-def _square_rules(vision: VisionConfig) -> PixelRules:
-    """Of the first Qwen-VL, whose files do not say them."""
-    side_px = vision.pos_grid * vision.merge * vision.patch_px
-    return PixelRules(
-        patch_px=vision.patch_px,
-        merge=vision.merge,
-        temporal_patch=vision.temporal_patch,
-        min_px=side_px**2,
-        max_px=side_px**2,
-        mean=_QWEN2_VL.mean,
-        std=_QWEN2_VL.std,
-        square_px=side_px,
-    )
-
-
-def parse_video_rules(folder: Path, config: ModelConfig, pixels: PixelRules) -> VideoRules | None:
-    """Which frames of videos become patches, and how large; None for the first Qwen-VL.
-
-    Qwen3-VL's files say it, as parse_pixel_rules' do. Before, no file does: the bounds are those of
-    qwen-vl-utils 0.0.14 (128 to 768 visual tokens a frame, together nine tenths of the context), for
-    Qwen2-VL with the total of its own days. A video may never ask for more than that share.
-    Raises ConfigError for rules that we do not know or that contradict the pictures'.
-    """
-    if config.generation == "qwen_vl":
-        return None
-    token_px = (pixels.patch_px * pixels.merge) ** 2
-    share = int(0.9 * config.decoder.max_positions)
-    if config.generation not in QWEN3:
-        values = read_json(folder, "config.json", limit_bytes=MAX_JSON_BYTES, error=ConfigError)
-        vision = Section("config.json", "", values).section("vision_config")
-        is_first = config.generation == "qwen2_vl"
-        return VideoRules(
-            stamps=False,
-            min_px=128 * token_px,
-            max_px=768 * token_px,
-            total_px=(min(share, 24576) if is_first else share) * token_px,
-            positions_per_second=(
-                None if is_first else vision.real("tokens_per_second", 0.01, 1000, 2.0)
-            ),
-        )
-    part = _rules_section(folder, "video_processor", "video_preprocessor_config.json")
-    for key, expected in (
-        ("patch_size", pixels.patch_px),
-        ("merge_size", pixels.merge),
-        ("temporal_patch_size", pixels.temporal_patch),
-    ):
-        if part.whole(key, 1, 256, expected) != expected:
-            raise part.bad(key, f"but the pictures' is {expected}")
-    for key, low, expected in (("image_mean", -10.0, pixels.mean), ("image_std", 1e-3, pixels.std)):
-        if _per_channel(part, key, low, expected) != expected:
-            raise part.bad(key, f"but the pictures' is {list(expected)}")
-    most_px = share * pixels.temporal_patch * token_px
-    return VideoRules(
-        stamps=True,
-        min_px=_area(part, "min_pixels", "shortest_edge", 4096),
-        max_px=min(_area(part, "max_pixels", "longest_edge", 24576 * 1024), most_px),
-        fps=part.real("fps", 0.01, 1000, 2.0),
-    )
-
-
-def _rules_section(folder: Path, nested: str, own_file: str) -> Section:
-    """The rules of one kind: nested in processor_config.json, or in a file of their own, or none."""
-    for file in ("processor_config.json", own_file):
-        if not (folder / file).exists():
-            continue
-        values = read_json(folder, file, limit_bytes=MAX_JSON_BYTES, error=ConfigError)
-        if file == own_file:
-            return Section(file, "", values)
-        part = Section(file, "", values).section(nested)
-        if part.values:
-            return part
-    return Section(own_file, "", {})
-
-
-def _area(part: Section, legacy: str, edge: str, fallback: int) -> int:
-    """Pixels of a picture; the legacy key wins, `size` holds areas despite the names in it."""
-    if part.has(legacy):
-        return part.whole(legacy, 1, MAX_IMAGE_PX)
-    return part.section("size").whole(edge, 1, MAX_IMAGE_PX, fallback)
-
-
-def _per_channel(
-    part: Section, key: str, low: float, fallback: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    values = part.numbers(key, (int, float), low, 10.0, fallback)
-    if len(values) != 3:
-        raise part.bad(key, "not three numbers (red, green, blue)")
-    return float(values[0]), float(values[1]), float(values[2])
-
-
-# ---- generation_config.json --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationDefaults:
-    """How the checkpoint's authors sample. Temperature 0 is greedy; top_k 0 and top_p 1 are off."""
-
-    stop_ids: tuple[int, ...]
-    do_sample: bool
-    temperature: float
-    top_p: float
-    top_k: int
-    repetition_penalty: float
-    presence_penalty: float = 0.0
-
-
-def parse_generation_defaults(
-    folder: Path, config: ModelConfig, tokenizer: Tokenizer
-) -> GenerationDefaults:
-    """What generation_config.json says; without it, greedy until the family's stop tokens.
-
-    Raises ConfigError for values out of range and for stop ids outside the vocabulary.
-    """
-    file = "generation_config.json"
-    values: dict[str, Any] = {}
-    if (folder / file).exists():
-        values = read_json(folder, file, limit_bytes=MAX_JSON_BYTES, error=ConfigError)
-    part = Section(file, "", values)
-    do_sample = part.values.get("do_sample", False)
-    if not isinstance(do_sample, bool):
-        raise part.bad("do_sample", "neither true nor false")
-    temperature = part.real("temperature", 0.0, 100.0, 1.0)
-    return GenerationDefaults(
-        stop_ids=_stop_ids(part, config, tokenizer),
-        do_sample=do_sample and temperature > 0,
-        temperature=temperature if do_sample else 0.0,
-        top_p=part.real("top_p", 1e-6, 1.0, 1.0),
-        top_k=part.whole("top_k", 0, 2**20, 50),  # 50: transformers' own, when a file is silent
-        repetition_penalty=part.real("repetition_penalty", 0.01, 10.0, 1.0),
-    )
-
-
-def _stop_ids(part: Section, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
-    key, last = "eos_token_id", config.decoder.vocab_size - 1
-    is_first = config.generation == "qwen_vl"
-    known = FIRST_STOPS if is_first else FALLBACKS[config.generation].stop_tokens
-    own_ids = tuple(tokenizer.encode_control(token) for token in known)
-    if not part.has(key):
-        return own_ids
-    if isinstance(part.values[key], list):
-        stop_ids = part.numbers(key, (int,), 0, last, ())
-    else:
-        stop_ids = (part.whole(key, 0, last),)
-    if not stop_ids:
-        raise part.bad(key, "no stop id at all")
-    # Qwen-VL's own code stops at all of them, its file names one
-    return (*stop_ids, *own_ids) if is_first else stop_ids
-
-
-def parse_template(folder: Path, config: ModelConfig) -> str:
-    """What processing.chat calls the form of a prompt: the generation, and Qwen-VL's plain texts.
-
-    Raises ConfigError for a chat_format that we do not know.
-    """
-    file = "generation_config.json"
-    if config.generation != "qwen_vl" or not (folder / file).exists():
-        return config.generation
-    values = read_json(folder, file, limit_bytes=MAX_JSON_BYTES, error=ConfigError)
-    part = Section(file, "", values)
-    part.one_of("chat_format", ("raw", "chatml"), "an unknown form of prompts")
-    return "qwen_vl_base" if values.get("chat_format") == "raw" else "qwen_vl"

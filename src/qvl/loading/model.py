@@ -29,20 +29,15 @@ from qvl.loading.checkpoint import (
     pickles_alone,
     refuse_pickle,
 )
-from qvl.loading.config import (
-    GenerationDefaults,
-    parse_config,
-    parse_generation_defaults,
-    parse_pixel_rules,
-    parse_template,
-    parse_video_rules,
-)
+from qvl.loading.config import parse_config
 from qvl.loading.files import regular_file
+from qvl.loading.generation import GenerationDefaults, parse_generation_defaults, parse_template
 from qvl.loading.gpu import WEIGHTS_SHARE, gpu_kind, to_gpu
 from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_bytes
 from qvl.loading.offload import tensors
 from qvl.loading.packed import check_fits, open_packed, packed_form
 from qvl.loading.quantised import check_filled, dequantise, exact_dtypes, make_places, own_dtypes
+from qvl.loading.rules import parse_pixel_rules, parse_video_rules
 from qvl.loading.template import opens_reasoning
 from qvl.models.config import ModelConfig
 from qvl.models.decoder import DecoderLayer

@@ -37,7 +37,7 @@ from qvl.errors import (
     UsageError,
     nearest,
 )
-from qvl.loading.config import GenerationDefaults
+from qvl.loading.generation import GenerationDefaults
 from qvl.loading.machine import usable_cores
 from qvl.loading.model import (
     CheckpointFolder,
