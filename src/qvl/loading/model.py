@@ -265,11 +265,10 @@ def pack(
             if packed_one is not None and isinstance(part, PackedLinear):
                 packed_one(tail, part)
 
-    for name, module in list(language.named_modules(prefix="model.language_model")):
+    for name, module in list(model.named_modules()):
         if isinstance(module, DecoderLayer):
             replace(name, PackedLayer(module, kind))
-    for name, module in list(model.named_modules()):
-        if isinstance(module, GatedMLP):
+        elif isinstance(module, GatedMLP):
             replace(name, PackedMLP(module, finer))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):

@@ -30,9 +30,8 @@ def limit_resources(file_bytes: int) -> None:
     """Room for the mapped file and a copy of its largest tensor, beside what is taken now."""
     statm = Path("/proc/self/statm")
     limits = {resource.RLIMIT_FSIZE: file_bytes + ROOM_BYTES, resource.RLIMIT_CORE: 0}
-    if (
-        statm.exists()
-    ):  # elsewhere the address space cannot be limited; the caller's clock still runs
+    # elsewhere the address space cannot be limited; the caller's clock still runs
+    if statm.exists():
         taken = int(statm.read_text().split()[0]) * resource.getpagesize()
         limits[resource.RLIMIT_AS] = taken + 2 * file_bytes + ROOM_BYTES
     for kind, wanted in limits.items():

@@ -38,13 +38,7 @@ def parse_pixel_rules(folder: Path, config: ModelConfig) -> PixelRules:
     part.one_of("resample", (3,), "another filter than bicubic (3)")
     if abs(part.real("rescale_factor", 0, 1, 1 / 255) - 1 / 255) > 1e-9:
         raise part.bad("rescale_factor", f"not {1 / 255}")
-    for key, expected in (
-        ("patch_size", vision.patch_px),
-        ("merge_size", vision.merge),
-        ("temporal_patch_size", vision.temporal_patch),
-    ):
-        if part.whole(key, 1, 256, expected) != expected:
-            raise part.bad(key, f"but the model's is {expected} (config.json)")
+    _check_sizes(part, vision, "but the model's is {} (config.json)")
     rules = PixelRules(
         patch_px=vision.patch_px,
         merge=vision.merge,
@@ -103,13 +97,7 @@ def parse_video_rules(folder: Path, config: ModelConfig, pixels: PixelRules) -> 
             ),
         )
     part = _rules_section(folder, "video_processor", "video_preprocessor_config.json")
-    for key, expected in (
-        ("patch_size", pixels.patch_px),
-        ("merge_size", pixels.merge),
-        ("temporal_patch_size", pixels.temporal_patch),
-    ):
-        if part.whole(key, 1, 256, expected) != expected:
-            raise part.bad(key, f"but the pictures' is {expected}")
+    _check_sizes(part, pixels, "but the pictures' is {}")
     for key, low, expected in (("image_mean", -10.0, pixels.mean), ("image_std", 1e-3, pixels.std)):
         if _per_channel(part, key, low, expected) != expected:
             raise part.bad(key, f"but the pictures' is {list(expected)}")
@@ -134,6 +122,17 @@ def _rules_section(folder: Path, nested: str, own_file: str) -> Section:
         if part.values:
             return part
     return Section(own_file, "", {})
+
+
+def _check_sizes(part: Section, known: VisionConfig | PixelRules, why: str) -> None:
+    """Raise ConfigError for a patch of another size than the known one, which `why` has a place for."""
+    for key, expected in (
+        ("patch_size", known.patch_px),
+        ("merge_size", known.merge),
+        ("temporal_patch_size", known.temporal_patch),
+    ):
+        if part.whole(key, 1, 256, expected) != expected:
+            raise part.bad(key, why.format(expected))
 
 
 def _area(part: Section, legacy: str, edge: str, fallback: int) -> int:

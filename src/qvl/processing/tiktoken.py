@@ -13,11 +13,10 @@ import binascii
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders
 
 from qvl.errors import ConfigError
-from qvl.processing.tokenizer import BYTE_OF_CHAR, SPLIT_PATTERN
+from qvl.processing.tokenizer import BYTE_OF_CHAR, family_bpe
 
 # in this order behind the ranks; those that an answer's text shows are not special
 TAGS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
@@ -49,14 +48,7 @@ def tokenizer_json(ranks_file: bytes) -> str:
                 raise ConfigError(f"qwen.tiktoken: no merges lead to the token of rank {rank}")
             merges.append((written(pair[0]), written(pair[1])))
     vocab = {written(token): rank for token, rank in ranks.items()}
-    bpe = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    bpe.normalizer = normalizers.NFC()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated", invert=False),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    bpe = family_bpe(vocab, merges)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_tokens([AddedToken(t, special=t not in TAGS, normalized=False) for t in CONTROL])
     return bpe.to_str()

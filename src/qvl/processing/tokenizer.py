@@ -52,6 +52,19 @@ class _Added:
     special: bool
 
 
+def family_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """The family's byte-level BPE, without its added tokens."""
+    bpe = tokenizers.Tokenizer(models.BPE(vocab=dict(vocab), merges=list(merges)))
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return bpe
+
+
 class Tokenizer:
     """Raises ConfigError for a vocabulary that could lose text, or make text an added token."""
 
@@ -65,14 +78,7 @@ class Tokenizer:
         added_texts = {token.text for token in added}
         ordinary = {text: i for text, i in vocab.items() if text not in added_texts}
         _check_bpe(ordinary, merges)
-        self._bpe = tokenizers.Tokenizer(models.BPE(vocab=ordinary, merges=list(merges)))
-        self._bpe.normalizer = normalizers.NFC()
-        self._bpe.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated", invert=False),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        self._bpe = family_bpe(ordinary, merges)
         self.control = {token.text: token.id for token in added}  # the id of each added token
         self._control_pattern = _any_of(self.control)
         self._added_bytes = {t.id: b"" if t.special else t.text.encode() for t in added}
