@@ -31,17 +31,30 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """A picture by path or by its encoded bytes; `name` is how messages about it call it."""
+class Url:
+    """An http(s) address, fetched when the picture is read; see `qvl.fetch`."""
 
-    source: Path | bytes
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture by path, by its encoded bytes or by address; `name` is how messages about it call it.
+
+    Of a PDF it is page number `page`, counted from 1.
+    """
+
+    source: Path | bytes | Url
     name: str = "image"
+    page: int | None = None
 
     @classmethod
     def of(cls, source: str | Path | bytes) -> Image:
-        """An Image named after its file; bytes are called "image"."""
+        """An Image named after its file or address; bytes are called "image"."""
         if isinstance(source, bytes):
             return cls(source)
+        if is_address(str(source)):
+            return cls(Url(str(source)), str(source))
         return cls(Path(source), str(source))
 
 
@@ -54,7 +67,7 @@ class Video:
     (None: two a second). `name` is how messages about it call it.
     """
 
-    source: Path | bytes | tuple[Image, ...]
+    source: Path | bytes | Url | tuple[Image, ...]
     name: str = "video"
     fps: float | None = None
     frames: int | None = None
@@ -63,8 +76,13 @@ class Video:
 
     @classmethod
     def of(cls, source: str | Path) -> Video:
-        """The whole video of a file, named after it."""
-        return cls(source=Path(source), name=str(source))
+        """The whole video of a file or an address, named after it."""
+        name = str(source)
+        return cls(source=Url(name) if is_address(name) else Path(source), name=name)
+
+
+def is_address(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
 
 
 Part = Text | Image | Video
@@ -189,6 +207,9 @@ class Request:
     """What is asked. Of requests that wait, a lower `priority` goes first; from `deadline_s` seconds
     after it was asked it is given up; requests of another `tenant` share no work with it.
 
+    `tool_choice` "auto" leaves it to the model whether to call one of the `tools`, "none" forbids it,
+    "required" demands a call, and a tool's name demands a call of that one.
+
     `thinking_tokens` is for the Thinking editions: reasoning that has not ended after so many tokens
     is closed, and the answer follows; None takes three quarters of `max_new_tokens`, which counts
     reasoning and answer together.
@@ -197,6 +218,7 @@ class Request:
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
     thinking_tokens: int | None = None
     response_format: ResponseFormat | None = None
     priority: int = 0
@@ -290,6 +312,19 @@ class Provenance:
     videos: tuple[VideoInfo, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token as its bytes, and the natural logarithm of the probability that the model gave it.
+
+    It is of what the model itself thought, before penalties, grammars, temperature and cuts; 0 for a
+    token that there was no choice about. `best` are the likeliest tokens at that place with theirs.
+    """
+
+    token: bytes
+    logprob: float
+    best: tuple[tuple[bytes, float], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """`text` is the answer alone: `reasoning` came before it, and well-formed `tool_calls`, where tools
@@ -304,8 +339,7 @@ class Completion:
     timings: Timings
     provenance: Provenance
     id: str = ""
-    # for each token the likeliest ids and the natural logarithms of their probabilities, if asked
-    logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()  # one for each of the answer's tokens, if asked
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     notes: tuple[str, ...] = ()

@@ -424,8 +424,10 @@ def test_a_lower_priority_goes_first(model: LocalModel, monkeypatch: pytest.Monk
 def test_logarithms_of_probabilities_are_told_when_asked(model: LocalModel) -> None:
     asked = replace(request(1), sampling=replace(SHORT, logprobs=3))
     told = model.generate([asked])[0]
-    assert [len(best) for best in told.logprobs] == [3] * len(told.token_ids)
-    assert [best[0][0] for best in told.logprobs] == list(told.token_ids)
+    assert [len(token.best) for token in told.logprobs] == [3] * len(told.token_ids)
+    assert all(said.token == said.best[0][0] for said in told.logprobs)
+    assert all(said.logprob == pytest.approx(said.best[0][1]) for said in told.logprobs)
+    assert b"".join(said.token for said in told.logprobs).decode(errors="replace") == told.text
     assert model.generate([request(1)])[0].logprobs == ()
 
 

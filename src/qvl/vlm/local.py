@@ -8,6 +8,7 @@ Requests of all threads share one engine; whoever waits makes its steps.
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import threading
 import time
@@ -28,6 +29,7 @@ from qvl.engine.request import (
     Finished,
     Reasoning,
     SamplingParams,
+    Token,
 )
 from qvl.errors import (
     EngineError,
@@ -60,6 +62,7 @@ from qvl.types import (
     Request,
     Sampling,
     Timings,
+    TokenLogprob,
     Usage,
 )
 from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, ModelInfo, refuse_later
@@ -74,6 +77,7 @@ FALLBACK_BYTES = 4 << 30  # taken for free memory where the system does not say
 GROUNDING = tuple(
     f"<|{what}_{side}|>" for what in ("object_ref", "box", "quad") for side in ("start", "end")
 )
+SMALLEST = 1e-30  # what a probability is at least, so that it has a logarithm
 T = TypeVar("T")
 
 
@@ -94,7 +98,9 @@ class _Answer:
     reasoning_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
-    logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    tokens: list[Token] = field(
+        default_factory=list
+    )  # of the answer, if their logprobs are asked for
     cached_tokens: int = 0
     reason: FinishReason | None = None
     error: QvlError | None = None
@@ -123,8 +129,8 @@ class _Answer:
         self.reasoning_tokens += event.is_reasoning
         if event.probability is not None:
             self.probabilities.append(event.probability)
-        if event.best:
-            self.logprobs.append(event.best)
+        if self.sampling.logprobs and not event.is_reasoning:
+            self.tokens.append(event)
 
 
 class LocalModel:
@@ -154,9 +160,10 @@ class LocalModel:
         self._made_grammars: Grammars | None = None
         self._keys = itertools.count()
         self._answers: dict[str, _Answer] = {}  # those that the engine still computes
+        self._token_bytes = shown_bytes(loaded.tokenizer)
         self._engine = Engine(
             loaded.model,
-            token_bytes=shown_bytes(loaded.tokenizer),
+            token_bytes=self._token_bytes,
             vocab_size=loaded.tokenizer.vocab_size,
             cache_tokens=cache_room(loaded),
             draft_tokens=draft_tokens,
@@ -359,7 +366,7 @@ class LocalModel:
             notes=notes,
             finish_reason=answer.reason,
             token_ids=tuple(answer.token_ids),
-            logprobs=tuple(answer.logprobs),
+            logprobs=tuple(self._logprob(token) for token in answer.tokens),
             confidence=sum(answer.probabilities) / max(1, len(answer.probabilities)),
             usage=Usage(
                 prompt_tokens=len(answer.prompt.ids),
@@ -382,6 +389,12 @@ class LocalModel:
                 version=qvl.__version__,
             ),
         )
+
+    def _logprob(self, said: Token) -> TokenLogprob:
+        spelt = self._token_bytes
+        best = tuple((spelt(token_id), logprob) for token_id, logprob in said.best)
+        logprob = 0.0 if said.probability is None else math.log(max(said.probability, SMALLEST))
+        return TokenLogprob(spelt(said.token_id), logprob, best)
 
 
 def is_over(answer: _Answer | QvlError) -> bool:
