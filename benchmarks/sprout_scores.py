@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from qvl.api import VLM
 from qvl.errors import QvlError
 from qvl.tasks.boxes import parse_boxes
-from qvl.tasks.prompts import describe_prompt
+from qvl.tasks.prompts import wording
 from qvl.training.batches import Asked, ask, scored_scenes
 from qvl.training.phrases import LANGUAGES, OPPOSITE, Kind, placed, sentence
 from qvl.training.scenes import Scene
@@ -48,7 +48,7 @@ def cases(kind: str, language: str, scenes: int, seed: int) -> Iterator[Case]:
     rng = random.Random(f"asked/{kind}/{language}/{seed}")
     for number, scene in enumerate(scored_scenes(kind, "held-out", scenes, seed)):
         asked = ask(kind, scene, language, rng)
-        question = describe_prompt("plain", language) if kind == "describe" else asked.question
+        question = wording("describe", "plain", language) if kind == "describe" else asked.question
         image = Image(png(scene), f"{kind}-{number}")
         message = Message.user(image, question)
         yield Case(scene, asked, Request(messages=(message,), sampling=GREEDY, id=image.name))

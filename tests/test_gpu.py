@@ -29,7 +29,8 @@ from qvl.loading.gpu import layer_bytes, to_gpu
 from qvl.models.attention import packed_attention
 from qvl.models.qwen_vl import QwenVL
 from qvl.models.vision import Grid, VisionTower
-from qvl.tasks.describe import Describe, describe
+from qvl.tasks.describe import Describe
+from qvl.tasks.task import results
 
 PICTURES = sorted((Path(__file__).parents[1] / "examples" / "pictures").glob("*.png"))
 CUDA = torch.device("cuda")
@@ -60,16 +61,10 @@ def test_the_embedded_model_says_on_cuda_what_it_says_on_the_cpu(
     told = []
     for device in ("cpu", cuda):
         model = VLM(device=device, dtype=dtype)
-        found = list(describe(model, images, Describe(languages=("ru", "en", "zh"), boxes=True)))
+        tasks = [Describe(language=language, boxes=True) for language in ("ru", "en", "zh")]
+        found = list(results(model.model, ((t, [image]) for image in images for t in tasks)))
         model.close()
-        told.append(
-            [
-                (d.text, d.boxes)
-                for of_picture in found
-                if not isinstance(of_picture, QvlError)
-                for d in of_picture.values()
-            ]
-        )
+        told.append([(d.text, d.boxes) for d in found if not isinstance(d, QvlError)])
     assert len(told[0]) == 3 * len(PICTURES)
     same = sum(a == b for a, b in zip(*told, strict=True)) / len(told[0])
     # bf16 kernels of different devices round differently; fp32 leaves no such excuse

@@ -11,7 +11,7 @@ import torch
 
 import oracle
 from qvl.loading.model import LoadedModel, load_model
-from qvl.tasks.prompts import describe_prompt
+from qvl.tasks.prompts import wording
 from qvl.training.scenes import draw
 from qvl.types import Image, Message, Video
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
@@ -41,7 +41,7 @@ def test_transformers_reads_and_writes_the_same(
     file = io.BytesIO()
     scene.save(file, "png")
     picture = Image(file.getvalue(), f"scene {seed}")
-    asked = [(Message.user(picture, describe_prompt("plain", lang)),) for lang in LANGUAGES]
+    asked = [(Message.user(picture, wording("describe", "plain", lang)),) for lang in LANGUAGES]
     prompts = [oracle.prompt_of(loaded, messages) for messages in asked]
     pixels = Qwen2VLImageProcessorPil.from_pretrained(EMBEDDED_FOLDER)(scene, return_tensors="pt")
     tokenizer: Any = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)

@@ -1,4 +1,4 @@
-"""The public `VLM`: a local model together with the tasks that it can do.
+"""The public `VLM`: a model behind its door, together with the tasks that it can do.
 
 >>> from qvl import VLM
 >>> VLM().describe("cup.jpg", language="ru")
@@ -7,68 +7,87 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from qvl.errors import QvlError
-from qvl.tasks.describe import Describe, Description, describe
-from qvl.types import Completion, Delta, Image, Request, Sampling, Video
+from qvl.tasks.ask import Ask
+from qvl.tasks.describe import Describe
+from qvl.tasks.task import Result, Seen, Task
+from qvl.types import Completion, Delta, DType, Image, Request, Video
+from qvl.vlm.chat_model import EMBEDDED, ModelInfo
 from qvl.vlm.local import LocalModel
 
+Shown = str | Path | bytes | Image | Video  # a path or an address, encoded bytes, or as `qvl.types`
+P = ParamSpec("P")
+R = TypeVar("R", bound=Result)
 
-class VLM(LocalModel):
+
+def _method(
+    task: Callable[P, Task[R]],
+) -> Callable[Concatenate[VLM, Shown | Sequence[Shown], P], R]:
+    """A method of VLM that runs the task; its arguments are the task's options."""
+
+    def run(self: VLM, shown: Shown | Sequence[Shown], *args: P.args, **options: P.kwargs) -> R:
+        many = isinstance(shown, Sequence) and not isinstance(shown, str | bytes)
+        return self.run(task(*args, **options), *(shown if many else [shown]))
+
+    run.__doc__ = f"{task.__doc__}\n\nThe options are those of {task!r}. Raises QvlError."
+    return run
+
+
+class VLM:
     """`VLM()` is the embedded model; `VLM("Qwen/Qwen3-VL-2B-Instruct")` or a folder, any other.
 
-    generate, results, stream and close are LocalModel's; the variants with an `a` do the same
-    for async code. Several answers to one request: `generate(qvl.types.choices(request, n))`.
+    One method for each task; `run` takes a task of your own. `generate`, `results` and `stream` are
+    for messages of your own; several answers to one request: `generate(qvl.types.choices(request, n))`.
+    The variants with an `a` do the same for async code. Safe to call from several threads.
     """
 
-    def describe(
+    def __init__(
         self,
-        picture: str | Path | bytes | Video,
+        model: str = EMBEDDED,
         *,
-        language: str = "en",
-        style: str = "plain",
-        prompt: str | None = None,
-        sampling: Sampling | None = None,
-        boxes: bool = False,
-    ) -> Description:
-        """What is in one picture or video; see `qvl.tasks.describe.Describe`. Raises QvlError."""
-        task = Describe(
-            languages=(language,),
-            style=style,
-            prompt=prompt,
-            sampling=sampling or Sampling(),
-            boxes=boxes,
+        device: str = "auto",
+        dtype: DType = "auto",
+        revision: str | None = None,
+        offline: bool | None = None,
+    ) -> None:
+        self.model = LocalModel(
+            model, device=device, dtype=dtype, revision=revision, offline=offline
         )
-        shown = picture if isinstance(picture, Video) else Image.of(picture)
-        result = next(describe(self, [shown], task))
-        if isinstance(result, QvlError):
-            raise result
-        return result[language]
 
-    async def adescribe(
-        self,
-        picture: str | Path | bytes | Video,
-        *,
-        language: str = "en",
-        style: str = "plain",
-        prompt: str | None = None,
-        sampling: Sampling | None = None,
-        boxes: bool = False,
-    ) -> Description:
-        return await asyncio.to_thread(
-            self.describe,
-            picture,
-            language=language,
-            style=style,
-            prompt=prompt,
-            sampling=sampling,
-            boxes=boxes,
-        )
+    describe = _method(Describe)
+    ask = _method(Ask)
+
+    def run(self, task: Task[R], *shown: Shown) -> R:
+        """What the task finds in the pictures and videos, all seen together. Raises QvlError."""
+        seen = [as_seen(one) for one in shown]
+        task.check_seen(seen)
+        return task.run(self.model, seen)
+
+    async def arun(self, task: Task[R], *shown: Shown) -> R:
+        return await asyncio.to_thread(self.run, task, *shown)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.model.info
+
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
+        """One result per request, in their order; an error of one harms no other."""
+        return self.model.results(requests)
+
+    def generate(self, requests: Iterable[Request]) -> list[Completion]:
+        """All completions, in order; raises the first error."""
+        return self.model.generate(requests)
 
     async def agenerate(self, requests: Iterable[Request]) -> list[Completion]:
         return await asyncio.to_thread(self.generate, list(requests))
+
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
+        """Text as it comes; the last delta carries the completion."""
+        return self.model.stream(request)
 
     async def astream(self, request: Request) -> AsyncIterator[Delta]:
         """As `stream`; leaving the loop early stops the generation."""
@@ -78,3 +97,12 @@ class VLM(LocalModel):
                 yield delta
         finally:
             deltas.close()
+
+    def close(self) -> None:
+        """Free the weights; the model cannot be used afterwards."""
+        self.model.close()
+
+
+def as_seen(shown: Shown) -> Seen:
+    """A picture by path, address or bytes; what is an Image or a Video already stays as it is."""
+    return shown if isinstance(shown, Image | Video) else Image.of(shown)

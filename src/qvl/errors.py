@@ -20,6 +20,7 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  |- UnsafeCheckpointError             pickles, paths that leave the folder
 |  |- OfflineError                      a download is needed and not allowed
 |  `- DownloadError             503     the hub could not be reached (exit 8, retryable)
+|- AnswerFormError            3  422  an answer that was cut before it had the form that was asked for
 |- EngineError                1  500  a fault while computing
 |- DeadlineError              9  504  not finished in the time that was given
 |- OutOfMemoryError           9  503  memory is too small for the model or the request
@@ -137,6 +138,10 @@ class OfflineError(ModelError):
 
 class DownloadError(ModelError):
     code, exit_code, http_status, retryable = "download", 8, 503, True
+
+
+class AnswerFormError(QvlError):
+    code, exit_code, http_status = "answer_form", 3, 422
 
 
 class EngineError(QvlError):

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from qvl.errors import InvalidParamError
 
@@ -148,6 +148,8 @@ class Sampling:
 
     What is asked for must lie in SAMPLING_RANGES (`checked`); a checkpoint's defaults need not.
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}  # where it comes as JSON
 
     max_new_tokens: int = 512
     temperature: float | None = None

@@ -135,7 +135,7 @@ def test_a_hundred_pictures_of_which_five_are_broken(qvl: Run, tmp_path: Path) -
     assert ended.code == 3
     assert len(rows) == 100
     assert failed == set(broken)
-    assert "95 described, 5 failed" in ended.err
+    assert "95 done, 5 failed" in ended.err
     assert all(name in ended.err for name in broken)
 
 

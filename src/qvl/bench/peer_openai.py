@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -100,12 +101,12 @@ def part_json(part: Part) -> dict[str, Any]:
     match part:
         case Text(text):
             return {"type": "text", "text": text}
-        case Image(source):
+        case Image(bytes() | Path() as source):
             data = source if isinstance(source, bytes) else source.read_bytes()
             url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
             return {"type": "image_url", "image_url": {"url": url}}
-        case Video(name=name):
-            raise InvalidParamError(f"the video {name!r} cannot be sent to a server")
+        case Image(name=name) | Video(name=name):
+            raise InvalidParamError(f"{name!r} cannot be sent to a server")
 
 
 def answer(client: httpx2.Client, url: str, body: bytes, began: float) -> Answer:

@@ -14,12 +14,13 @@ import typer
 
 import qvl
 from qvl.cli.bench import bench
-from qvl.cli.describe import describe
 from qvl.cli.doctor import doctor
 from qvl.cli.models import models
 from qvl.cli.settings import settings
+from qvl.cli.tasks import command
 from qvl.errors import QvlError
 from qvl.log import set_up_logging
+from qvl.tasks import TASKS
 
 app = typer.Typer(
     name="qvl",
@@ -50,7 +51,8 @@ def common(
     set_up_logging(-1 if quiet else verbose)
 
 
-app.command()(describe)
+for task in TASKS.values():
+    app.command(task.name)(command(task))
 app.add_typer(models, name="models")
 app.command()(settings)
 app.command()(doctor)

@@ -1,16 +1,16 @@
-"""One HTML page of described pictures: picture, boxes, texts; nothing on it comes from outside."""
+"""One HTML page of what was found: picture, boxes, texts; nothing on it comes from outside."""
 
 from __future__ import annotations
 
 import base64
 import os
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from qvl.cli.output import Outcome
 from qvl.errors import QvlError, StorageError
-from qvl.tasks.describe import Description
-from qvl.types import Box, Image, Video
+from qvl.tasks.task import Result
+from qvl.types import Box, Image
 
 EMBED_LIMIT_BYTES = 4 * 2**20
 # what browsers show, by the file's first bytes
@@ -35,23 +35,14 @@ small { color: #57606a }
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A picture by its name, and its description in each language or its error."""
-
-    name: str
-    found: dict[str, Description] | QvlError
-    image: Image | Video | None = None
-
-
 def write_page(path: Path, outcomes: list[Outcome]) -> None:
     """Write the page whole or not at all. Raises StorageError."""
     body = "\n".join(article(outcome) for outcome in outcomes)
     page = (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>qvl: described pictures</title><style>{STYLE}</style>\n"
-        f"<h1>Described pictures</h1>\n{body}\n</html>\n"
+        f"<title>qvl: what was found</title><style>{STYLE}</style>\n"
+        f"<h1>What was found</h1>\n{body}\n</html>\n"
     )
     partial = path.with_name(path.name + ".part")
     try:
@@ -71,11 +62,11 @@ def article(outcome: Outcome) -> str:
         message = escape(outcome.found.message)
         return f'<article><div class="text">{title}<p class="error">{message}</p></div></article>'
     texts = "".join(
-        f'<dt>{code}</dt><dd lang="{code}">{escape(described.text)}</dd>'
-        for code, described in outcome.found.items()
+        f'<dt>{result.language}</dt><dd lang="{result.language}">{escape(result.text)}</dd>'
+        for result in outcome.found
     )
-    first = next(iter(outcome.found.values()))
-    sure = min(d.completion.confidence for d in outcome.found.values())
+    first = outcome.found[0]
+    sure = min(result.completion.confidence for result in outcome.found)
     provenance = first.completion.provenance
     info = (*provenance.images, *provenance.videos)[0]
     notes = "; ".join(
@@ -87,14 +78,14 @@ def article(outcome: Outcome) -> str:
     )
 
 
-def figure(outcome: Outcome, described: Description) -> str:
+def figure(outcome: Outcome, result: Result) -> str:
     """The picture with its boxes drawn over it, in pixels of the upright original."""
     source = picture_source(outcome)
     if source is None:
         return ""
-    info = described.completion.provenance.images[0]
-    shapes = "".join(rectangle(i, box, info.width_px) for i, box in enumerate(described.boxes))
-    label = escape(described.text, quote=True)
+    info = result.completion.provenance.images[0]
+    shapes = "".join(rectangle(i, box, info.width_px) for i, box in enumerate(result.boxes))
+    label = escape(result.text, quote=True)
     return (
         f'<figure><img src="{source}" alt="{label}">'
         f'<svg viewBox="0 0 {info.width_px} {info.height_px}" aria-hidden="true">{shapes}</svg></figure>'
@@ -116,9 +107,10 @@ def rectangle(number: int, box: Box, width_px: int) -> str:
 
 def picture_source(outcome: Outcome) -> str | None:
     """The picture as a data address; None for what a browser does not show or is very large."""
-    if not isinstance(outcome.image, Image):
+    shown = outcome.seen[0]
+    if not isinstance(shown, Image) or not isinstance(shown.source, bytes | Path):
         return None
-    source = outcome.image.source
+    source = shown.source
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError:  # it was there when it was described; the text stays

@@ -34,7 +34,7 @@ from qvl.errors import (
 )
 from qvl.processing.patches import MAX_ASPECT
 from qvl.processing.worker import Decoded, Refused, Worker, WorkerDiedError, WorkerTimedOutError
-from qvl.types import Image
+from qvl.types import Image, Url
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
@@ -95,7 +95,13 @@ def quoted(name: str) -> str:
 def _read_encoded(image: Image) -> bytes:
     """The picture's file, at most MAX_BYTES; raises the errors that read_image names for paths."""
     name = quoted(image.name)
-    encoded = image.source if isinstance(image.source, bytes) else _read_file(image.source, name)
+    match image.source:
+        case bytes(encoded):
+            pass
+        case Path() as path:
+            encoded = _read_file(path, name)
+        case Url():
+            raise UnsupportedMediaError(f"{name} is an address, and only local files are read yet")
     if len(encoded) > MAX_BYTES:
         raise _too_many_bytes(name, len(encoded))
     if not encoded:

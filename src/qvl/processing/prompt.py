@@ -25,7 +25,7 @@ from qvl.processing.image import Picture, read_image
 from qvl.processing.patches import FramePatches, Patches, PixelRules, to_patches, token_count
 from qvl.processing.tokenizer import Tokenizer, check_text
 from qvl.processing.video import CutVideo, VideoRules, read_video
-from qvl.types import Image, ImageInfo, Message, Tool, Video, VideoInfo
+from qvl.types import Image, ImageInfo, Message, Tool, Url, Video, VideoInfo
 
 VIDEO_PAD = "<|video_pad|>"
 
@@ -117,7 +117,7 @@ def build_prompt(
             continue
         start = len(ids)
         if isinstance(item, Image):
-            placed, step = [_place(item, *pictures[item.source], start=start)], 1.0
+            placed, step = [_place(item, *pictures[item.source, item.page], start=start)], 1.0
             pad = image_token_id
         else:
             placed, step = item.placed(start, rules.merge), item.step
@@ -233,19 +233,22 @@ def _join_text(
         yield text
 
 
+Source = tuple[Path | bytes | Url, int | None]  # of a PDF one page
+
+
 def _read_pictures(
     images: Iterable[Image], rules: PixelRules, read: Callable[[Image], Picture]
-) -> dict[Path | bytes, tuple[Patches, ImageInfo]]:
+) -> dict[Source, tuple[Patches, ImageInfo]]:
     """Each source read once, each content cut once; pixels are let go before the next is read."""
-    pictures: dict[Path | bytes, tuple[Patches, ImageInfo]] = {}
+    pictures: dict[Source, tuple[Patches, ImageInfo]] = {}
     patches: dict[str, Patches] = {}  # by the sha256 of the file
     for image in images:
-        if image.source not in pictures:
+        if (image.source, image.page) not in pictures:
             picture = read(image)
             if picture.sha256 not in patches:
                 patches[picture.sha256] = to_patches(picture.pixels, rules)
             cut = patches[picture.sha256]
-            pictures[image.source] = cut, _image_info(picture, cut, rules)
+            pictures[image.source, image.page] = cut, _image_info(picture, cut, rules)
     return pictures
 
 

@@ -1,1 +1,6 @@
 """What to ask and how to read the answer: every job of the product, defined once."""
+
+from qvl.tasks.ask import Ask
+from qvl.tasks.describe import Describe
+
+TASKS = {task.name: task for task in (Describe, Ask)}

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from qvl.types import Box, ImageInfo, Point
+from qvl.types import Box, Completion, ImageInfo, Point
 
 GRID = 1000.0
 IN_PIXELS = ("qwen2_5_vl",)  # of the resized picture; all the others count thousandths
@@ -45,6 +45,12 @@ def parse_boxes(text: str, image: ImageInfo, *, generation: str) -> tuple[Box, .
         if box.x2 > box.x1 and box.y2 > box.y1:
             boxes.append(box)
     return tuple(boxes)
+
+
+def boxes_of(completion: Completion, picture: int = 0) -> tuple[Box, ...]:
+    """The boxes in an answer about one of the pictures that were asked about."""
+    how = completion.provenance
+    return parse_boxes(completion.text, how.images[picture], generation=how.generation)
 
 
 def parse_points(text: str, image: ImageInfo, *, generation: str) -> tuple[Point, ...]:

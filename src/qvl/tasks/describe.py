@@ -1,99 +1,129 @@
-"""Describing pictures and videos: what is asked about each, and what the answers become.
-
-Main path: describe -> Describe.requests -> ChatModel.results -> Describe.read.
-"""
+"""Describing a picture or a video: in a style, to a length, for an audience, with known facts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, tee
+from typing import Annotated, Any, ClassVar
 
-from qvl.errors import InvalidParamError, QvlError, nearest
-from qvl.tasks.boxes import parse_boxes
-from qvl.tasks.prompts import DESCRIBE, LANGUAGES, LOCATE_ALL, describe_prompt
-from qvl.types import Box, Completion, Image, Message, Request, Sampling, Video
+from pydantic import Field
+
+from qvl.tasks.boxes import boxes_of
+from qvl.tasks.guards import answered
+from qvl.tasks.prompts import LANGUAGES, presets, wording
+from qvl.tasks.task import Flag, Result, Seen, Task, check_known, question
+from qvl.types import Box, ResponseFormat, Sampling, Video
 from qvl.vlm.chat_model import ChatModel
 
+LENGTHS = ("short", "medium", "long")
+TONES = ("neutral", "friendly", "expert", "persuasive")
 BOXES_SAMPLING = Sampling(max_new_tokens=512, temperature=0.0)
+LISTING: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "minLength": 1},
+        "description": {"type": "string", "minLength": 1},
+        "keywords": {"type": "array", "items": {"type": "string"}, "maxItems": 20},
+        "alt_text": {"type": "string", "minLength": 1},
+    },
+    "required": ["title", "description", "keywords", "alt_text"],
+    "additionalProperties": False,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    text: str
-    language: str
-    boxes: tuple[Box, ...]
-    completion: Completion
+class Description(Result):
+    """`title`, `keywords` and `alt_text` are there if a listing was asked for."""
+
+    title: str = ""
+    keywords: tuple[str, ...] = ()
+    alt_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Describe:
-    """The task: every picture or video is described in each language, in one style.
+class Describe(Task[Description]):
+    """Describe a picture or a video: plainly, as a product, for a menu, as alt text."""
 
-    `prompt`, where given, replaces the style's own wording. With `boxes` each picture, but no video,
-    is also asked, in each language, for its objects' boxes.
-    Raises InvalidParamError, with the nearest names, for an unknown language or style.
-    """
+    name: ClassVar[str] = "describe"
 
-    languages: tuple[str, ...] = ("en",)
-    style: str = "plain"
-    prompt: str | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    boxes: bool = False
+    style: Annotated[
+        str,
+        Field(
+            description="plain, product, catalogue, marketplace, seo, menu, alt-text, or your own."
+        ),
+    ] = "plain"
+    prompt: Annotated[
+        str | None,
+        Flag(("--prompt", "-p")),
+        Field(description="Ask this instead of the style's words."),
+    ] = None
+    length: Annotated[str | None, Field(description="short, medium or long.")] = None
+    tone: Annotated[str | None, Field(description="neutral, friendly, expert, persuasive.")] = None
+    audience: Annotated[str | None, Field(description="Whom it is for, in a few words.")] = None
+    facts: Annotated[
+        Mapping[str, str], Field(description="What is known and never contradicted, as name=value.")
+    ] = field(default_factory=dict)
+    listing: Annotated[
+        bool, Field(description="Title, description, keywords and alt text as fields.")
+    ] = False
+    boxes: Annotated[bool, Field(description="Find the objects of a picture too.")] = False
 
     def __post_init__(self) -> None:
-        check_known("style", self.style, DESCRIBE)
-        for language in self.languages:
-            check_known("language", language, LANGUAGES)
+        Task.__post_init__(self)
+        check_known("style", self.style, presets("describe"))
+        if self.length is not None:
+            check_known("length", self.length, LENGTHS)
+        if self.tone is not None:
+            check_known("tone", self.tone, TONES)
 
-    def requests(self, image: Image | Video) -> Iterator[Request]:
-        """All requests about one picture or video, language by language."""
-        is_video = isinstance(image, Video)
-        for language in self.languages:
-            words = self.prompt or describe_prompt(self.style, language, video=is_video)
-            yield _request(image, words, self.sampling)
-            if self.boxes and not is_video:
-                yield _request(image, LOCATE_ALL.get(language, LOCATE_ALL["en"]), BOXES_SAMPLING)
-
-    def read(self, completions: Sequence[Completion]) -> dict[str, Description]:
-        """The completions of `requests`, in their order, as a description for each language."""
-        step = len(completions) // len(self.languages)
-        descriptions = {}
-        for number, language in enumerate(self.languages):
-            told, *located = completions[number * step : (number + 1) * step]
-            boxes = [box for c in located for box in _boxes(c)]
-            descriptions[language] = Description(
-                text=told.text, language=language, boxes=tuple(boxes), completion=told
-            )
-        return descriptions
-
-
-def describe(
-    model: ChatModel, images: Iterable[Image | Video], task: Describe
-) -> Iterator[dict[str, Description] | QvlError]:
-    """For each picture or video, in order: its description by language, or its error; the rest go on."""
-    asked, told = tee(images)
-    results = model.results(request for image in asked for request in task.requests(image))
-    for image in told:
-        answers = list(islice(results, len(list(task.requests(image)))))
-        errors = [answer for answer in answers if isinstance(answer, QvlError)]
-        completions = [answer for answer in answers if isinstance(answer, Completion)]
-        yield errors[0] if errors else task.read(completions)
-
-
-def _boxes(completion: Completion) -> tuple[Box, ...]:
-    how = completion.provenance
-    return parse_boxes(completion.text, how.images[0], generation=how.generation)
-
-
-def check_known(what: str, name: str, known: Iterable[str]) -> None:
-    names = tuple(known)
-    if name not in names:
-        raise InvalidParamError(
-            f"there is no {what} {name!r}",
-            hint=nearest(name, names) or f"there are {', '.join(names)}",
+    def run(self, model: ChatModel, seen: Sequence[Seen]) -> Description:
+        (shown,) = seen
+        form = ResponseFormat("json_schema", json.dumps(LISTING)) if self.listing else None
+        asked = question(seen, self.words(shown), self.sampling, form=form)
+        told = answered(model, asked, language=self.language)
+        fields = told.fields() if self.listing else {"description": told.text}
+        boxes: tuple[Box, ...] = ()
+        located = ()
+        if self.boxes and not isinstance(shown, Video):
+            words = wording("describe_parts", "locate", self.language)
+            located = tuple(model.generate([question(seen, words, BOXES_SAMPLING)]))
+            boxes = boxes_of(located[0])
+        return Description(
+            text=fields["description"],
+            language=self.language,
+            completions=(*told.completions, *located),
+            flags=told.flags,
+            title=fields.get("title", ""),
+            keywords=tuple(fields.get("keywords", ())),
+            alt_text=fields.get("alt_text", ""),
+            boxes=boxes,
         )
 
+    def words(self, shown: Seen) -> str:
+        """What is asked about it."""
+        return " ".join([self._main(shown), *self._additions()])
 
-def _request(image: Image | Video, words: str, sampling: Sampling) -> Request:
-    return Request(messages=(Message.user(image, words),), sampling=sampling, id=image.name)
+    def _main(self, shown: Seen) -> str:
+        if self.prompt:
+            return self.prompt
+        if not isinstance(shown, Video):
+            return wording("describe", self.style, self.language)
+        if self.style == "plain":
+            return wording("describe_parts", "video", self.language)
+        words = wording("describe", self.style, "en").replace("picture", "video")
+        return words if self.language == "en" else f"{words} Answer in {LANGUAGES[self.language]}."
+
+    def _additions(self) -> Iterator[str]:
+        given = {
+            self.length: {},
+            self.tone: {},
+            "audience" if self.audience else None: {"audience": self.audience or ""},
+            "facts" if self.facts else None: {
+                "facts": "; ".join(f"{name}: {value}" for name, value in self.facts.items())
+            },
+            "listing" if self.listing else None: {},
+        }
+        for name, fields in given.items():
+            if name is not None:
+                yield wording("describe_parts", name, self.language, **fields)

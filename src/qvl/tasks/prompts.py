@@ -1,79 +1,94 @@
-"""The words of every task, by style and language; the embedded model is trained on exactly these.
+"""The words of every task, by name and language: `wordings/TASK.toml`, and the user's own beside them.
 
+A file has a table for each name, with a wording for each language, and a `version` that changes with
+any of them. The user's files, `prompts/TASK.toml` beside the user's `qvl.toml`, add names and replace
+wordings. The embedded model is trained on exactly the wordings that come with the package.
 A language without its own wording uses the English one plus a request to answer in that language.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-Style = Literal["plain", "product", "catalogue", "marketplace", "seo", "menu", "alt-text"]
-STYLES: tuple[str, ...] = get_args(Style)
+from qvl.errors import UsageError
+from qvl.settings import user_settings_file
+
 LANGUAGES = {
     "ru": "Russian", "en": "English", "zh": "Chinese", "de": "German", "es": "Spanish",
     "fr": "French", "it": "Italian", "pt": "Portuguese", "pl": "Polish", "tr": "Turkish",
     "uk": "Ukrainian", "kk": "Kazakh", "ja": "Japanese", "ko": "Korean", "vi": "Vietnamese",
     "ar": "Arabic", "hi": "Hindi",
 }  # fmt: skip
+FOLDER = Path(str(files("qvl.tasks"))) / "wordings"
 
-DESCRIBE: dict[str, dict[str, str]] = {
-    "plain": {
-        "en": "Describe the picture.",
-        "ru": "Опиши картинку.",
-        "zh": "描述这张图片。",
-    },
-    "product": {
-        "en": "Write a product description of what is in the picture. State only what is visible.",
-        "ru": "Составь описание товара на картинке. Пиши только то, что видно.",
-        "zh": "为图中的商品写一段描述，只写看得见的内容。",
-    },
-    "catalogue": {
-        "en": "Write a short catalogue entry for what is in the picture: name, colour, number.",
-        "ru": "Составь краткую запись для каталога: название, цвет, количество.",
-        "zh": "为图中的物品写一条简短的目录条目：名称、颜色、数量。",
-    },
-    "marketplace": {
-        "en": "Write a marketplace listing for the item in the picture, without superlatives.",
-        "ru": "Составь текст карточки товара для маркетплейса, без превосходных степеней.",
-        "zh": "为图中的商品写一段电商平台文案，不使用夸张的词语。",
-    },
-    "seo": {
-        "en": "Write a search-friendly description of the picture with its natural keywords.",
-        "ru": "Составь описание картинки для поиска с естественными ключевыми словами.",
-        "zh": "写一段便于搜索的图片描述，自然地包含关键词。",
-    },
-    "menu": {
-        "en": "Write a restaurant menu line for what is in the picture.",
-        "ru": "Составь строку ресторанного меню для того, что на картинке.",
-        "zh": "为图中的菜品写一行餐厅菜单说明。",
-    },
-    "alt-text": {
-        "en": "Write alt text for the picture, one short phrase.",
-        "ru": "Составь альтернативный текст к картинке, одной короткой фразой.",
-        "zh": "为这张图片写一句简短的替代文字。",
-    },
-}
-
-# in the plain style; the others ask about a video as about a picture, in English
-DESCRIBE_VIDEO = {
-    "en": "Describe the video.",
-    "ru": "Опиши видео.",
-    "zh": "描述这段视频。",
-}
-
-LOCATE_ALL = {
-    "en": "Find every object in the picture. Answer with their boxes as JSON.",
-    "ru": "Найди все предметы на картинке. Ответь рамками в JSON.",
-    "zh": "找出图中的所有物体，用JSON给出边框。",
-}
+Wordings = Mapping[str, str]  # by language
 
 
-def describe_prompt(style: str, language: str, *, video: bool = False) -> str:
-    """The request for a description; style and language are known names (checked at the edge)."""
-    wordings = DESCRIBE[style]
-    if video:
-        english = {"en": wordings["en"].replace("picture", "video")}
-        wordings = DESCRIBE_VIDEO if style == "plain" else english
+def wording(task: str, name: str, language: str, **given: str) -> str:
+    """The words, with each `{field}` replaced by what is given; name and language are known ones."""
+    wordings = presets(task)[name]
+    return _filled(_in_language(wordings, language), given)
+
+
+def presets(task: str) -> Mapping[str, Wordings]:
+    """Every name of the task with its wordings; the user's own come last. Raises UsageError."""
+    own = user_settings_file().parent / "prompts" / f"{task}.toml"
+    return {**shipped(task), **(_read(own) if own.exists() else {})}
+
+
+def shipped(task: str) -> Mapping[str, Wordings]:
+    """The names and wordings that come with the package."""
+    return _read(FOLDER / f"{task}.toml")
+
+
+def version(task: str) -> int:
+    """The number that changes with any wording of the task that comes with the package."""
+    return tomllib.loads((FOLDER / f"{task}.toml").read_text("utf-8"))["version"]
+
+
+def tasks_with_prompts() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+@cache
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        tables: dict[str, Any] = tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise UsageError(
+            f"the prompts in {path.name} cannot be read: {err}",
+            hint=f"a table looks like: [name] and below it en = '...'; the file is {path}",
+        ) from err
+    tables.pop("version", None)
+    for name, wordings in tables.items():
+        is_table = isinstance(wordings, dict) and all(isinstance(w, str) for w in wordings.values())
+        if not is_table or "en" not in wordings:
+            raise UsageError(
+                f"the prompt {name!r} in {path.name} has no English wording",
+                hint=f"write [{name}] and below it en = '...'; other languages are optional",
+            )
+    return tables
+
+
+def _in_language(wordings: Wordings, language: str) -> str:
     if language in wordings:
         return wordings[language]
     return f"{wordings['en']} Answer in {LANGUAGES[language]}."
+
+
+def _filled(words: str, given: Mapping[str, str]) -> str:
+    def value(field: re.Match[str]) -> str:
+        if field[1] not in given:
+            raise UsageError(
+                f"a prompt has the field {field[0]}, which nothing fills in",
+                hint=f"fields here are {', '.join(f'{{{n}}}' for n in given) or 'none'}",
+            )
+        return given[field[1]]
+
+    return re.sub(r"\{(\w*)\}", value, words)

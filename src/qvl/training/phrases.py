@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from qvl.tasks.prompts import DESCRIBE, LOCATE_ALL, STYLES
+from qvl.tasks.prompts import shipped
 
 LANGUAGES = ("ru", "en", "zh")
 DATA = files("qvl.training") / "data"
@@ -112,7 +112,7 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "ru": ("Найди предмет: {a}. Ответь рамкой в JSON.", "Где {a}? Дай рамку в JSON."),
         "zh": ("找到{a}，用JSON给出边框。", "{a}在哪里？给出JSON边框。"),
     },
-    "boxes": {language: (wording,) for language, wording in LOCATE_ALL.items()},
+    "boxes": {language: (wording,) for language, wording in shipped("describe_parts")["locate"].items()},
 }  # fmt: skip
 
 
@@ -182,8 +182,8 @@ def sentence(phrase: str, language: str) -> str:
 
 def describe_question(language: str, rng: random.Random) -> tuple[str, str]:
     """(style, prompt): plain for half of the cases, every style of the product for the rest."""
-    style = "plain" if rng.random() < 0.5 else rng.choice(STYLES)
-    return style, DESCRIBE[style][language]
+    style = "plain" if rng.random() < 0.5 else rng.choice(tuple(shipped("describe")))
+    return style, shipped("describe")[style][language]
 
 
 def description(phrase: str, style: str, language: str) -> str:

@@ -18,7 +18,7 @@ from tokenizers.trainers import BpeTrainer
 
 from qvl.errors import ConfigError
 from qvl.processing.tokenizer import family_bpe
-from qvl.tasks.prompts import DESCRIBE
+from qvl.tasks.prompts import shipped
 from qvl.training import phrases
 
 VOCABULARY = 12288
@@ -47,7 +47,7 @@ ROLES = ("user", "assistant", "system", "tool")
 
 def product_words() -> set[str]:
     """Every word of prompts, questions, answers and boxes."""
-    texts = [p for by_language in DESCRIBE.values() for p in by_language.values()]
+    texts = [p for by_language in shipped("describe").values() for p in by_language.values()]
     texts += [
         q for by_language in phrases.QUESTIONS.values() for qs in by_language.values() for q in qs
     ]

@@ -20,7 +20,7 @@ LATER = {"openai:": "a remote server", "hf:": "a model run through transformers"
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is loaded: the name it was asked by, its commit, and how it runs; `token_bytes` of weights
-    are read for each generated token.
+    are read for each generated token, and it works at `at_once` requests together.
     """
 
     name: str
@@ -31,6 +31,7 @@ class ModelInfo:
     dtype: str
     device: str
     max_positions: int
+    at_once: int
 
 
 class ChatModel(Protocol):

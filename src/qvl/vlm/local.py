@@ -177,6 +177,7 @@ class LocalModel:
             dtype=loaded.dtype,
             device=loaded.device,
             max_positions=loaded.config.decoder.max_positions,
+            at_once=IN_FLIGHT,
         )
 
     @property
@@ -189,9 +190,9 @@ class LocalModel:
         return tuple(sorted(self._loaded.defaults.stop_ids))
 
     def close(self) -> None:
-        """Free the weights; the model cannot be used afterwards."""
-        self._abandon(list(self._answers.values()))
+        """Free the weights; what is being computed ends with an error, and nothing can be asked."""
         with self._lock:
+            self._end_all("the model was closed")
             del self._engine, self._loaded
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
@@ -329,14 +330,17 @@ class LocalModel:
             try:
                 events = self._engine.step()
             except BaseException:  # an interrupt empties the engine: nobody may wait for ever
-                for answer in self._answers.values():
-                    answer.error = EngineError("the engine was interrupted", hint="ask again")
-                self._answers.clear()
+                self._end_all("the engine was interrupted")
                 raise
             for event in events:
                 self._answers[event.request_id].take(event)
                 if isinstance(event, Finished):
                     del self._answers[event.request_id]
+
+    def _end_all(self, why: str) -> None:
+        for answer in self._answers.values():
+            answer.error = EngineError(why, hint="ask again")
+        self._answers.clear()
 
     def _abandon(self, answers: Iterable[_Answer]) -> None:
         with self._lock:
@@ -466,9 +470,18 @@ def reasoning_of(request: Request, loaded: LoadedModel) -> Reasoning | None:
 
 
 def shown_bytes(tokenizer: Tokenizer) -> Callable[[int], bytes]:
-    """The bytes that a token adds to an answer: as the tokenizer has it, and the marks of GROUNDING."""
+    """The bytes that a token adds to an answer: as the tokenizer has it, and the marks of GROUNDING.
+
+    A model may have rows for more ids than its tokenizer has tokens; those add none.
+    """
     marks = {tokenizer.control[m]: m.encode() for m in GROUNDING if m in tokenizer.control}
-    return lambda token_id: marks.get(token_id) or tokenizer.token_bytes(token_id)
+
+    def spelt(token_id: int) -> bytes:
+        if token_id >= tokenizer.vocab_size:
+            return b""
+        return marks.get(token_id) or tokenizer.token_bytes(token_id)
+
+    return spelt
 
 
 def chosen_device(name: str) -> str:

@@ -1,0 +1,237 @@
+"""The commands of the tasks, each made from its task: an option is a flag, the docstring is the help.
+
+Main path: run -> items -> qvl.tasks.task.results -> output.show.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import MISSING, Field, fields
+from inspect import Parameter, Signature
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic.fields import FieldInfo
+
+from qvl.cli.inputs import Unusable, pictures
+from qvl.cli.output import Outcome, finish, output, show, with_progress
+from qvl.cli.page import write_page
+from qvl.errors import InputUnreadableError, InvalidParamError, QvlError
+from qvl.settings import KEYS, load_settings
+from qvl.tasks.task import Flag, Result, Seen, Task, results
+from qvl.types import Sampling
+from qvl.vlm.chat_model import EMBEDDED
+
+log = logging.getLogger(__name__)
+EMBEDDED_NOTICE = (
+    "answered by sprout, the embedded demonstration model: it knows drawn scenes, not photographs; "
+    "--model takes another"
+)
+SOURCES = "Pictures, videos, PDFs, folders, globs, addresses, or - for a picture on stdin."
+
+
+def option(kind: Any, *names: str, help: str) -> Any:
+    return Annotated[kind, typer.Option(*names, help=help)]
+
+
+# flags of every task: of the model and of how tokens are chosen, then of where results go
+COMMON: Mapping[str, Any] = {
+    "model": option(str | None, help="A hub id, a folder, openai:MODEL@URL, or sprout."),
+    "revision": option(str | None, help="Branch, tag or commit on the hub."),
+    "offline": option(bool, "--offline", help="Open no connection."),
+    "device": option(str | None, help="auto, cpu, cuda."),
+    "dtype": option(str | None, help="auto, fp32, bf16, fp8, int8, int4."),
+    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help="1 to 4096."),
+    "temperature": option(float | None, "--temperature", "-t", help="0.1 to 2.0; 0 is greedy."),
+    "top_p": option(float | None, help="0.05 to 1.0."),
+    "top_k": option(int | None, help="1 to 1000."),
+    "repetition_penalty": option(float | None, help="0.1 to 2.0."),
+    "seed": option(int | None, help="Same seed, same words."),
+    "as_json": option(bool, "--json", help="One JSON object a line."),
+    "out": option(Path | None, "--out", "-o", help="Write the results to this file."),
+    "html": option(Path | None, help="Also write a page with pictures, texts and boxes."),
+}
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+
+
+def command(task: type[Task[Any]]) -> Callable[..., None]:
+    """The function that typer makes the task's command of."""
+    flags = {f.name: flag(task, f) for f in fields(task) if f.name != "sampling"}
+    together = task.least < task.most and task.least == 1
+    if together:
+        flags["together"] = option(bool, "--together", help="Ask about all pictures at once.")
+    annotations = {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags, **COMMON}
+
+    def run(**given: Any) -> None:
+        sources: list[str] = given.pop("sources")
+        joined = given.pop("together", task.least > 1)
+        run_command(task, sources, given, together=joined)
+
+    run.__name__, run.__doc__ = task.name, task.__doc__
+    run.__annotations__ = annotations
+    parameters = [
+        Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default(task, name))
+        for name, kind in annotations.items()
+    ]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # what typer reads
+    return run
+
+
+def run_command(
+    task: type[Task[Any]], sources: Sequence[str], given: Mapping[str, Any], *, together: bool
+) -> None:
+    settings = load_settings(**{key: given[key] for key in KEYS if key in given})
+    options = {**given, **{key: getattr(settings, key) for key in KEYS}}
+    sampling = Sampling(
+        max_new_tokens=settings.max_new_tokens, **{name: given[name] for name in SAMPLING}
+    ).checked()
+    asked = list(tasks(task, options, sampling))
+    found = pictures(sources)
+    usable = [item for item in found if not isinstance(item, Unusable)]
+    outcomes = [Outcome(item.name, item.error) for item in found if isinstance(item, Unusable)]
+    items = [usable] if together and usable else [[item] for item in usable]
+    refused = [item.error for item in found if isinstance(item, Unusable)]
+    # all together: to ask about what is left would be another question
+    if refused and (together or len(found) == 1):
+        raise refused[0]
+    answer(items, asked, outcomes, options)
+
+
+def answer(
+    items: Sequence[Sequence[Seen]],
+    asked: Sequence[Task[Any]],
+    outcomes: list[Outcome],
+    options: Mapping[str, Any],
+) -> None:
+    """Every task about every item, shown as they are done."""
+    from qvl.vlm.local import LocalModel  # brings torch: not before the flags are known to be good
+
+    if options["model"] == EMBEDDED:
+        log.warning(EMBEDDED_NOTICE)
+    model = LocalModel(
+        options["model"],
+        device=options["device"],
+        dtype=options["dtype"],
+        revision=options["revision"],
+        offline=options["offline"] or None,
+    )
+    total = len(items) + len(outcomes)
+    work = ((task, seen) for seen in items for task in asked)
+    with output(options["out"]) as stream, closing(results(model, work)) as told:
+        for outcome in outcomes:
+            show(outcome, stream, as_json=options["as_json"], alone=False)
+        try:
+            for seen in with_progress(items, len(items)):
+                outcomes.append(gathered(seen, list(itertools.islice(told, len(asked)))))
+                show(outcomes[-1], stream, as_json=options["as_json"], alone=total == 1)
+        except KeyboardInterrupt:
+            left = total - len(outcomes)
+            log.error("interrupted: %d done and kept, %d left", len(outcomes), left)
+            raise
+        finally:
+            if options["html"] is not None:
+                write_page(options["html"], outcomes)
+    finish(outcomes)
+
+
+def gathered(seen: Sequence[Seen], found: Sequence[Result | QvlError]) -> Outcome:
+    """What became of one item; its first error, where there is one."""
+    name = ", ".join(one.name for one in seen)
+    errors = [one for one in found if isinstance(one, QvlError)]
+    return Outcome(name, errors[0] if errors else list(found), seen)  # type: ignore[arg-type]
+
+
+def tasks(
+    task: type[Task[Any]], options: Mapping[str, Any], sampling: Sampling
+) -> Iterator[Task[Any]]:
+    """The task with each value of the options of which several may come."""
+    plain, several = {}, {}
+    for f in fields(task):
+        if f.name == "sampling":
+            continue
+        value = options[f.name]
+        how = flag_of(task, f.name)
+        if f.name == "language":
+            several["language"] = value.split(",")
+        elif how.each:
+            several[f.name] = value
+        elif value is not None and value is not False:
+            plain[f.name] = read(f.name, value, how, hints(task)[f.name])
+    for chosen in itertools.product(*several.values()):
+        each = dict(zip(several, chosen, strict=True))
+        yield task(sampling=sampling, **plain, **each)
+
+
+def read(name: str, value: Any, how: Flag, kind: Any) -> Any:
+    """A flag's value as the task takes it."""
+    if is_kind(kind, Mapping) and isinstance(value, list):
+        return dict(pair(name, one) for one in value)
+    if is_kind(kind, tuple):
+        values = value[0].split(",") if len(value) == 1 else value
+        return tuple(one.strip() for one in values)
+    if how.is_file and Path(value).is_file():
+        try:
+            return Path(value).read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as err:
+            raise InputUnreadableError(f"{value!r} cannot be read as text") from err
+    return value
+
+
+def pair(name: str, value: str) -> tuple[str, str]:
+    key, sign, rest = value.partition("=")
+    if not sign or not key.strip():
+        raise InvalidParamError(
+            f"--{name.replace('_', '-')} {value!r} is not name=value",
+            hint="write it as article=4711",
+        )
+    return key.strip(), rest.strip()
+
+
+def flag(task: type[Task[Any]], f: Field[Any]) -> Any:
+    """The option's type and help, as typer reads them."""
+    kind, how = hints(task)[f.name], flag_of(task, f.name)
+    described = next(m for m in get_args(kind) if isinstance(m, FieldInfo)).description or ""
+    plain = get_args(kind)[0]
+    dashed = "--" + f.name.replace("_", "-")
+    if plain is bool:
+        return option(bool, dashed, help=described)
+    if f.name == "language":
+        return option(str | None, help=described)
+    if how.each or is_kind(kind, tuple) or (is_kind(kind, Mapping) and not is_kind(kind, str)):
+        return option(list[str] | None, *(how.names or [dashed]), help=described)
+    number = next((t for t in (int, float) if is_kind(kind, t)), str)
+    return option(number | None, *(how.names or [dashed]), help=described)
+
+
+def default(task: type[Task[Any]], name: str) -> Any:
+    """A flag that was not given: an option's own default then holds, through settings or the task."""
+    if name == "sources":
+        return Parameter.empty
+    required = any(
+        f.name == name and f.default is MISSING and f.default_factory is MISSING
+        for f in fields(task)
+    )
+    if required:
+        return Parameter.empty
+    kind = get_args({**hints(task), **COMMON, "together": option(bool, help="")}[name])[0]
+    return False if kind is bool else None
+
+
+def hints(task: type[Task[Any]]) -> Mapping[str, Any]:
+    return get_type_hints(task, include_extras=True)
+
+
+def flag_of(task: type[Task[Any]], name: str) -> Flag:
+    return next((m for m in get_args(hints(task)[name]) if isinstance(m, Flag)), Flag())
+
+
+def is_kind(kind: Any, wanted: type) -> bool:
+    """The option's type, or one of its union, is the wanted one."""
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    members = get_args(plain) if isinstance(plain, UnionType) else (plain,)
+    return any((get_origin(m) or m) is wanted for m in members)
