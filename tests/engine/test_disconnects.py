@@ -23,7 +23,6 @@ from qvl.engine import engine as engine_module
 from qvl.engine.blocks import BlockPool
 from qvl.engine.cache import CachedAttention
 from qvl.engine.engine import Engine
-from qvl.engine.features import size_bytes
 from qvl.engine.request import EngineRequest, Event, Finished, RequestState, Token
 from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError
@@ -88,7 +87,7 @@ def check_books(engine: Engine) -> None:
     assert sorted([*pool._free, *held]) == list(range(pool.total))
     assert pool._block_of == {key: block for block, key in pool._key_of.items()}
     assert len(pool._block_of) == len(pool._key_of)
-    sizes = [size_bytes(kept) for kept in features._by_content.values()]
+    sizes = [kept.size_bytes for kept in features._by_content.values()]
     assert features.used_bytes == sum(sizes) <= features.budget_bytes
     if engine.idle:
         assert pool.free == pool.total

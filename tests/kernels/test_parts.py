@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qvl.engine.cache import CachedAttention, KVCache, Span, attend_causal
+from qvl.engine.cache import CachedAttention, KVCache, Span
 from qvl.kernels import attention, build, parts
+from qvl.kernels.attention import attend_causal
 from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act
 from qvl.models.attention import PackedCausal
 from qvl.models.config import DecoderConfig

@@ -1,7 +1,7 @@
 """Keys and values in blocks, and the attention of one step over them.
 
-Main path: CachedAttention -> the kernel of a GPU or of a CPU, else KVCache.write, KVCache.read,
-attend_causal. There the mask of a step is as large as its tokens times the context, so the engine's
+Main path: CachedAttention -> the kernel of a GPU or of a CPU, else KVCache.write, KVCache.read and
+`attention.attend_causal`. There the mask of a step is as large as its tokens times the context, so the engine's
 token budget bounds it.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS
@@ -96,25 +95,7 @@ class CachedAttention:
         queries = q_tnh.split(self.lengths)
         return torch.cat(
             [
-                attend_causal(q, *self.cache.read(layer, span))
+                attention.attend_causal(q, *self.cache.read(layer, span))
                 for span, q in zip(self.spans, queries, strict=True)
             ]
         )
-
-
-def attend_causal(q_mnh: Tensor, k_ckh: Tensor, v_ckh: Tensor) -> Tensor:
-    """Attention [m, n, h] of the last m of c tokens: query i sees the first c - m + i + 1 keys."""
-    new, cached = len(q_mnh), len(k_ckh)
-    k, v = (x.transpose(0, 1).unsqueeze(0) for x in (k_ckh, v_ckh))
-    if new == 1:
-        # the query heads that share a key head become rows: the same numbers, and on CPU ten times
-        # as fast as one row per head
-        q = q_mnh.unflatten(1, (k_ckh.shape[1], -1))
-        return F.scaled_dot_product_attention(q, k, v).flatten(1, 2)
-    q = q_mnh.transpose(0, 1).unsqueeze(0)
-    if new == cached:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    else:  # is_causal would align the first query with the first key
-        mask = torch.ones(new, cached, dtype=torch.bool, device=q.device).tril(cached - new)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    return out.squeeze(0).transpose(0, 1)

@@ -112,9 +112,8 @@ class Engine:
         self._pool = BlockPool(-(-cache_tokens // BLOCK_TOKENS))
         self._cache = KVCache(self._pool.total + 1)  # the last takes what padding writes
         whole = {p.device.type for p in model.parameters()} == {"cuda"}  # no layer is streamed
-        fixed = (
-            whole and not model.config.decoder.experts
-        )  # the chosen ones are asked for by the host
+        # chosen experts are asked for by the host
+        fixed = whole and not model.config.decoder.experts
         self._static = StaticDecode(model, self._cache, self._device) if fixed else None
         self._draft_tokens = 0 if whole else draft_tokens
         self._features = FeatureCache(feature_bytes)
@@ -355,9 +354,8 @@ class Engine:
         rows = [i.rows() if callable(i.rows) else i.rows for i in new.values()]
         rows_sc = torch.cat([torch.as_tensor(r).to(self._device) for r in rows])
         features = self._model.encode_images(rows_sc, [i.grid for i in new.values()])
-        encoded = dict(
-            zip(new, split_rows(features, [i.tokens for i in new.values()]), strict=True)
-        )
+        parts = features.split([i.tokens for i in new.values()])
+        encoded = dict(zip(new, parts, strict=True))
         for state, index, name in missing:
             state.features[index] = encoded[name]
         for name, rows in encoded.items():
@@ -472,8 +470,8 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
         ids += chunk.draft
         for index, image in state.pictures(chunk.start, chunk.stop):
             first, last = max(chunk.start, image.start), min(chunk.stop, image.stop)
-            rows = rows_of(state.features[index], first - image.start, last - image.start)
-            features.append(rows)
+            whole = state.features[index]
+            features.append(whole.part(first - image.start, last - image.start))
             places.append(torch.arange(first, last) + offset)
     spans = [Span(c.state.blocks, c.start, c.end, device) for c in chunks]
     positions = [c.state.positions(c.start, c.end) for c in chunks]
@@ -483,30 +481,10 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
         positions_3t=torch.cat(positions, dim=1).to(device),
         attend=CachedAttention(cache, spans),
         wanted_b=torch.tensor(wanted, dtype=torch.int64, device=device),
-        vision=joined(features) if features else None,
+        vision=VisionFeatures.joined(features) if features else None,
         vision_at_v=torch.cat(places).to(device) if places else None,
         stretch_t=torch.cat(stretches).to(device),
     )
-
-
-def rows_of(features: VisionFeatures, first: int, last: int) -> VisionFeatures:
-    levels = tuple(level[first:last] for level in features.deepstack_vd)
-    return VisionFeatures(features.rows_vd[first:last], levels)
-
-
-def split_rows(features: VisionFeatures, counts: Sequence[int]) -> list[VisionFeatures]:
-    """One for each picture, in memory of its own, so that each can be let go alone."""
-    rows, *levels = (t.split(list(counts)) for t in (features.rows_vd, *features.deepstack_vd))
-    return [
-        VisionFeatures(part.clone(), tuple(level.clone() for level in deep))
-        for part, *deep in zip(rows, *levels, strict=True)
-    ]
-
-
-def joined(features: Sequence[VisionFeatures]) -> VisionFeatures:
-    levels = zip(*(f.deepstack_vd for f in features), strict=True)
-    rows_vd = torch.cat([f.rows_vd for f in features])
-    return VisionFeatures(rows_vd, tuple(torch.cat(level) for level in levels))
 
 
 def as_fault(error: Exception, request_id: str) -> QvlError:

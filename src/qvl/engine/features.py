@@ -7,10 +7,6 @@ from collections import OrderedDict
 from qvl.models.batch import VisionFeatures
 
 
-def size_bytes(features: VisionFeatures) -> int:
-    return sum(t.numel() * t.element_size() for t in (features.rows_vd, *features.deepstack_vd))
-
-
 class FeatureCache:
     """Features by what names the picture's content, the least recently used leave first.
 
@@ -30,12 +26,12 @@ class FeatureCache:
 
     def put(self, content: str, features: VisionFeatures) -> None:
         """Keep the features, unless they alone are over the budget."""
-        size = size_bytes(features)
+        size = features.size_bytes
         if content in self._by_content or size > self.budget_bytes:
             return
         while self.used_bytes + size > self.budget_bytes:
             _, oldest = self._by_content.popitem(last=False)
-            self.used_bytes -= size_bytes(oldest)
+            self.used_bytes -= oldest.size_bytes
         self._by_content[content] = features
         self.used_bytes += size
 
@@ -43,4 +39,4 @@ class FeatureCache:
         """Forget the features, if they are here; they may be wrong."""
         features = self._by_content.pop(content, None)
         if features is not None:
-            self.used_bytes -= size_bytes(features)
+            self.used_bytes -= features.size_bytes

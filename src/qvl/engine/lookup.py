@@ -19,9 +19,8 @@ class Lookup:
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = tokens
-        self._after: dict[
-            tuple[int, ...], int
-        ] = {}  # an end -> the index after where it stood last
+        # an end -> the index after where it stood last
+        self._after: dict[tuple[int, ...], int] = {}
         self._indexed = 0
         self._right = 1.0  # share of late, with the newest weighing most
         self._resume_at = 0

@@ -1,4 +1,4 @@
-"""Attention of one step over the KV cache on a CPU, compiled; engine/cache.py has it in PyTorch.
+"""Attention of one step over the KV cache on a CPU, compiled; `attend_causal` is it in PyTorch.
 
 Each token is computed by itself, in the order of the tokens before it: the same bits alone, among
 others, in whatever part of a prompt, and as a guess that is being checked.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qvl.kernels.build import library
@@ -71,3 +72,21 @@ def rows_in_place(x_tnh: Tensor) -> Tensor:
     _, heads, width = x_tnh.shape
     together = x_tnh.stride(2) == 1 and (heads == 1 or x_tnh.stride(1) == width)
     return x_tnh if together else x_tnh.contiguous()
+
+
+def attend_causal(q_mnh: Tensor, k_ckh: Tensor, v_ckh: Tensor) -> Tensor:
+    """Attention [m, n, h] of the last m of c tokens: query i sees the first c - m + i + 1 keys."""
+    new, cached = len(q_mnh), len(k_ckh)
+    k, v = (x.transpose(0, 1).unsqueeze(0) for x in (k_ckh, v_ckh))
+    if new == 1:
+        # the query heads that share a key head become rows: the same numbers, and on CPU ten times
+        # as fast as one row per head
+        q = q_mnh.unflatten(1, (k_ckh.shape[1], -1))
+        return F.scaled_dot_product_attention(q, k, v).flatten(1, 2)
+    q = q_mnh.transpose(0, 1).unsqueeze(0)
+    if new == cached:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    else:  # is_causal would align the first query with the first key
+        mask = torch.ones(new, cached, dtype=torch.bool, device=q.device).tril(cached - new)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    return out.squeeze(0).transpose(0, 1)

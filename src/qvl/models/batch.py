@@ -7,9 +7,11 @@ v visual tokens, d hidden, n query heads, k key/value heads, h head dim, b wante
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +29,32 @@ class VisionFeatures:
 
     rows_vd: Tensor
     deepstack_vd: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, levels: Iterable[Tensor]) -> VisionFeatures:
+        rows_vd, *deepstack_vd = levels
+        return cls(rows_vd, tuple(deepstack_vd))
+
+    @classmethod
+    def joined(cls, features: Iterable[VisionFeatures]) -> VisionFeatures:
+        levels = zip(*(f.levels for f in features), strict=True)
+        return cls.of(torch.cat(parts) for parts in levels)
+
+    @property
+    def levels(self) -> tuple[Tensor, ...]:
+        return (self.rows_vd, *self.deepstack_vd)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(level.numel() * level.element_size() for level in self.levels)
+
+    def part(self, first: int, last: int) -> VisionFeatures:
+        return self.of(level[first:last] for level in self.levels)
+
+    def split(self, counts: Sequence[int]) -> list[VisionFeatures]:
+        """One for each picture, in memory of its own, so that each can be let go alone."""
+        parts = zip(*(level.split(list(counts)) for level in self.levels), strict=True)
+        return [self.of(level.clone() for level in part) for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
