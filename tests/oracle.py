@@ -19,6 +19,7 @@ from qvl.engine.request import EngineImage, EngineRequest, Finished, SamplingPar
 from qvl.loading.model import LoadedModel
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
+from qvl.processing.patches import PixelRules
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.types import Image, Message
 
@@ -145,16 +146,47 @@ def load_theirs(folder: Path, generation: str) -> Any:
     return kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
 
+def is_older() -> bool:
+    """4.57, the version whose form of the models is published, in place of 5.23.
+
+    `pip install --target DIR "transformers==4.57.*" "huggingface-hub<1"`, then `PYTHONPATH=DIR make parity`.
+    """
+    import transformers
+
+    return transformers.__version__.startswith("4.")
+
+
+def their_processor(folder: Path, rules: PixelRules) -> Any:
+    import transformers
+
+    if is_older():  # of Pillow, it does not read the bounds that Qwen3-VL's file calls size
+        bounds = {"min_pixels": rules.min_px, "max_pixels": rules.max_px}
+        return transformers.Qwen2VLImageProcessor.from_pretrained(folder, **bounds)
+    return transformers.Qwen2VLImageProcessorPil.from_pretrained(folder)
+
+
 def their_inputs(prompt: Prompt, image_token_id: int) -> dict[str, Tensor]:
     ids = torch.from_numpy(prompt.ids)[None]
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if not prompt.images:
         return text
-    return text | {
+    pixels = {
         "pixel_values": rows_of(prompt),
         "image_grid_thw": torch.tensor([image.patches.grid for image in prompt.images]),
-        "mm_token_type_ids": (ids == image_token_id).long(),
     }
+    if is_older():  # it finds the pictures by their token's id
+        return text | pixels
+    return text | pixels | {"mm_token_type_ids": (ids == image_token_id).long()}
+
+
+def levels_of(features: Any) -> tuple[Tensor, ...]:
+    """The rows of all pictures together, and those of each deepstack level."""
+    if not isinstance(features, tuple):
+        levels = getattr(features, "deepstack_features", None) or []
+        return tuple(torch.cat(list(rows)) for rows in (features.pooler_output, *levels))
+    # of 4.57, where Qwen3-VL's is a pair
+    last, levels = features if isinstance(features[-1], list) else (features, [])
+    return (torch.cat(list(last)), *levels)
 
 
 @torch.inference_mode()
@@ -162,8 +194,7 @@ def theirs(model: Any, inputs: dict[str, Tensor]) -> Computed:
     if "pixel_values" not in inputs:
         return Computed((), model(**inputs, use_cache=False).logits[0])
     features = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
-    levels = getattr(features, "deepstack_features", None) or []
-    vision = tuple(torch.cat(list(rows)) for rows in (features.pooler_output, *levels))
+    vision = levels_of(features)
     return Computed(vision, model(**inputs, use_cache=False).logits[0])
 
 

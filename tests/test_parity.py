@@ -162,6 +162,8 @@ def test_a_quantised_checkpoint_equals_transformers_with_its_weights_plain(
     generation: str, form: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """The plain weights come from the formulas in tests/quantised_folders.py."""
+    if generation == "qwen3_vl_moe" and oracle.is_older():
+        pytest.skip("tests/quantised_folders.py cuts experts as transformers 5 saves them")
     folder = save_quantised(tmp_path, generation, form)
     if generation == "qwen3_vl_moe":
         for_transformers(tmp_path / "plain" / "model.safetensors")
@@ -191,11 +193,9 @@ def compare(
     record_property: Callable[[str, object], None],
 ) -> None:
     """Tokens come from the engine, all conversations at once and in parts of 64 tokens."""
-    from transformers import Qwen2VLImageProcessorPil
-
     loaded = load_model(folder, dtype="fp32")
     reference = oracle.load_theirs(their_folder, generation)
-    processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+    processor = oracle.their_processor(folder, loaded.rules)
     prompts = [oracle.prompt_of(loaded, messages) for _, messages in CONVERSATIONS.values()]
     never = oracle.never_generated(loaded)
     expected_tokens, rows = [], []

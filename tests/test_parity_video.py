@@ -114,9 +114,7 @@ def test_a_video_equals_transformers(
                 inputs["pixel_values_videos"], inputs["video_grid_thw"]
             ),
         ]
-    theirs = [torch.cat([row for one in seen for row in one.pooler_output])]
-    for pair in zip(*(getattr(one, "deepstack_features", None) or () for one in seen), strict=True):
-        theirs.append(torch.cat([row for rows in pair for row in rows]))
+    theirs = [torch.cat(level) for level in zip(*map(oracle.levels_of, seen), strict=True)]
     vision = max(
         oracle.largest_difference(*pair) for pair in zip(found.vision, theirs, strict=True)
     )

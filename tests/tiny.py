@@ -227,6 +227,8 @@ def config_json(
         }
     text |= {key: value for key, value in changes.items() if key not in top}
     top |= {key: value for key, value in changes.items() if key in top}
+    if generation in QWEN3:  # as published: transformers 4.57 reads the inner one, 5 the outer
+        text["tie_word_embeddings"] = top.get("tie_word_embeddings", False)
     top["vision_config"] = vision_config | (vision or {})
     return {**top, "text_config": text} if generation in QWEN3 else {**top, **text}
 
