@@ -593,3 +593,38 @@ def test_a_closed_model_holds_no_weights(tmp_path: Path) -> None:
     model.generate([request(1)])
     model.close()
     assert not hasattr(model, "_loaded")
+
+
+def test_pictures_are_held_as_far_as_there_is_room(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [request(seed) for seed in range(6)]
+    alone = texts(model.generate(requests))
+    held_bytes = model._prepare(requests[0]).held_bytes
+    assert held_bytes == 4 * 3 * 2 * 64 * 96
+    film = Video(source=(picture(1), picture(2)), name="film")
+    shown = replace(requests[0], messages=(Message.user(film, "hello"),))
+    assert model._prepare(shown).held_bytes == 3 * 2 * 64 * 96
+
+    def ahead(room_bytes: int) -> int:
+        """By how many requests reading is ahead of the answers, at most."""
+        taken = 0
+
+        def counted() -> Iterator[Request]:
+            nonlocal taken
+            for one in requests:
+                taken += 1
+                yield one
+
+        monkeypatch.setattr(local, "HELD_BYTES", room_bytes)
+        monkeypatch.setattr(local, "UNREAD_BYTES", held_bytes)
+        most, results = 0, []
+        for result in model.results(counted()):
+            most = max(most, taken - len(results))
+            results.append(result)
+        assert texts(results) == alone
+        return most
+
+    assert ahead(0) == 1  # one alone is always read
+    assert ahead(2 * held_bytes) == 2
+    assert ahead(100 * held_bytes) == 6

@@ -71,6 +71,8 @@ from qvl.vlm.tool_calls import certain_text, split_calls
 IN_FLIGHT = 8  # requests computed together; each holds its pictures
 READ_AHEAD = 8  # requests whose pictures are read while those in flight are computed
 READERS = 2
+# of pictures and videos that one call holds, and what one that is not read yet may become of it
+HELD_BYTES, UNREAD_BYTES = 2 << 30, 256 << 20
 MIN_CACHE_TOKENS = 8192
 FALLBACK_BYTES = 4 << 30  # taken for free memory where the system does not say
 # what a model of Qwen2-VL finds is told by special tokens, which stay in the text for `tasks.boxes`
@@ -104,6 +106,12 @@ class _Answer:
     cached_tokens: int = 0
     reason: FinishReason | None = None
     error: QvlError | None = None
+    held_bytes: int = field(init=False)  # of pictures and videos
+
+    def __post_init__(self) -> None:
+        patches = [image.patches for image in self.prompt.images]
+        arrays = [p.rows if isinstance(p, Patches) else p.blocks for p in patches]
+        self.held_bytes = sum(array.nbytes for array in arrays)
 
     @property
     def is_finished(self) -> bool:
@@ -207,7 +215,8 @@ class LocalModel:
     def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         """One result per request, in their order; requests are taken in as room becomes free.
 
-        Pictures of the next requests are read by threads while the model computes.
+        Pictures of the next requests are read by threads while the model computes, as far as there
+        is room for them.
         """
         waiting = iter(requests)
         ahead: deque[Future[_Answer | QvlError]] = deque()  # being read
@@ -215,7 +224,11 @@ class LocalModel:
         readers = ThreadPoolExecutor(READERS, "qvl-read")
         try:
             while True:
-                while len(ahead) < READ_AHEAD and (request := next(waiting, None)) is not None:
+                while (
+                    len(ahead) < READ_AHEAD
+                    and has_room(ahead, front)
+                    and (request := next(waiting, None)) is not None
+                ):
                     ahead.append(readers.submit(self._prepared, request))
                 while ahead and len(front) < IN_FLIGHT and (ahead[0].done() or not front):
                     front.append(self._entered(ahead.popleft().result()))
@@ -403,6 +416,17 @@ class LocalModel:
 
 def is_over(answer: _Answer | QvlError) -> bool:
     return isinstance(answer, QvlError) or answer.is_finished
+
+
+def has_room(
+    ahead: Iterable[Future[_Answer | QvlError]], front: Iterable[_Answer | QvlError]
+) -> bool:
+    """Whether one more request may be read beside these; one alone always may."""
+    unread = [future for future in ahead if not future.done()]
+    read = [*front, *(future.result() for future in ahead if future.done())]
+    held_bytes = sum(answer.held_bytes for answer in read if isinstance(answer, _Answer))
+    needed_bytes = held_bytes + (len(unread) + 1) * UNREAD_BYTES
+    return needed_bytes <= HELD_BYTES or not (unread or read)
 
 
 def model_folder(name: str, *, revision: str | None, offline: bool | None) -> CheckpointFolder:
