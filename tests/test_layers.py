@@ -31,6 +31,14 @@ HOMES = {
     ),
     "huggingface_hub": ("loading/hub.py",),
     "av": ("processing/video_worker.py",),
+    "pypdfium2": ("processing/pdf_worker.py",),
+    # what opens connections; whatever a user names is fetched by fetch.py alone
+    "httpx2": ("loading/hub.py", "vlm", "bench"),
+    "httpx": (),
+    "requests": (),
+    "aiohttp": (),
+    "urllib3": (),
+    "ftplib": (),
     "transformers": ("bench/peer_transformers.py",),  # to be measured against
     "pickle": (),
     "marshal": (),
@@ -39,6 +47,12 @@ HOMES = {
 }
 # call -> the parts of the package that may make it
 CALLS = {
+    "urlopen": (),
+    "urllib.request.urlopen": (),
+    "urlretrieve": (),
+    "urllib.request.urlretrieve": (),
+    "http.client.HTTPConnection": (),
+    "http.client.HTTPSConnection": (),
     # scenes.py opens one drawing that the package ships, never an input
     "Image.open": (
         "processing/decode_worker.py",
@@ -96,6 +110,8 @@ def test_libraries_and_calls_stay_at_home(path: Path):
         ("loading/checkpoint.py", "torch.load(path)"),
         ("models/bad.py", "from transformers import AutoModel"),
         ("vlm/bad.py", "import pickle"),
+        ("processing/image.py", "import httpx2"),
+        ("tasks/bad.py", "from urllib.request import urlopen; urlopen(url)"),
         ("tasks/bad.py", "eval(answer)"),
     ],
 )

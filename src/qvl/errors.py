@@ -12,6 +12,9 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  |- ImageAspectError                  one side over 200 times the other
 |  |- VideoDecodeError                  damaged, or not a video
 |  |- VideoTooLargeError                bytes, pixels, frames or hours over the limit
+|  |- PdfError                           encrypted, damaged, without pages, over a limit
+|  |- FetchBlockedError                  an address that may not be fetched
+|  |- FetchError                         an address that gives no file (retryable)
 |  `- PromptTooLongError                more tokens than the model's context
 |- ModelError                 4  400  a model that cannot be used
 |  |- UnknownModelError         404     no such name; carries the nearest ones
@@ -106,6 +109,18 @@ class VideoDecodeError(InputError):
 
 class VideoTooLargeError(InputError):
     code = "video_too_large"
+
+
+class PdfError(InputError):
+    code = "pdf"
+
+
+class FetchBlockedError(InputError):
+    code = "fetch_blocked"
+
+
+class FetchError(InputError):
+    code, retryable = "fetch_failed", True
 
 
 class PromptTooLongError(InputError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -54,7 +55,7 @@ class Image:
         if isinstance(source, bytes):
             return cls(source)
         if is_address(str(source)):
-            return cls(Url(str(source)), str(source))
+            return cls(Url(str(source)), without_password(str(source)))
         return cls(Path(source), str(source))
 
 
@@ -77,12 +78,18 @@ class Video:
     @classmethod
     def of(cls, source: str | Path) -> Video:
         """The whole video of a file or an address, named after it."""
-        name = str(source)
-        return cls(source=Url(name) if is_address(name) else Path(source), name=name)
+        if is_address(str(source)):
+            return cls(source=Url(str(source)), name=without_password(str(source)))
+        return cls(source=Path(source), name=str(source))
 
 
 def is_address(source: str) -> bool:
-    return source.startswith(("http://", "https://"))
+    return source[:8].lower().startswith(("http://", "https://"))
+
+
+def without_password(address: str) -> str:
+    """For names, which messages and results repeat; such an address is refused when it is fetched."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", address, count=1)
 
 
 Part = Text | Image | Video

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image as Pillow
 
 import clips
+from documents import RED_LEFT, document
 from qvl.cli.main import main
 from tiny import save_tiny
 
@@ -211,11 +212,35 @@ def test_a_text_that_is_cut_is_said_to_be(qvl: Run) -> None:
     assert "cut at 2 tokens" in qvl("describe", SOME, "--max-new-tokens", "2").err
 
 
-def test_an_address_is_refused_plainly(qvl: Run) -> None:
-    ended = qvl("describe", "https://example.com/a.jpg", SOME)
+def test_an_address_inside_a_network_and_any_when_offline_is_refused(qvl: Run) -> None:
+    for address, flag, words in (
+        ("http://127.0.0.1/a.jpg", "--json", "not public"),
+        ("https://me:secret@example.com/clip.mp4", "--json", "not a valid address"),
+        ("https://example.com/a.jpg", "--offline", "nothing is fetched offline"),
+        ("https://example.com/a.pdf?b=c", "--offline", "nothing is fetched offline"),
+    ):
+        ended = qvl("describe", address, SOME, flag, "--max-new-tokens", "4")
+        assert ended.code == 3
+        assert words in ended.err
+        assert "secret" not in ended.out + ended.err
+
+
+def test_a_document_is_its_pages(qvl: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    (folder / "a.pdf").write_bytes(document(RED_LEFT, b""))
+    (folder / "b.PDF").write_bytes(b"%PDF-1.7 cut")
+    shutil.copy(SOME, folder / "c.png")
+    ended = qvl("describe", folder, "--json", "--html", "page.html", "--max-new-tokens", "4")
     assert ended.code == 3
-    assert "local files" in ended.err
-    assert len(ended.out.splitlines()) == 1
+    broken, *rows = [json.loads(line) for line in ended.out.splitlines()]
+    assert (broken["id"], broken["error"]["code"]) == (str(folder / "b.PDF"), "pdf")
+    names = [str(folder / name) for name in ("a.pdf, page 1", "a.pdf, page 2", "c.png")]
+    assert [row["id"] for row in rows] == names
+    assert [row["meta"]["images"][0]["width_px"] for row in rows[:2]] == [200, 200]
+    piped = qvl("describe", "-", "--json", "--max-new-tokens", "4", stdin=document(RED_LEFT, b""))
+    ids = [json.loads(line)["id"] for line in piped.out.splitlines()]
+    assert ids == ["stdin, page 1", "stdin, page 2"]
 
 
 def test_results_go_into_a_file_whole(qvl: Run, tmp_path: Path) -> None:

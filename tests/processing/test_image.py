@@ -366,7 +366,11 @@ BAD = {
     "bare.svg": (b"<svg/>", UnsupportedMediaError, "is an SVG drawing"),
     "utf16.svg": (SVG.decode().encode("utf-16"), UnsupportedMediaError, "is an SVG drawing"),
     "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n", UnsupportedMediaError, "is a PostScript"),
-    "a.pdf": (b"%PDF-1.7\n%\xe2\xe3", UnsupportedMediaError, "is a PDF document"),
+    "a.pdf": (
+        b"HTTP/1.1 200 OK\r\n\r\n%PDF-1.7",
+        UnsupportedMediaError,
+        "is a PDF document behind",
+    ),
     "a.zip": (b"PK\x03\x04" + bytes(60), UnsupportedMediaError, "is a ZIP archive"),
     "a.mp4": (b"\0\0\0\x18ftypisom" + bytes(90), UnsupportedMediaError, "is a video"),
     "a.webm": (b"\x1aE\xdf\xa3" + bytes(90), UnsupportedMediaError, "is a video"),

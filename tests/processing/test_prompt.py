@@ -582,3 +582,19 @@ def test_qwen3_takes_videos_from_users_only(tokenizer):
             video_rules=VIDEO_RULES["qwen3_vl"],
             read=read,
         )
+
+
+def test_pages_of_one_document_are_pictures_of_their_own(build):
+    data, pages_read = b"%PDF-", []
+
+    def rendered(image: Image) -> Picture:
+        pages_read.append(image.page)
+        pixels = np.full((56, 56, 3), 9 * (image.page or 1), np.uint8)
+        return Picture(pixels, f"{'0' * 64}#{image.page or 1}", image.name, ())
+
+    shown = [Image(data, f"page {page}", page) for page in (1, 2, 1)]
+    prompt = build([Message.user(*shown)], read=rendered)
+    assert pages_read == [1, 2]
+    first, second, third = prompt.images
+    assert first.sha256 == third.sha256 != second.sha256
+    assert not np.array_equal(first.patches.rows, second.patches.rows)

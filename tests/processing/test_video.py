@@ -30,6 +30,7 @@ from qvl.errors import (
     VideoTooLargeError,
 )
 from qvl.processing import video as video_module
+from qvl.processing import worker as worker_module
 from qvl.processing.patches import PixelRules
 from qvl.processing.video import CutVideo, VideoRules, frame_size, read_video, sampled
 from qvl.processing.video_worker import Limits, Movie
@@ -574,7 +575,7 @@ def test_a_worker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_without_pyav_a_video_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(video_module, "find_spec", lambda _name: None)
+    monkeypatch.setattr(worker_module, "find_spec", lambda _name: None)
     with pytest.raises(UsageError) as caught:
         read(b"anything")
     assert caught.value.hint == "pip install 'qvl[video]'"

@@ -1,16 +1,20 @@
-"""What a person names on the command line, as pictures and videos: files, folders, globs, stdin."""
+"""What a person names on the command line, as pictures and videos: files, folders, globs, stdin.
+
+Addresses are taken, too. Of a PDF document each page is a picture.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from qvl.errors import InputNotFoundError, InputUnreadableError, QvlError, UnsupportedMediaError
-from qvl.types import Image, Video
+from qvl.errors import InputNotFoundError, InputUnreadableError, QvlError
+from qvl.types import Image, Video, is_address
 
 SUFFIXES = frozenset(
     [
@@ -26,8 +30,9 @@ SUFFIXES = frozenset(
         ".avif",
         ".heic",
         ".heif",
+        ".pdf",
     ]
-)  # of pictures in a folder; a file named outright is opened whatever its name
+)  # of pictures and documents in a folder; a file named outright is opened whatever its name
 # of files that are videos; of a folder, whose videos may be long, only pictures are taken
 VIDEO_SUFFIXES = frozenset(
     [
@@ -69,31 +74,53 @@ def pictures(sources: Sequence[str]) -> list[Image | Video | Unusable]:
     return found
 
 
-def _expand(source: str) -> list[Image | Video]:
+def _expand(source: str) -> list[Image | Video | Unusable]:
     if source == "-":
-        return [Image(sys.stdin.buffer.read(), "stdin")]
-    if source.startswith(("http://", "https://")):
-        raise UnsupportedMediaError(
-            f"{source!r} is an address, and this version reads only local files",
-            hint="download the picture first",
-        )
+        return _stdin()
+    if is_address(source):
+        suffix = PurePosixPath(re.split("[?#]", source)[0]).suffix.lower()
+        if suffix in VIDEO_SUFFIXES:
+            return [Video.of(source)]
+        return _pages(Image.of(source)) if suffix == ".pdf" else [Image.of(source)]
     if os.path.isdir(source):
-        return _folder(Path(source))
+        return [item for file in _folder(Path(source)) for item in _file(str(file))]
     if not os.path.exists(source) and glob.has_magic(source):
         matches = sorted(glob.glob(source, recursive=True))
         if not matches:
             raise InputNotFoundError(
                 f"no file matches {source!r}", hint="check the pattern and the folder"
             )
-        return [image for match in matches for image in _expand(match)]
-    # a missing file is told by the functions that read pictures and videos
-    if Path(source).suffix.lower() in VIDEO_SUFFIXES:
-        return [Video.of(source)]
-    return [Image(Path(source), source)]
+        return [item for match in matches for item in _expand(match)]
+    return _file(source)
 
 
-def _folder(path: Path) -> list[Image | Video]:
-    """The pictures below the folder, by name; hidden files and folders are left alone."""
+def _file(path: str) -> list[Image | Video | Unusable]:
+    """A missing file is told by the functions that read pictures and videos."""
+    suffix = Path(path).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return [Video.of(path)]
+    return _pages(Image.of(path)) if suffix == ".pdf" else [Image.of(path)]
+
+
+def _stdin() -> list[Image | Video | Unusable]:
+    from qvl.processing.source import is_pdf
+
+    data = sys.stdin.buffer.read()
+    image = Image(data, "stdin")
+    return _pages(image) if is_pdf(data) else [image]
+
+
+def _pages(document: Image) -> list[Image | Video | Unusable]:
+    from qvl.processing.pdf import pages  # brings numpy: not for `qvl --help`
+
+    try:
+        return [*pages(document)]
+    except QvlError as err:  # of a folder, the other files are read
+        return [Unusable(document.name, err)]
+
+
+def _folder(path: Path) -> list[Path]:
+    """The pictures and documents below the folder, by name; hidden files and folders are left alone."""
     found = sorted(
         file
         for file in path.rglob("*")
@@ -105,4 +132,4 @@ def _folder(path: Path) -> list[Image | Video]:
             f"the folder {str(path)!r} holds no pictures",
             hint=f"it is searched for {', '.join(sorted(SUFFIXES))}",
         )
-    return [Image(file, str(file)) for file in found]
+    return found

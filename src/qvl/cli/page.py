@@ -108,7 +108,9 @@ def rectangle(number: int, box: Box, width_px: int) -> str:
 def picture_source(outcome: Outcome) -> str | None:
     """The picture as a data address; None for what a browser does not show or is very large."""
     shown = outcome.seen[0]
-    if not isinstance(shown, Image) or not isinstance(shown.source, bytes | Path):
+    if not isinstance(shown, Image) or shown.page is not None:
+        return None
+    if not isinstance(shown.source, bytes | Path):  # at its address may lie another by now
         return None
     source = shown.source
     try:

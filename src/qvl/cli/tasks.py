@@ -85,12 +85,15 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
 def run_command(
     task: type[Task[Any]], sources: Sequence[str], given: Mapping[str, Any], *, together: bool
 ) -> None:
+    from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
+
     settings = load_settings(**{key: given[key] for key in KEYS if key in given})
     options = {**given, **{key: getattr(settings, key) for key in KEYS}}
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens, **{name: given[name] for name in SAMPLING}
     ).checked()
     asked = list(tasks(task, options, sampling))
+    set_policy(offline=given["offline"])
     found = pictures(sources)
     usable = [item for item in found if not isinstance(item, Unusable)]
     outcomes = [Outcome(item.name, item.error) for item in found if isinstance(item, Unusable)]

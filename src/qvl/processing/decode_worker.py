@@ -386,7 +386,7 @@ def unread_kind(data: bytes) -> tuple[str | None, str | None]:
         if data.startswith(start):
             return kind, hint
     if b"%PDF-" in data[:1024]:
-        return "a PDF document", "turn its pages into pictures, for example with `pdftoppm -png`"
+        return "a PDF document behind other bytes", "save it as a PDF again"
     if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
         return "a video (AVI)", "give single frames of it as pictures"
     if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:

@@ -1,8 +1,8 @@
-"""The one way in for pictures: a path or bytes become upright 8-bit sRGB pixels, or a typed error.
+"""The one way in for pictures: a file, bytes, an address or a page in, upright 8-bit sRGB pixels out.
 
-Main path: read_image -> _read_encoded -> _Pool.decode -> _Worker.decode, which asks a process of its
-own (decode_worker.py). Nothing here parses a picture: the process that does is limited in time, memory
-and files, may crash or hang, and is replaced when it did.
+Main path: read_image -> source.read_encoded -> _Pool.decode -> _Worker.decode, which asks a process of
+its own (decode_worker.py). Nothing here parses a picture: the process that does is limited in time,
+memory and files, may crash or hang, and is replaced when it did. Pages of documents come from pdf.py.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ import errno
 import hashlib
 import json
 import os
-import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,22 +24,20 @@ from qvl.errors import (
     ImageAspectError,
     ImageDecodeError,
     ImageTooLargeError,
-    InputNotFoundError,
-    InputUnreadableError,
     InvalidParamError,
     UnsupportedMediaError,
 )
+from qvl.processing import pdf
 from qvl.processing.patches import MAX_ASPECT
+from qvl.processing.source import is_pdf, quoted, read_encoded
 from qvl.processing.worker import Decoded, Refused, Worker, WorkerDiedError, WorkerTimedOutError
-from qvl.types import Image, Url
+from qvl.types import Image
 
-MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 DECODE_MEMORY_BYTES = 3 * 2**29
 DECODE_WALL_S = 10
 # Memory that decoders leak or fragment is given back this often.
 PICTURES_PER_WORKER = 1000
-MAX_NAME_SHOWN = 200
 
 _REFUSALS = {
     kind.code: kind
@@ -52,7 +47,9 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """pixels: uint8 [H, W, 3], upright sRGB, C-contiguous; sha256: hex, of the encoded bytes."""
+    """pixels: uint8 [H, W, 3], upright sRGB, C-contiguous; sha256: hex, of the encoded bytes, and of a
+    document's page "#" and its number after it.
+    """
 
     pixels: np.ndarray
     sha256: str
@@ -63,12 +60,19 @@ class Picture:
 def read_image(image: Image) -> Picture:
     """The decoded picture. Safe to call from several threads; each waits for a decoder of its own.
 
-    Raises InputNotFoundError, InputUnreadableError and InvalidParamError for the path,
-    UnsupportedMediaError, ImageDecodeError, ImageTooLargeError and ImageAspectError for the content,
-    EngineError when no decoder can be started.
+    Raises the errors of read_encoded for where it lies, UnsupportedMediaError, ImageDecodeError,
+    ImageTooLargeError and ImageAspectError for the content, of a PDF those of pdf.render, EngineError
+    when no decoder can be started.
     """
     name = quoted(image.name)
-    encoded = _read_encoded(image)
+    encoded = read_encoded(image)
+    sha256 = hashlib.sha256(encoded).hexdigest()
+    if is_pdf(encoded):
+        page = pdf.render(encoded, image.page, name)
+        sha256 = f"{sha256}#{image.page or 1}"
+        return Picture(page.pixels, sha256, image.name, page.notes)
+    if image.page is not None:
+        raise InvalidParamError(f"{name} is not a PDF document, so it has no page {image.page}")
     try:
         answer = _POOL.decode(encoded)
     except WorkerTimedOutError as err:
@@ -82,91 +86,7 @@ def read_image(image: Image) -> Picture:
         ) from err
     if isinstance(answer, Refused):
         raise _REFUSALS[answer.code](f"{name} {answer.message}", hint=answer.hint)
-    return Picture(answer.pixels, hashlib.sha256(encoded).hexdigest(), image.name, answer.notes)
-
-
-def quoted(name: str) -> str:
-    """A name for a message: in quotes, control characters escaped, the middle of long ones left out."""
-    if len(name) > MAX_NAME_SHOWN:
-        name = f"{name[: MAX_NAME_SHOWN // 2]}...{name[-MAX_NAME_SHOWN // 2 :]}"
-    return repr(name)
-
-
-def _read_encoded(image: Image) -> bytes:
-    """The picture's file, at most MAX_BYTES; raises the errors that read_image names for paths."""
-    name = quoted(image.name)
-    match image.source:
-        case bytes(encoded):
-            pass
-        case Path() as path:
-            encoded = _read_file(path, name)
-        case Url():
-            raise UnsupportedMediaError(f"{name} is an address, and only local files are read yet")
-    if len(encoded) > MAX_BYTES:
-        raise _too_many_bytes(name, len(encoded))
-    if not encoded:
-        raise ImageDecodeError(f"{name} is empty: 0 bytes", hint="download or copy it again")
-    return encoded
-
-
-def _read_file(path: Path, name: str) -> bytes:
-    with opened(path, name) as fd:
-        size_bytes = os.fstat(fd).st_size
-        if size_bytes > MAX_BYTES:
-            raise _too_many_bytes(name, size_bytes)
-        encoded = bytearray()
-        # One byte more than allowed: the file may have grown since.
-        while piece := os.read(fd, min(1 << 20, MAX_BYTES + 1 - len(encoded))):
-            encoded += piece
-        return bytes(encoded)
-
-
-@contextmanager
-def opened(path: Path, name: str) -> Iterator[int]:
-    """A file that is open for reading, by its number; what fails in the block while reading, too.
-
-    Raises InputNotFoundError, InputUnreadableError and InvalidParamError, which call it `name`.
-    """
-    try:
-        # O_NONBLOCK: a FIFO opens at once instead of when somebody writes to it.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as err:
-        raise InputNotFoundError(
-            f"{name} does not exist", hint="check the path and the current folder"
-        ) from err
-    except ValueError as err:  # a NUL, or a character that no file name can hold
-        raise InvalidParamError(f"{name} cannot be a path") from err
-    except OSError as err:
-        if err.errno == errno.ENAMETOOLONG:
-            raise InvalidParamError(f"{name} is too long for a path") from err
-        raise _unreadable(name, err) from err
-    try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
-            is_folder = stat.S_ISDIR(mode)
-            raise InputUnreadableError(
-                f"{name} is a folder" if is_folder else f"{name} is not a regular file",
-                hint="give the files in it" if is_folder else "save it to a regular file first",
-            )
-        yield fd
-    except OSError as err:
-        raise _unreadable(name, err) from err
-    finally:
-        os.close(fd)
-
-
-def _unreadable(name: str, err: OSError) -> InputUnreadableError:
-    reason = os.strerror(err.errno).lower() if err.errno else "input/output error"
-    denied = isinstance(err, PermissionError)
-    hint = "check who may read the file and its folders" if denied else None
-    return InputUnreadableError(f"{name} cannot be read: {reason}", hint=hint)
-
-
-def _too_many_bytes(name: str, size_bytes: int) -> ImageTooLargeError:
-    return ImageTooLargeError(
-        f"{name} has {size_bytes / 2**20:.1f} MiB, the limit is {MAX_BYTES // 2**20}",
-        hint="make it smaller or save it as JPEG",
-    )
+    return Picture(answer.pixels, sha256, image.name, answer.notes)
 
 
 class _Worker(Worker):

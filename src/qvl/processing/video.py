@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -33,7 +32,8 @@ from qvl.errors import (
     VideoDecodeError,
     VideoTooLargeError,
 )
-from qvl.processing.image import Picture, opened, quoted, read_image
+from qvl.fetch import fetch
+from qvl.processing.image import Picture, read_image
 from qvl.processing.patches import (
     FramePatches,
     PixelRules,
@@ -42,10 +42,19 @@ from qvl.processing.patches import (
     to_frame_patches,
     token_count,
 )
-from qvl.processing.worker import Decoded, Refused, Worker, WorkerDiedError, WorkerTimedOutError
-from qvl.types import Image, Video, VideoInfo
+from qvl.processing.source import opened, quoted
+from qvl.processing.worker import (
+    Decoded,
+    Refused,
+    Worker,
+    WorkerDiedError,
+    WorkerTimedOutError,
+    folders_of,
+)
+from qvl.types import Image, Url, Video, VideoInfo
 
 MAX_BYTES = 512 * 2**20
+FETCH_S = 60.0
 MAX_FRAME_PIXELS = 7680 * 4320
 MAX_FRAMES = 1_000_000  # in the file
 MAX_SECONDS = 2 * 3600
@@ -109,8 +118,8 @@ def read_video(
     """The frames that a checkpoint looks at, as patches. Safe to call from several threads.
 
     Memory: 3 bytes for each pixel of the resized frames, and a few whole frames here and there.
-    Raises InvalidParamError for options that do not fit, the errors of read_image for paths and for
-    pictures, VideoDecodeError and VideoTooLargeError for the content, UsageError without PyAV,
+    Raises InvalidParamError for options that do not fit, the errors of read_image for paths, addresses
+    and pictures, VideoDecodeError and VideoTooLargeError for the content, UsageError without PyAV,
     EngineError when no decoder can be started.
     """
     name = quoted(video.name)
@@ -288,7 +297,7 @@ def _from_pictures(
                     f"the first one {size[1]}x{size[0]}",
                     hint="make them all of one size",
                 )
-            digest.update(bytes.fromhex(picture.sha256))
+            digest.update(picture.sha256.encode())
             yield picture
 
     times_s = np.arange(len(images)) / rate
@@ -296,7 +305,7 @@ def _from_pictures(
 
 
 @contextmanager
-def _from_file(source: Path | bytes, name: str) -> Iterator[_Clip]:
+def _from_file(source: Path | bytes | Url, name: str) -> Iterator[_Clip]:
     with _file_of(source, name) as fd:
         size_bytes = os.fstat(fd).st_size
         if size_bytes > MAX_BYTES:
@@ -316,25 +325,32 @@ def _from_file(source: Path | bytes, name: str) -> Iterator[_Clip]:
 
 
 @contextmanager
-def _file_of(source: Path | bytes, name: str) -> Iterator[int]:
+def _file_of(source: Path | bytes | Url, name: str) -> Iterator[int]:
     if isinstance(source, Path):
         with opened(source, name) as fd:
             yield fd
         return
     with TemporaryFile() as file:
-        file.write(source)
+        if isinstance(source, Url):
+            fetch(
+                source.address,
+                file,
+                name=name,
+                max_bytes=MAX_BYTES,
+                deadline_s=FETCH_S,
+                too_large=VideoTooLargeError,
+            )
+        else:
+            file.write(source)
         file.seek(0)
         yield file.fileno()
 
 
 def _start(fd: int) -> Worker:
     """A decoder of the open file."""
-    folders = []
-    for package in ("av", "PIL", "qvl"):
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise UsageError("videos need the package av (PyAV)", hint="pip install 'qvl[video]'")
-        folders.append(str(Path(spec.origin).resolve().parents[1]))
+    folders = folders_of("av", "PIL", "qvl")
+    if folders is None:
+        raise UsageError("videos need the package av (PyAV)", hint="pip install 'qvl[video]'")
     task = {
         "paths": folders,
         "file": fd,

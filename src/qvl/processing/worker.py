@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path
 from typing import Any, cast
@@ -47,6 +48,15 @@ class Refused:
     code: str
     message: str
     hint: str | None
+
+
+def folders_of(*packages: str) -> list[str] | None:
+    """Where a process that knows only the standard library finds them; None if one is not installed."""
+    specs = [find_spec(package) for package in packages]
+    origins = [spec.origin for spec in specs if spec is not None and spec.origin is not None]
+    if len(origins) < len(packages):
+        return None
+    return [str(Path(origin).resolve().parents[1]) for origin in origins]
 
 
 class Worker:
@@ -105,6 +115,8 @@ class Worker:
             raise WorkerDiedError
         try:
             header = json.loads(bytes(self.read(length)))
+            if not isinstance(header, dict):
+                raise WorkerDiedError
             if "error" not in header:
                 return header
             hint = header["hint"]
