@@ -13,8 +13,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from qvl.errors import QvlError
 from qvl.tasks.ask import Ask
+from qvl.tasks.compare import Compare
 from qvl.tasks.describe import Describe
+from qvl.tasks.ground import Ground
+from qvl.tasks.ocr import Ocr
 from qvl.tasks.task import Result, Seen, Task
+from qvl.tasks.video import Watch
 from qvl.types import Completion, Delta, DType, Image, Request, Video
 from qvl.vlm.chat_model import EMBEDDED, ModelInfo
 from qvl.vlm.local import LocalModel
@@ -60,6 +64,10 @@ class VLM:
 
     describe = _method(Describe)
     ask = _method(Ask)
+    ocr = _method(Ocr)
+    ground = _method(Ground)
+    compare = _method(Compare)
+    video = _method(Watch)
 
     def run(self, task: Task[R], *shown: Shown) -> R:
         """What the task finds in the pictures and videos, all seen together. Raises QvlError."""

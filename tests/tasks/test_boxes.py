@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as Pillow
 
+from qvl import Image
+from qvl.processing.image import read_image
+from qvl.processing.patches import resize, smart_resize
 from qvl.tasks.boxes import parse_boxes, parse_points
 from qvl.training.phrases import box_answer
 from qvl.types import Box, ImageInfo, Point
@@ -146,3 +152,82 @@ def test_what_training_writes_is_read_back(corners: list[tuple[int, int, int, in
         tuple(round(v) for v in (b.x1 / 0.4, b.y1 / 0.2, b.x2 / 0.4, b.y2 / 0.2)) for b in found
     ]
     assert grid == proper
+
+
+# width : height
+SHAPES = ((1, 1), (4, 3), (3, 4), (16, 9), (9, 16), (3, 1))
+
+
+FACTORS_PX = {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32, "qwen3_vl_moe": 32}
+# how an upright picture is turned to lie in a file of that EXIF orientation (TIFF 6.0, tag 274)
+LYING = {
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_90,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_270,
+}
+
+
+def square_on_white(shape: tuple[int, int]) -> Pillow.Image:
+    """About a megapixel with a dark square left of the middle, above it."""
+    unit = (1_000_000 / shape[0] / shape[1]) ** 0.5
+    width, height = (round(side * unit) for side in shape)
+    picture = Pillow.new("RGB", (width, height), "white")
+    side = min(width, height) * 2 // 3
+    left, top = (width - side) // 3, (height - side) // 4
+    picture.paste((20, 20, 60), (left, top, left + side, top + side))
+    return picture
+
+
+def dark_box(pixels: np.ndarray) -> tuple[float, float, float, float]:
+    """Where the square is in uint8 [H, W, 3]: half of the way from white counts as an edge."""
+    dark = pixels[:, :, 0] < 138
+    xs, ys = np.flatnonzero(dark.any(0)), np.flatnonzero(dark.any(1))
+    return float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)
+
+
+def model_size(generation: str, pixels: np.ndarray) -> tuple[int, int]:
+    """(height, width) that a model of the generation sees: about half a megapixel, or its square."""
+    if generation == "qwen_vl":
+        return 448, 448
+    factor_px = FACTORS_PX[generation]
+    return smart_resize(*pixels.shape[:2], factor_px=factor_px, min_px=3136, max_px=500_000)
+
+
+def overlap(box: Box, other: tuple[float, float, float, float]) -> float:
+    """Intersection over union."""
+    x1, y1, x2, y2 = other
+    across = min(box.x2, x2) - max(box.x1, x1)
+    down = min(box.y2, y2) - max(box.y1, y1)
+    shared = max(0.0, across) * max(0.0, down)
+    return shared / ((box.x2 - box.x1) * (box.y2 - box.y1) + (x2 - x1) * (y2 - y1) - shared)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+def test_a_square_comes_back_to_where_it_is(shape: tuple[int, int], orientation: int) -> None:
+    """Of a photograph that lies in its file as its EXIF orientation says, seen in the model's size."""
+    upright = square_on_white(shape)
+    lying = upright.transpose(LYING[orientation]) if orientation > 1 else upright
+    exif, file = Pillow.Exif(), io.BytesIO()
+    exif[274] = orientation
+    lying.save(file, "PNG", exif=exif)
+    truth = dark_box(np.asarray(upright))
+    picture = read_image(Image(file.getvalue()))
+    for generation in GENERATIONS:
+        size = model_size(generation, picture.pixels)
+        seen = dark_box(resize(picture.pixels, size))
+        info = replace(
+            INFO,
+            width_px=picture.pixels.shape[1],
+            height_px=picture.pixels.shape[0],
+            resized_width_px=size[1],
+            resized_height_px=size[0],
+        )
+        across, down = (1, 1) if generation == "qwen2_5_vl" else (1000 / size[1], 1000 / size[0])
+        numbers = [round(n * s) for n, s in zip(seen, (across, down) * 2, strict=True)]
+        (box,) = boxes(written(generation, "square", numbers), info, generation)
+        assert overlap(box, truth) >= 0.99, (generation, box, truth)

@@ -1,6 +1,10 @@
 """What to ask and how to read the answer: every job of the product, defined once."""
 
 from qvl.tasks.ask import Ask
+from qvl.tasks.compare import Compare
 from qvl.tasks.describe import Describe
+from qvl.tasks.ground import Ground
+from qvl.tasks.ocr import Ocr
+from qvl.tasks.video import Watch
 
-TASKS = {task.name: task for task in (Describe, Ask)}
+TASKS = {task.name: task for task in (Describe, Ask, Ocr, Ground, Compare, Watch)}

@@ -16,12 +16,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from qvl.types import Box, Completion, ImageInfo, Point
+from qvl.types import Box, Completion, ImageInfo, Point, ResponseFormat
 
-GRID = 1000.0
+GRID = 1000
 IN_PIXELS = ("qwen2_5_vl",)  # of the resized picture; all the others count thousandths
+IN_TAGS = ("qwen_vl", "qwen2_vl")  # whose tags are control tokens, which no grammar spells
+LARGEST_SIDE_PX = 99_999
 _SPECIAL = re.compile(r"<\|(object_ref|box|quad)_(start|end)\|>")
 _TAGGED = re.compile(r"(?:<ref>([^<]*)</ref>\s*)?((?:<(?:box|quad)>[^<]*</(?:box|quad)>\s*)+)")
 _TAG = re.compile(r"<(?:box|quad)>([^<]*)")
@@ -30,21 +32,54 @@ _PAIR = re.compile(r"\(\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*,\s*(-?\d{1,9}(?:\.\d{1,9}
 Place = tuple[str, Sequence[float]]  # label; x and y in turn: 2 numbers are a point
 
 
+def places_form(
+    generation: str, key: Literal["bbox_2d", "point_2d"], label: Mapping[str, Any]
+) -> ResponseFormat | None:
+    """A list of places as the generation writes it in JSON; None for those that write tags.
+
+    `label` is the one property beside the numbers: its name and its schema.
+    """
+    if generation in IN_TAGS:
+        return None
+    largest = LARGEST_SIDE_PX if generation in IN_PIXELS else GRID
+    count = 4 if key == "bbox_2d" else 2
+    numbers = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": largest},
+        "minItems": count,
+        "maxItems": count,
+    }
+    place = {
+        "type": "object",
+        "properties": {key: numbers, **label},
+        "required": [key, *label],
+        "additionalProperties": False,
+    }
+    return ResponseFormat("json_schema", json.dumps({"type": "array", "items": place}))
+
+
 def parse_boxes(text: str, image: ImageInfo, *, generation: str) -> tuple[Box, ...]:
     """Every well-formed box in the text: corners in order, clamped to the picture, area above 0.
 
     Four corners are the box around them. `image` is the picture that was asked about, `generation`
     that of the model (`Provenance.generation`).
     """
-    boxes = []
+    lines = parse_lines(text, image, generation=generation)
+    return tuple(box for _, box in lines if box is not None)
+
+
+def parse_lines(
+    text: str, image: ImageInfo, *, generation: str
+) -> tuple[tuple[str, Box | None], ...]:
+    """As `parse_boxes`, each after its label, which stays where the box spans nothing (None)."""
+    lines: list[tuple[str, Box | None]] = []
     for label, numbers in _places(text):
         if len(numbers) < 4:
             continue
         xs, ys = _pixels(numbers, image, generation)
         box = Box(label, min(xs), min(ys), max(xs), max(ys))
-        if box.x2 > box.x1 and box.y2 > box.y1:
-            boxes.append(box)
-    return tuple(boxes)
+        lines.append((label, box if box.x2 > box.x1 and box.y2 > box.y1 else None))
+    return tuple(lines)
 
 
 def boxes_of(completion: Completion, picture: int = 0) -> tuple[Box, ...]:

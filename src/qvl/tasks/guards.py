@@ -6,14 +6,14 @@ An empty answer and one in the wrong language are asked for once more; what is s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qvl.errors import AnswerFormError
 from qvl.tasks.language import is_in
 from qvl.tasks.prompts import wording
-from qvl.types import Completion, Message, Request, Text
+from qvl.types import Completion, Message, Request, ResponseFormat, Text
 from qvl.vlm.chat_model import ChatModel
 
 FLAG_OF_REASON = {"length": "cut", "loop": "loop", "reasoning": "reasoning_exhausted"}
@@ -43,12 +43,12 @@ class Answered:
 def answered(model: ChatModel, request: Request, *, language: str | None = None) -> Answered:
     """The answer to a request; one that is to be in `language` is asked for again where it is not."""
     (first,) = model.generate([request])
-    wrong = _wrong(first, language)
+    wrong = _wrong(first, language, request.response_format)
     if not wrong or first.finish_reason in FLAG_OF_REASON:
         return Answered((first,), flags(first, wrong))
     again = wording("guards", wrong, language or "en")
     (second,) = model.generate([_with(request, again)])
-    still = _wrong(second, language)
+    still = _wrong(second, language, request.response_format)
     if still:
         return Answered((first, second), flags(first, wrong))
     return Answered((second, first), flags(second, still))
@@ -60,12 +60,30 @@ def flags(completion: Completion, wrong: str | None) -> tuple[str, ...]:
     return tuple(flag for flag in (ended, wrong) if flag)
 
 
-def _wrong(completion: Completion, language: str | None) -> str | None:
+def _wrong(completion: Completion, language: str | None, form: ResponseFormat | None) -> str | None:
     if not completion.text.strip():
         return "empty"
-    if language is not None and not is_in(completion.text, language):
+    in_json = form is not None and form.kind == "json_schema"
+    said = "\n".join(_strings(completion.text)) if in_json else completion.text
+    if language is not None and not is_in(said, language):
         return "language"
     return None
+
+
+def _strings(text: str) -> Iterator[str]:
+    """The strings among the values of a JSON text; none of one that was cut."""
+    try:
+        waiting = [json.loads(text)]
+    except ValueError:
+        return
+    while waiting:
+        match waiting.pop():
+            case str(value):
+                yield value
+            case list(values):
+                waiting += values
+            case dict(values):
+                waiting += values.values()
 
 
 def _with(request: Request, words: str) -> Request:

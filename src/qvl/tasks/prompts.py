@@ -36,6 +36,12 @@ def wording(task: str, name: str, language: str, **given: str) -> str:
     return _filled(_in_language(wordings, language), given)
 
 
+def instruction(task: str, name: str, language: str, **given: str) -> str:
+    """As `wording`, where the answer is in no language of its own: a text that is read, places."""
+    wordings = presets(task)[name]
+    return _filled(wordings.get(language, wordings["en"]), given)
+
+
 def presets(task: str) -> Mapping[str, Wordings]:
     """Every name of the task with its wordings; the user's own come last. Raises UsageError."""
     own = user_settings_file().parent / "prompts" / f"{task}.toml"

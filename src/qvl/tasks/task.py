@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
@@ -25,6 +25,7 @@ from qvl.types import (
     Completion,
     Image,
     Message,
+    Point,
     Request,
     ResponseFormat,
     Sampling,
@@ -53,7 +54,7 @@ class Flag:
 class Result:
     """`text` is the answer as a person reads it; `completions` are all that were made for it, the one
     that the text is of first. `flags` are what a person should look at, such as "cut" or "language";
-    `boxes` are the places that the answer tells of, in the first picture.
+    `boxes` and `points` are the places that the answer tells of, in the first picture.
     """
 
     text: str
@@ -61,6 +62,7 @@ class Result:
     completions: tuple[Completion, ...]
     flags: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
+    points: tuple[Point, ...] = ()
 
     @property
     def completion(self) -> Completion:
@@ -82,6 +84,7 @@ class Task(ABC, Generic[R_co]):
     name: ClassVar[str]
     most: ClassVar[int] = 1  # pictures and videos that one run may see together
     least: ClassVar[int] = 1
+    videos: ClassVar[bool] = True  # it may see them
 
     language: Annotated[
         str,
@@ -105,6 +108,12 @@ class Task(ABC, Generic[R_co]):
         if not self.least <= len(seen) <= self.most:
             several = f"{self.least} to {self.most} pictures" if self.most > 1 else "one picture"
             raise InvalidParamError(f"{self.name} takes {several} at a time, not {len(seen)}")
+        for one in seen:
+            if isinstance(one, Video) and not self.videos:
+                raise InvalidParamError(
+                    f"{self.name} takes pictures, and {one.name!r} is a video",
+                    hint="`qvl video` and `qvl ask` take videos",
+                )
 
 
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
@@ -114,6 +123,11 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
             f"there is no {what} {name!r}",
             hint=nearest(name, names) or f"there are {', '.join(names)}",
         )
+
+
+def greedy(sampling: Sampling) -> Sampling:
+    """The likeliest words, unless a temperature is asked for: what is read has one right answer."""
+    return replace(sampling, temperature=0.0) if sampling.temperature is None else sampling
 
 
 def question(
