@@ -1,8 +1,7 @@
-"""Where results go: text or JSON lines on stdout or in a file, progress and errors on stderr."""
+"""Where results go: on stdout or into a file, whole; progress and errors on stderr."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from qvl.errors import PartialFailure, QvlError, StorageError
-from qvl.tasks.task import Result, Seen, as_row
+from qvl.tasks.task import Result, Seen
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,26 +58,28 @@ def output(path: Path | None) -> Iterator[TextIO | None]:
         ) from err
 
 
-def show(outcome: Outcome, stream: TextIO | None, *, as_json: bool, alone: bool) -> None:
-    """One item's lines: plain text, or a JSON object for each result; errors on stderr too."""
-    if isinstance(outcome.found, QvlError):
-        if as_json:
-            row = {"id": outcome.name, "error": outcome.found.as_json()}
-            print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
-        if not alone:
-            hint = f" ({outcome.found.hint})" if outcome.found.hint else ""
-            log.error("%s%s", outcome.found.message, hint)
-        return
-    several = len({result.language for result in outcome.found}) > 1
-    for result in outcome.found:
-        tell(outcome.name, result)
-        if as_json:
-            row = as_row(outcome.name, result)
-            print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
-        else:
-            prefix = "" if alone else f"{outcome.name}: "
-            tag = f"[{result.language}] " if several else ""
-            print(f"{prefix}{tag}{result.text}", file=stream, flush=True)
+def write_whole(path: Path, data: bytes, flag: str) -> None:
+    """Write a file whole or not at all; its folder is made. Raises StorageError, naming the flag."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as err:
+        raise StorageError(
+            f"{str(path)!r} cannot be written: {err.strerror}",
+            hint=f"choose another place for {flag}, or free some space",
+        ) from err
+
+
+def tell_of(outcome: Outcome, *, alone: bool) -> None:
+    """What a person should know about an item, on stderr; an error that ends the command ends it."""
+    if not isinstance(outcome.found, QvlError):
+        for result in outcome.found:
+            tell(outcome.name, result)
+    elif not alone:
+        hint = f" ({outcome.found.hint})" if outcome.found.hint else ""
+        log.error("%s%s", outcome.found.message, hint)
 
 
 def tell(name: str, result: Result) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 from html import escape
 from pathlib import Path
 
 from qvl.cli.output import Outcome
-from qvl.errors import QvlError, StorageError
+from qvl.errors import QvlError
 from qvl.tasks.task import Result
-from qvl.types import Box, Image
+from qvl.types import Box, Image, Point
 
 EMBED_LIMIT_BYTES = 4 * 2**20
 # what browsers show, by the file's first bytes
@@ -21,7 +20,6 @@ SIGNATURES = {
     b"RIFF": "image/webp",
     b"BM": "image/bmp",
 }
-COLOURS = ("#d62828", "#1d4ed8", "#15803d", "#b45309", "#7c3aed", "#be185d")
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem;
        color: #1f2328; background: #fff }
@@ -30,30 +28,20 @@ article { display: flex; flex-wrap: wrap; gap: 1rem; padding: 1rem 0; border-top
 figure { position: relative; margin: 0; width: min(16rem, 100%); align-self: flex-start }
 figure img { display: block; width: 100% } figure svg { position: absolute; inset: 0 }
 .text { flex: 1; min-width: min(16rem, 100%) } .error { color: #b42318 }
-dl { display: grid; grid-template-columns: 2.5rem 1fr; margin: 0 } dt { color: #57606a } dd { margin: 0 }
+dl { display: grid; grid-template-columns: 2.5rem 1fr; margin: 0 } dt { color: #57606a } dd { margin: 0; white-space: pre-wrap }
 small { color: #57606a }
 """
 
 
-def write_page(path: Path, outcomes: list[Outcome]) -> None:
-    """Write the page whole or not at all. Raises StorageError."""
+def page(outcomes: list[Outcome]) -> str:
+    """The whole page."""
     body = "\n".join(article(outcome) for outcome in outcomes)
-    page = (
+    return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>qvl: what was found</title><style>{STYLE}</style>\n"
         f"<h1>What was found</h1>\n{body}\n</html>\n"
     )
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as err:
-        raise StorageError(
-            f"{str(path)!r} cannot be written: {err.strerror}",
-            hint="choose another place for --html",
-        ) from err
 
 
 def article(outcome: Outcome) -> str:
@@ -79,12 +67,13 @@ def article(outcome: Outcome) -> str:
 
 
 def figure(outcome: Outcome, result: Result) -> str:
-    """The picture with its boxes drawn over it, in pixels of the upright original."""
+    """The picture with boxes and points drawn over it, in pixels of the upright original."""
     source = picture_source(outcome)
     if source is None:
         return ""
     info = result.completion.provenance.images[0]
-    shapes = "".join(rectangle(i, box, info.width_px) for i, box in enumerate(result.boxes))
+    found = [*result.boxes, *result.points]
+    shapes = "".join(shape(place, number, info.width_px) for number, place in enumerate(found))
     label = escape(result.text, quote=True)
     return (
         f'<figure><img src="{source}" alt="{label}">'
@@ -92,16 +81,25 @@ def figure(outcome: Outcome, result: Result) -> str:
     )
 
 
-def rectangle(number: int, box: Box, width_px: int) -> str:
+def shape(place: Box | Point, number: int, width_px: int) -> str:
+    from qvl.drawing import COLOURS  # brings Pillow and numpy: not for `qvl --help`
+
     colour = COLOURS[number % len(COLOURS)]
     size = max(6.0, width_px / 18)
-    below_edge = max(box.y1, size)
+    line = width_px / 120
+    if isinstance(place, Box):
+        x, y = place.x1, place.y1
+        outline = (
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{place.x2 - x:.1f}" '
+            f'height="{place.y2 - y:.1f}" fill="none" stroke="{colour}" stroke-width="{line:.1f}"/>'
+        )
+    else:
+        x, y = place.x, place.y
+        outline = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 * line:.1f}" fill="{colour}"/>'
     return (
-        f'<rect x="{box.x1:.1f}" y="{box.y1:.1f}" width="{box.x2 - box.x1:.1f}" '
-        f'height="{box.y2 - box.y1:.1f}" fill="none" stroke="{colour}" '
-        f'stroke-width="{width_px / 120:.1f}"/>'
-        f'<text x="{box.x1 + 2:.1f}" y="{below_edge:.1f}" font-size="{size:.1f}" fill="{colour}" '
-        f'stroke="#fff" stroke-width="{size / 6:.1f}" paint-order="stroke">{escape(box.label)}</text>'
+        f'{outline}<text x="{x + 2:.1f}" y="{max(y, size):.1f}" font-size="{size:.1f}" '
+        f'fill="{colour}" stroke="#fff" stroke-width="{size / 6:.1f}" paint-order="stroke">'
+        f"{escape(place.label)}</text>"
     )
 
 

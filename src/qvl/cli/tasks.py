@@ -1,6 +1,6 @@
 """The commands of the tasks, each made from its task: an option is a flag, the docstring is the help.
 
-Main path: run -> items -> qvl.tasks.task.results -> output.show.
+Main path: run -> items -> qvl.tasks.task.results -> qvl.cli.formats.item.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from pydantic.fields import FieldInfo
 
+from qvl.cli import formats
+from qvl.cli.draw import check_target, draw
 from qvl.cli.inputs import Unusable, pictures
-from qvl.cli.output import Outcome, finish, output, show, with_progress
-from qvl.cli.page import write_page
-from qvl.errors import InputUnreadableError, InvalidParamError, QvlError
+from qvl.cli.output import Outcome, finish, output, tell_of, with_progress, write_whole
+from qvl.cli.page import page
+from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
-from qvl.tasks.task import Flag, Result, Seen, Task, results
+from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
 from qvl.types import Sampling
 from qvl.vlm.chat_model import EMBEDDED
 
@@ -52,9 +54,11 @@ COMMON: Mapping[str, Any] = {
     "top_k": option(int | None, help="1 to 1000."),
     "repetition_penalty": option(float | None, help="0.1 to 2.0."),
     "seed": option(int | None, help="Same seed, same words."),
-    "as_json": option(bool, "--json", help="One JSON object a line."),
+    "format": option(str | None, help="text, json (a line each), md, csv, html."),
+    "as_json": option(bool, "--json", help="The same as --format json."),
     "out": option(Path | None, "--out", "-o", help="Write the results to this file."),
     "html": option(Path | None, help="Also write a page with pictures, texts and boxes."),
+    "draw": option(Path | None, help="Also draw boxes: into a file, of several into a folder."),
 }
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
@@ -93,6 +97,7 @@ def run_command(
         max_new_tokens=settings.max_new_tokens, **{name: given[name] for name in SAMPLING}
     ).checked()
     asked = list(tasks(task, options, sampling))
+    form = chosen_format(given["format"], as_json=given["as_json"])
     set_policy(offline=given["offline"])
     found = pictures(sources)
     usable = [item for item in found if not isinstance(item, Unusable)]
@@ -102,7 +107,16 @@ def run_command(
     # all together: to ask about what is left would be another question
     if refused and (together or len(found) == 1):
         raise refused[0]
-    answer(items, asked, outcomes, options)
+    if options["draw"] is not None:
+        check_target(options["draw"], alone=len(items) + len(outcomes) == 1)
+    answer(items, asked, outcomes, options, form)
+
+
+def chosen_format(name: str | None, *, as_json: bool) -> str:
+    check_known("format", name or "text", formats.FORMATS)
+    if as_json and name not in (None, "json"):
+        raise UsageError(f"--json and --format {name} are two formats", hint="give one of them")
+    return "json" if as_json else name or "text"
 
 
 def answer(
@@ -110,6 +124,7 @@ def answer(
     asked: Sequence[Task[Any]],
     outcomes: list[Outcome],
     options: Mapping[str, Any],
+    form: str,
 ) -> None:
     """Every task about every item, shown as they are done."""
     from qvl.vlm.local import LocalModel  # brings torch: not before the flags are known to be good
@@ -124,21 +139,34 @@ def answer(
         offline=options["offline"] or None,
     )
     total = len(items) + len(outcomes)
+    alone = total == 1
+    kind = type(asked[0])
     work = ((task, seen) for seen in items for task in asked)
     with output(options["out"]) as stream, closing(results(model, work)) as told:
+
+        def say(text: str) -> None:
+            print(text, end="", file=stream, flush=True)
+
+        say(formats.beginning(kind, form))
         for outcome in outcomes:
-            show(outcome, stream, as_json=options["as_json"], alone=False)
+            tell_of(outcome, alone=False)
+            say(formats.item(outcome, kind, form, alone=False))
         try:
-            for seen in with_progress(items, len(items)):
-                outcomes.append(gathered(seen, list(itertools.islice(told, len(asked)))))
-                show(outcomes[-1], stream, as_json=options["as_json"], alone=total == 1)
+            for number, seen in enumerate(with_progress(items, len(items)), start=1):
+                outcome = gathered(seen, list(itertools.islice(told, len(asked))))
+                outcomes.append(outcome)
+                tell_of(outcome, alone=alone)
+                say(formats.item(outcome, kind, form, alone=alone))
+                if options["draw"] is not None:
+                    draw(outcome, number, options["draw"], alone=alone)
         except KeyboardInterrupt:
             left = total - len(outcomes)
             log.error("interrupted: %d done and kept, %d left", len(outcomes), left)
             raise
         finally:
             if options["html"] is not None:
-                write_page(options["html"], outcomes)
+                write_whole(options["html"], page(outcomes).encode(), "--html")
+            say(formats.ending(outcomes, form))
     finish(outcomes)
 
 

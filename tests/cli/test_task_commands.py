@@ -1,0 +1,205 @@
+"""The commands of the tasks that see, and what is common to all commands: formats, drawings, pipes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+import clips
+from qvl import VLM
+from qvl.cli import formats
+from qvl.cli.formats import columns, csv_row
+from qvl.cli.main import main
+from qvl.tasks import TASKS
+
+PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
+ONE, TWO, THREE = PICTURES
+SHORT = ("--max-new-tokens", "12")
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The command, in this process, in an empty folder without settings of anybody's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*args: str | Path, stdin: bytes = b"") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["qvl", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return Ended(code, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VLM:
+    return VLM()
+
+
+def test_commands_say_what_the_methods_say(qvl: Run, vlm: VLM) -> None:
+    assert qvl("ocr", ONE, "--language", "ru").out == vlm.ocr(ONE, language="ru").text + "\n"
+    found = vlm.ground(ONE, phrases=("cat", "dog"))
+    assert qvl("ground", ONE, "-p", "cat", "-p", "dog").out == found.text + "\n"
+    assert qvl("ground", ONE, "-p", "cat, dog").out == found.text + "\n"
+    (row,) = [json.loads(qvl("ground", ONE, "-p", "cat", "--points", "--json").out)]
+    (point, *_) = vlm.ground(ONE, phrases=("cat",), points=True).points
+    assert row["points"][0] == {"label": "cat", "x": point.x, "y": point.y}
+    assert row["boxes"] == []
+
+
+def test_a_clip_on_stdin_is_the_clip_in_the_file(qvl: Run, tmp_path: Path) -> None:
+    film = clips.steady(20, 10)
+    (tmp_path / "clip.mp4").write_bytes(film)
+    args = ("--as", "events", "--start", "0.5", "--end", "1.5", "--json")
+    file, pipe = (
+        json.loads(ended.out)
+        for ended in (qvl("video", "clip.mp4", *args), qvl("video", "-", *args, stdin=film))
+    )
+    assert file["events"] == pipe["events"]
+    assert all(0.5 <= event["start_s"] <= event["end_s"] <= 1.5 for event in file["events"])
+    srt = qvl("video", "clip.mp4", "--as", "srt").out
+    assert "-->" in srt or srt == "\n"
+
+
+def test_a_comparison_takes_all_pictures_at_once(qvl: Run) -> None:
+    ended = qvl("compare", ONE, TWO, "--json", "--aspect", "colour")
+    row = json.loads(ended.out)
+    assert row["id"] == f"{ONE}, {TWO}"
+    assert len(row["meta"]["images"]) == 2
+    assert all(len(difference["each"]) == 2 for difference in row["differences"])
+    assert qvl("compare", ONE).code == 2
+
+
+def timeless(text: str) -> str:
+    return re.sub(r'"timings": {[^}]*}', "", text)
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_every_format_holds_the_text_and_the_error_of_each_item(
+    qvl: Run, tmp_path: Path, form: str
+) -> None:
+    (tmp_path / "кошка.png").write_bytes(ONE.read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    args = ("ocr", "кошка.png", "broken.png", "--format", form)
+    ended = qvl(*args)
+    text = qvl("ocr", "кошка.png").out.strip()
+    assert ended.code == 3
+    assert "кошка.png" in ended.out
+    assert text in ended.out
+    assert "broken.png" in (ended.err if form == "text" else ended.out)
+    assert qvl(*args, "--out", "told").out == ""
+    in_file = (tmp_path / "told").read_text("utf-8")
+    assert timeless(in_file) == timeless(ended.out)
+
+
+def test_json_is_json_and_two_formats_are_refused(qvl: Run) -> None:
+    told = [json.loads(qvl("ocr", ONE, *flag).out) for flag in (["--json"], ["--format", "json"])]
+    assert told[0]["text"] == told[1]["text"]
+    assert qvl("ocr", ONE, "--json", "--format", "csv").code == 2
+    ended = qvl("ocr", ONE, "--format", "cvs")
+    assert (ended.code, "'csv'" in ended.err) == (2, True)
+
+
+def test_csv_has_a_mark_for_excel_and_a_column_for_each_thing_that_is_told(
+    qvl: Run, vlm: VLM
+) -> None:
+    ended = qvl("ground", ONE, TWO, "-p", "кот", "--language", "ru", "--format", "csv")
+    assert ended.out.startswith("\ufeff")
+    rows = list(csv.DictReader(io.StringIO(ended.out.removeprefix("\ufeff"))))
+    assert [row["id"] for row in rows] == [str(ONE), str(TWO)]
+    assert list(rows[0]) == columns(TASKS["ground"])
+    found = vlm.ground(ONE, phrases=("кот",), language="ru")
+    assert rows[0]["text"] == found.text
+    assert [box["x1"] for box in json.loads(rows[0]["boxes"])] == [box.x1 for box in found.boxes]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_its_columns(name: str) -> None:
+    own = columns(TASKS[name])
+    assert own[:2] == ["id", "text"]
+    assert own[-2:] == ["flags", "error"]
+    assert len(set(own)) == len(own)
+
+
+FORMULAS = [
+    start + rest
+    for start in ("=", "+", "-", "@", "\t=", "\r=", "\n+", " =", "＝", "＋", "－", "＠", "\u00a0=", "\u3000@")
+    for rest in ("1+1", "cmd|' /C calc'!A0", 'HYPERLINK("http://a")')
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", FORMULAS)
+def test_no_cell_is_a_formula(payload: str) -> None:
+    (row,) = csv.reader(io.StringIO(csv_row([payload, "a", ""]), newline=""))
+    assert row == ["'" + payload, "a", ""]
+
+
+def test_a_drawing_is_the_picture_with_its_boxes(qvl: Run, tmp_path: Path) -> None:
+    assert qvl("ground", ONE, "-p", "cat", "--draw", "found.png").code == 0
+    with Pillow.open(tmp_path / "found.png") as one, Pillow.open(ONE) as original:
+        assert one.size == original.size
+        assert one.tobytes() != original.convert("RGB").tobytes()
+    ended = qvl("ask", ONE, "-p", "What is it?", "--draw", "none.jpg")
+    assert "no boxes" in ended.err
+    with Pillow.open(tmp_path / "none.jpg") as none, Pillow.open(ONE) as original:
+        assert (none.format, none.size) == ("JPEG", original.size)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_several_drawings_go_into_a_folder_each_under_its_own_name(
+    qvl: Run, tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "кот №1.png").write_bytes(ONE.read_bytes())
+    (tmp_path / "b" / "broken.png").write_bytes(b"no picture")
+    ended = qvl("describe", "a", "b", "--boxes", "--language", "ru,en", "--draw", "out", *SHORT)
+    assert ended.code == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0001-кот_1.png",
+        "0003-кот_1.png",
+    ]
+    (tmp_path / "file.png").write_bytes(b"")
+    ended = qvl("describe", "a", "b", "--draw", "file.png")
+    assert (ended.code, "folder" in ended.err) == (2, True)
+    assert qvl("describe", ONE, "--draw", "out.gif").code == 2
+    assert (tmp_path / "file.png").read_bytes() == b""
+
+
+def test_a_drawing_that_cannot_be_written_is_told(qvl: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").write_bytes(b"")
+    ended = qvl("ground", ONE, "-p", "cat", "--draw", "full/found.png")
+    assert ended.code == 6
+    assert "--draw" in ended.err
+
+
+def test_a_page_shows_points_as_it_shows_boxes(qvl: Run) -> None:
+    assert "<circle" in qvl("ground", ONE, "-p", "cat", "--points", "--format", "html").out
+    assert "<rect" in qvl("ground", ONE, "-p", "cat", "--format", "html").out

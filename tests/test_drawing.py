@@ -1,0 +1,85 @@
+"""What is drawn on a picture: in its place, upright, readable in any of the product's languages."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from qvl import Image
+from qvl.drawing import COLOURS, FACES, drawn, face_of, font_of, length_of
+from qvl.training.phrases import kinds
+from qvl.types import Box, Point
+
+
+def encoded(size: tuple[int, int], orientation: int = 1) -> Image:
+    file, exif = io.BytesIO(), Pillow.Exif()
+    exif[274] = orientation
+    Pillow.new("RGB", size, "white").save(file, "PNG", exif=exif)
+    return Image(file.getvalue())
+
+
+def where(picture: Pillow.Image, colour: str) -> tuple[int, int, int, int]:
+    """The box around all pixels of exactly that colour."""
+    wanted = tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    ys, xs = np.nonzero((np.asarray(picture) == wanted).all(2))
+    return xs.min(), ys.min(), xs.max(), ys.max()
+
+
+def test_a_box_is_drawn_around_its_pixels_of_the_upright_picture() -> None:
+    picture, numbered = drawn(encoded((300, 200), orientation=6), [Box("", 20, 100, 150, 280)])
+    assert picture.size == (200, 300)
+    assert where(picture, COLOURS[0]) == (20, 100, 150, 280)
+    assert numbered == ()
+
+
+def test_a_label_stays_in_the_picture_wherever_its_place_is() -> None:
+    for corners in ((0, 0, 40, 40), (380, 0, 399, 299), (0, 260, 20, 299)):
+        for label in ("кошка", "红色的杯子", "x" * 300):
+            picture, _ = drawn(encoded((400, 300)), [Box(label, *corners)])
+            _, _, right, bottom = where(picture, COLOURS[0])
+            assert right <= 399
+            assert bottom <= 299
+            inner = np.asarray(picture.crop((0, 0, 400, 300)))
+            assert (inner == 255).all(2).any()
+
+
+def test_labels_alike_have_one_colour_and_others_another() -> None:
+    boxes = [Box("a", 10, 50, 60, 100), Box("b", 110, 50, 160, 100), Box("a", 210, 50, 260, 100)]
+    picture, _ = drawn(encoded((300, 150)), boxes, [Point("b", 135, 130)])
+    assert where(picture, COLOURS[0])[::2] == (10, 260)
+    assert where(picture, COLOURS[1])[0] == 110
+    assert where(picture, COLOURS[1])[3] > 130
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "красная кошка, №1 «Ёж» — 5 ₽",
+        "红色的猫，第一只。",
+        "ґанок їжака",
+        "қазақ тілі",
+        "Größe, façade, ñandú, żółw, ığdır, đậu hũ",
+        *[name for kind in kinds()[:8] for name in (kind.en, kind.ru_nom, kind.zh)],
+    ],
+)
+def test_the_shipped_fonts_have_the_letters(label: str) -> None:
+    assert all(face_of(letter) for letter in label), label
+    _, numbered = drawn(encoded((64, 64)), [Box(label, 1, 1, 9, 9)])
+    assert numbered == ()
+
+
+def test_letters_that_no_font_has_become_a_number() -> None:
+    boxes = [Box("cat", 10, 50, 60, 100), Box("고양이", 110, 50, 160, 100)]
+    picture, numbered = drawn(encoded((300, 150)), boxes)
+    same, _ = drawn(encoded((300, 150)), [boxes[0], Box("2", 110, 50, 160, 100)])
+    assert numbered == ("고양이",)
+    assert picture.tobytes() == same.tobytes()
+
+
+def test_a_mixed_label_is_as_long_as_its_parts() -> None:
+    latin, chinese = (font_of(name, 20) for name in FACES)
+    parts = latin.getlength("cat ") + chinese.getlength("猫")
+    assert length_of("cat 猫", 20) == pytest.approx(parts)
