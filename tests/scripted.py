@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from qvl.types import Completion, Delta, Request
+from qvl.types import Completion, Delta, FinishReason, Request
 from qvl.vlm.chat_model import ChatModel, ModelInfo
 
 
@@ -16,7 +16,7 @@ class Scripted:
     """
 
     def __init__(
-        self, model: ChatModel, *answers: str, generation: str = "", ends: str = ""
+        self, model: ChatModel, *answers: str, generation: str = "", ends: FinishReason = "stop"
     ) -> None:
         self.model, self.answers, self.ends = model, list(answers), ends
         self.info: ModelInfo = replace(model.info, generation=generation or model.info.generation)
@@ -38,5 +38,4 @@ class Scripted:
         short = replace(request, sampling=replace(request.sampling, max_new_tokens=1))
         (told,) = self.model.generate([replace(short, response_format=None)])
         how = replace(told.provenance, generation=self.info.generation)
-        reason = self.ends or "stop"
-        return replace(told, text=self.answers.pop(0), finish_reason=reason, provenance=how)
+        return replace(told, text=self.answers.pop(0), finish_reason=self.ends, provenance=how)

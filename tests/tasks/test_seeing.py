@@ -7,21 +7,24 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image as Pillow
 
 import clips
+from embedded import grammars, tokenizer
 from qvl import VLM, Image, Sampling
 from qvl.errors import AnswerFormError, InvalidParamError, QvlError, VideoDecodeError
 from qvl.tasks import TASKS
+from qvl.tasks.boxes import places_form
 from qvl.tasks.compare import Compare, Difference
 from qvl.tasks.ground import Ground
 from qvl.tasks.ocr import Line, Ocr
 from qvl.tasks.prompts import shipped
 from qvl.tasks.task import results
 from qvl.tasks.video import Event, Watch, windows
-from qvl.types import Box, Point, Video
+from qvl.types import Box, Point, ResponseFormat, Video
 from scripted import Scripted
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:4]
@@ -173,6 +176,36 @@ def test_a_phrase_is_found_where_it_is_found_alone(vlm: VLM) -> None:
     alone = [vlm.ground(PICTURES[1], phrases=(p,)) for p in ("cat", "the dog on the left")]
     assert both.boxes == alone[0].boxes + alone[1].boxes
     assert {box.label for box in both.boxes} <= {"cat", "the dog on the left"}
+
+
+@pytest.mark.parametrize(
+    ("generation", "key", "answer"),
+    [
+        ("qwen3_vl", "bbox_2d", '[{"bbox_2d": [0, 10, 1000, 999], "label": "кот"}]'),
+        ("qwen3_vl", "bbox_2d", '[{"bbox_2d":[0,10,1000,999],"label":"кот"}]'),
+        ("qwen3_vl", "point_2d", '[{"point_2d": [0, 10], "label": "кот"}]'),
+        ("qwen2_5_vl", "bbox_2d", '[{"bbox_2d": [0, 10, 4032, 3024], "label": "кот"}]'),
+        ("qwen3_vl", "bbox_2d", "[]"),
+    ],
+)
+def test_what_a_generation_writes_has_the_form_that_it_is_held_to(
+    generation: str, key: Literal["bbox_2d", "point_2d"], answer: str
+) -> None:
+    form = places_form(generation, key, {"label": {"enum": ["кот"]}})
+    assert form is not None
+    assert fits(answer, form)
+    if answer != "[]":
+        assert not fits(answer.replace("кот", "пёс"), form)
+        assert fits(answer.replace("10", "1001", 1), form) == (generation == "qwen2_5_vl")
+
+
+def fits(answer: str, form: ResponseFormat) -> bool:
+    grammar = grammars().compile(form)
+    for token in tokenizer().encode_text(answer):
+        if not grammar.allowed()[token]:
+            return False
+        grammar.accept(token)
+    return bool(grammar.allowed()[list(grammar.end_ids)].any())
 
 
 # comparing
