@@ -14,10 +14,10 @@ from qvl.training.phrases import kinds
 from qvl.types import Box, Point
 
 
-def encoded(size: tuple[int, int], orientation: int = 1) -> Image:
+def encoded(size: tuple[int, int], orientation: int = 1, colour: str = "white") -> Image:
     file, exif = io.BytesIO(), Pillow.Exif()
     exif[274] = orientation
-    Pillow.new("RGB", size, "white").save(file, "PNG", exif=exif)
+    Pillow.new("RGB", size, colour).save(file, "PNG", exif=exif)
     return Image(file.getvalue())
 
 
@@ -35,15 +35,25 @@ def test_a_box_is_drawn_around_its_pixels_of_the_upright_picture() -> None:
     assert numbered == ()
 
 
-def test_a_label_stays_in_the_picture_wherever_its_place_is() -> None:
-    for corners in ((0, 0, 40, 40), (380, 0, 399, 299), (0, 260, 20, 299)):
-        for label in ("кошка", "红色的杯子", "x" * 300):
-            picture, _ = drawn(encoded((400, 300)), [Box(label, *corners)])
-            _, _, right, bottom = where(picture, COLOURS[0])
-            assert right <= 399
-            assert bottom <= 299
-            inner = np.asarray(picture.crop((0, 0, 400, 300)))
-            assert (inner == 255).all(2).any()
+@pytest.mark.parametrize("label", ["кошка", "红色的杯子", "x" * 40, "x" * 300])
+def test_a_label_is_whole_wherever_its_place_is(label: str) -> None:
+    """By the white of its letters on a grey picture; a very long one is the same cut one."""
+    whites = []
+    for corners in ((0, 150, 40, 190), (0, 0, 40, 40), (380, 0, 399, 299), (0, 280, 20, 299)):
+        picture, _ = drawn(encoded((400, 300), colour="grey"), [Box(label, *corners)])
+        white = (np.asarray(picture) > 200).all(2)
+        whites.append(int(white.sum()))
+        assert not white[:, -2:].any()  # where the margin of its plate is, at the most
+    assert min(whites) > 0.9 * max(whites) > 0
+
+
+def test_a_long_label_gets_smaller_letters_before_it_is_cut() -> None:
+    ends = ("a", "b")
+    for length, is_cut in ((10, False), (50, False), (300, True)):
+        first, second = (
+            drawn(encoded((400, 300)), [Box("x" * length + end, 10, 50, 60, 99)])[0] for end in ends
+        )
+        assert (first.tobytes() == second.tobytes()) == is_cut
 
 
 def test_labels_alike_have_one_colour_and_others_another() -> None:

@@ -78,7 +78,6 @@ def write(
     width, height = length_of(label, size) + 2 * margin, size + 2 * margin
     left = max(0.0, min(corners[0], picture[0] - width))
     top = corners[1] - height if corners[1] >= height else corners[1]
-    top = max(0.0, min(top, picture[1] - height))
     pen.rectangle((left, top, left + width, top + height), fill=colour)
     x, baseline = left + margin, top + margin + size * 0.85
     for text, font in runs(label, size):
