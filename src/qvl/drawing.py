@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from qvl.processing.image import read_image
-from qvl.types import Box, Image, Point
+from qvl.types import Box, Point
 
 COLOURS = ("#d62828", "#1d4ed8", "#15803d", "#b45309", "#7c3aed", "#be185d")
 FOLDER = Path(__file__).parent / "training" / "data" / "fonts"
@@ -26,13 +25,13 @@ NO_LETTER = "\U0010ffff"  # drawn as a font draws what it does not have
 
 
 def drawn(
-    image: Image, boxes: Sequence[Box], points: Sequence[Point] = ()
-) -> tuple[Pillow.Image, tuple[str, ...]]:
-    """The upright picture with what is found on it, and the labels that became numbers.
+    pixels: np.ndarray, boxes: Sequence[Box], points: Sequence[Point] = ()
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """A picture, uint8 [H, W, 3], with what is found on it, and the labels that became numbers.
 
-    Things of one label have one colour. Raises InputError, as `read_image`.
+    Things of one label have one colour.
     """
-    canvas = Pillow.fromarray(read_image(image).pixels)
+    canvas = Image.fromarray(pixels)
     pen = ImageDraw.Draw(canvas)
     across = min(canvas.size)
     width, size = max(2, across // 250), min(40, max(12, across // 28))

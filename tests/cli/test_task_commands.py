@@ -15,10 +15,12 @@ import pytest
 from PIL import Image as Pillow
 
 import clips
-from qvl import VLM
+from qvl import VLM, Image
 from qvl.cli import formats
+from qvl.cli.draw import draw
 from qvl.cli.formats import columns, csv_row
 from qvl.cli.main import main
+from qvl.cli.output import Outcome
 from qvl.tasks import TASKS
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
@@ -166,6 +168,13 @@ def test_a_drawing_is_the_picture_with_its_boxes(qvl: Run, tmp_path: Path) -> No
     with Pillow.open(tmp_path / "found.png") as one, Pillow.open(ONE) as original:
         assert one.size == original.size
         assert one.tobytes() != original.convert("RGB").tobytes()
+    exif = Pillow.Exif()
+    exif[274] = 6  # it lies in its file
+    with Pillow.open(ONE) as original:
+        original.save(tmp_path / "lying.png", exif=exif)
+        assert qvl("ground", "lying.png", "-p", "cat", "--draw", "upright.png").code == 0
+        with Pillow.open(tmp_path / "upright.png") as upright:
+            assert upright.size == original.size[::-1]
     ended = qvl("ask", ONE, "-p", "What is it?", "--draw", "none.jpg")
     assert "no boxes" in ended.err
     with Pillow.open(tmp_path / "none.jpg") as none, Pillow.open(ONE) as original:
@@ -191,6 +200,18 @@ def test_several_drawings_go_into_a_folder_each_under_its_own_name(
     assert (ended.code, "folder" in ended.err) == (2, True)
     assert qvl("describe", ONE, "--draw", "out.gif").code == 2
     assert (tmp_path / "file.png").read_bytes() == b""
+
+
+def test_boxes_are_not_drawn_on_another_picture(
+    vlm: VLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.png").write_bytes(ONE.read_bytes())
+    shown = Image.of(tmp_path / "a.png")
+    outcome = Outcome("a.png", [vlm.ground(shown, phrases=("cat",))], [shown])
+    (tmp_path / "a.png").write_bytes(TWO.read_bytes())
+    draw(outcome, 1, tmp_path / "found.png", alone=True)
+    assert "another picture" in caplog.text
+    assert not (tmp_path / "found.png").exists()
 
 
 def test_a_drawing_that_cannot_be_written_is_told(qvl: Run, tmp_path: Path) -> None:

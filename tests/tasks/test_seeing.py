@@ -25,7 +25,7 @@ from qvl.tasks.prompts import shipped
 from qvl.tasks.task import results
 from qvl.tasks.video import Event, Watch, windows
 from qvl.types import Box, Point, ResponseFormat, Video
-from scripted import Scripted
+from rewritten import Rewritten
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:4]
 FILM = Video(source=tuple(Image.of(path) for path in PICTURES[:1] * 5), name="film", fps=1.0)
@@ -74,7 +74,7 @@ def png(colour: str) -> bytes:
 
 def test_lines_come_in_reading_order_with_their_boxes(vlm: VLM) -> None:
     said = '[{"bbox_2d":[0,500,1000,750],"text_content":"ХЛЕБ 40 ₽"},{"bbox_2d":[0,0,500,250],"text_content":"{ \\"b\\" }"}]'
-    found = Ocr(answer_as="lines").run(Scripted(vlm.model, said), [Image.of(PICTURES[0])])
+    found = Ocr(answer_as="lines").run(Rewritten(vlm.model, said), [Image.of(PICTURES[0])])
     size = found.completion.provenance.images[0]
     width, height = size.width_px, size.height_px
     boxes = (
@@ -92,7 +92,7 @@ def test_a_line_whose_box_is_nothing_keeps_its_text_and_a_cut_list_its_whole_lin
     said = (
         '[{"bbox_2d":[9,9,9,9],"text_content":"a"},{"bbox_2d":[0,0,9,9],"text_content":"b"},{"bbox'
     )
-    model = Scripted(vlm.model, said, ends="length")
+    model = Rewritten(vlm.model, said, ends="length")
     found = Ocr(answer_as="lines").run(model, [Image.of(PICTURES[0])])
     assert found.text == "a\nb"
     assert found.lines[0] == Line("a", None)
@@ -102,7 +102,7 @@ def test_a_line_whose_box_is_nothing_keeps_its_text_and_a_cut_list_its_whole_lin
 
 def test_no_text_is_an_empty_answer_that_is_flagged_and_not_asked_for_again(vlm: VLM) -> None:
     for form, said in (("lines", "[]"), ("text", "")):
-        model = Scripted(vlm.model, said)
+        model = Rewritten(vlm.model, said)
         found = Ocr(answer_as=form).run(model, [Image.of(PICTURES[0])])
         assert (found.text, found.lines, found.flags) == ("", (), ("empty",))
         assert len(model.asked) == 1
@@ -111,13 +111,13 @@ def test_no_text_is_an_empty_answer_that_is_flagged_and_not_asked_for_again(vlm:
 def test_a_fence_around_the_whole_page_is_taken_off(vlm: VLM) -> None:
     page = "# Счёт\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```\ncode\n```"
     for said in (page, f"```markdown\n{page}\n```"):
-        found = Ocr(answer_as="markdown").run(Scripted(vlm.model, said), [Image.of(PICTURES[0])])
+        found = Ocr(answer_as="markdown").run(Rewritten(vlm.model, said), [Image.of(PICTURES[0])])
         assert found.text == page
 
 
 def test_what_is_read_is_asked_for_greedily_unless_a_temperature_is_given(vlm: VLM) -> None:
     for sampling, used in ((Sampling(), 0.0), (Sampling(temperature=0.7), 0.7)):
-        model = Scripted(vlm.model, "a")
+        model = Rewritten(vlm.model, "a")
         Ocr(sampling=sampling).run(model, [Image.of(PICTURES[0])])
         assert model.asked[0].sampling.temperature == used
 
@@ -145,7 +145,7 @@ def test_each_generation_is_asked_and_read_in_its_own_way(vlm: VLM, generation: 
     seen = [Image.of(PICTURES[0])]
     size = vlm.describe(PICTURES[0]).completion.provenance.images[0]
     said["qwen2_5_vl"] = json_form % (size.resized_width_px / 2, size.resized_height_px / 2)
-    model = Scripted(vlm.model, said[generation], generation=generation)
+    model = Rewritten(vlm.model, said[generation], generation=generation)
     found = Ground(phrases=("кот",), language="ru").run(model, seen)
     assert found.boxes == (Box("кот", 0, 0, size.width_px / 2, size.height_px / 2),)
     words = model.asked[0].messages[0].content[-1]
@@ -155,7 +155,7 @@ def test_each_generation_is_asked_and_read_in_its_own_way(vlm: VLM, generation: 
 
 
 def test_places_are_in_the_order_of_the_phrases_and_what_is_not_there_is_missing(vlm: VLM) -> None:
-    model = Scripted(
+    model = Rewritten(
         vlm.model,
         '[{"point_2d":[500,500],"label":"nose"},{"point_2d":[0,0],"label":"x"},{"point_2d":[0,0],"label":"x"}]',
         "[]",
@@ -221,28 +221,28 @@ def test_a_comparison_is_a_summary_and_a_table(vlm: VLM) -> None:
         {"aspect": "colour", "in_1": "red | blue", "in_2": "a\nb", "in_3": "-"},
     )
     seen = [Image.of(path) for path in PICTURES[:3]]
-    found = Compare().run(Scripted(vlm.model, said), seen)
+    found = Compare().run(Rewritten(vlm.model, said), seen)
     assert found.same == ("kind",)
     assert found.differences == (Difference("colour", ("red | blue", "a\nb", "-")),)
     assert found.text == (
         "Two cats.\n\n| | 1 | 2 | 3 |\n|---|---|---|---|\n| colour | red \\| blue | a b | - |"
     )
-    assert Compare().run(Scripted(vlm.model, comparison([])), seen).text == "Two cats."
+    assert Compare().run(Rewritten(vlm.model, comparison([])), seen).text == "Two cats."
 
 
 def test_a_comparison_in_another_language_is_asked_for_again(vlm: VLM) -> None:
     right = comparison(["вид"], summary="Два кота.")
-    model = Scripted(vlm.model, comparison(["kind"]), right)
+    model = Rewritten(vlm.model, comparison(["kind"]), right)
     found = Compare(language="ru").run(model, [Image.of(path) for path in PICTURES[:2]])
     assert (found.summary, found.flags, len(model.asked)) == ("Два кота.", (), 2)
     mixed = comparison(["kind", "colour"], summary="Два кота.")
-    stubborn = Scripted(vlm.model, mixed, mixed)
+    stubborn = Rewritten(vlm.model, mixed, mixed)
     found = Compare(language="ru").run(stubborn, [Image.of(path) for path in PICTURES[:2]])
     assert found.flags == ("language",)
 
 
 def test_a_comparison_that_was_cut_is_an_error(vlm: VLM) -> None:
-    model = Scripted(vlm.model, comparison(["kind"])[:-9], ends="length")
+    model = Rewritten(vlm.model, comparison(["kind"])[:-9], ends="length")
     with pytest.raises(AnswerFormError):
         Compare().run(model, [Image.of(path) for path in PICTURES[:2]])
 
@@ -269,7 +269,7 @@ def events(*found: tuple[str, str, str]) -> str:
 
 def test_events_come_by_their_start_within_the_clip(vlm: VLM) -> None:
     said = events(("00:03", "00:01.5", "b"), ("00:00", "00:59", "a"), ("01:00", "02:00", "c"))
-    found = Watch(answer_as="events").run(Scripted(vlm.model, said), [FILM])
+    found = Watch(answer_as="events").run(Rewritten(vlm.model, said), [FILM])
     times_s = found.completion.provenance.videos[0].frame_times_s
     assert times_s[-1] == 4
     assert found.events == (Event(0, 4, "a"), Event(1.5, 3, "b"), Event(4, 4, "c"))
@@ -278,7 +278,7 @@ def test_events_come_by_their_start_within_the_clip(vlm: VLM) -> None:
 
 def test_subtitles_are_srt(vlm: VLM) -> None:
     said = events(("00:00", "00:01.25", "one\n\ntwo"), ("00:04", "00:04", "c"))
-    found = Watch(answer_as="srt").run(Scripted(vlm.model, said), [FILM])
+    found = Watch(answer_as="srt").run(Rewritten(vlm.model, said), [FILM])
     assert found.text == (
         "1\n00:00:00,000 --> 00:00:01,250\none two\n\n2\n00:00:04,000 --> 00:00:05,000\nc\n"
     )
@@ -288,12 +288,12 @@ def test_a_part_of_a_file_has_the_files_own_times(vlm: VLM) -> None:
     film = clips.steady(60, 10)
     seen = [Image(film, "stdin")]  # as it comes through a pipe
     task = Watch(answer_as="events", start_s=2.0, end_s=4.0, frames=3)
-    found = task.run(Scripted(vlm.model, events(("00:00", "00:02.5", "a"))), seen)
+    found = task.run(Rewritten(vlm.model, events(("00:00", "00:02.5", "a"))), seen)
     times_s = found.completion.provenance.videos[0].frame_times_s
     assert times_s == pytest.approx((2, 3, 4), abs=0.06)
     assert found.events == (Event(times_s[0], 2.5, "a"),)
     # models without stamps count from the first frame that they are shown
-    blind = Scripted(vlm.model, events(("00:00", "00:00.5", "a")), generation="qwen2_5_vl")
+    blind = Rewritten(vlm.model, events(("00:00", "00:00.5", "a")), generation="qwen2_5_vl")
     assert task.run(blind, seen).events == (Event(times_s[0], times_s[0] + 0.5, "a"),)
 
 

@@ -30,7 +30,8 @@ def check_target(target: Path, *, alone: bool) -> None:
 
 def draw(outcome: Outcome, number: int, target: Path, *, alone: bool) -> None:
     """Draw all that was found in the first picture of an item. Raises StorageError."""
-    from qvl.drawing import drawn  # brings Pillow and numpy: not for `qvl --help`
+    from qvl.drawing import drawn  # these bring Pillow and numpy: not for `qvl --help`
+    from qvl.processing.image import read_image
 
     if isinstance(outcome.found, QvlError):
         return
@@ -43,10 +44,14 @@ def draw(outcome: Outcome, number: int, target: Path, *, alone: bool) -> None:
     if not boxes and not points:
         log.warning("%s: no boxes and no points to draw", outcome.name)
     try:
-        picture, numbered = drawn(shown, boxes, points)
+        original = read_image(shown)
     except QvlError as err:  # it was there when it was asked about
         log.error("%s: not drawn: %s", outcome.name, err.message)
         return
+    if original.sha256 != outcome.found[0].completion.provenance.images[0].sha256:
+        log.error("%s: not drawn: it is another picture by now", outcome.name)
+        return
+    picture, numbered = drawn(original.pixels, boxes, points)
     if numbered:
         log.warning("%s: no font here has %s: drawn as numbers", outcome.name, ", ".join(numbered))
     file = io.BytesIO()

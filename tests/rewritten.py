@@ -9,7 +9,7 @@ from qvl.types import Completion, Delta, FinishReason, Request
 from qvl.vlm.chat_model import ChatModel, ModelInfo
 
 
-class Scripted:
+class Rewritten:
     """A ChatModel: `answers` in turn take the place of what `model` says, all else is as it was.
 
     `asked` are the requests. With another `generation` it is one that writes places in its own way.
