@@ -215,10 +215,13 @@ def test_boxes_are_not_drawn_on_another_picture(
 
 
 def test_a_drawing_that_cannot_be_written_is_told(qvl: Run, tmp_path: Path) -> None:
-    (tmp_path / "full").write_bytes(b"")
-    ended = qvl("ground", ONE, "-p", "cat", "--draw", "full/found.png")
-    assert ended.code == 6
-    assert "--draw" in ended.err
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    for target in ("file/found.png", "folder.png"):
+        ended = qvl("ground", ONE, "-p", "cat", "--draw", target)
+        assert ended.code == 6
+        assert "--draw" in ended.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 def test_a_page_shows_points_as_it_shows_boxes(qvl: Run) -> None:

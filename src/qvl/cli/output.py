@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -66,6 +66,8 @@ def write_whole(path: Path, data: bytes, flag: str) -> None:
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as err:
+        with suppress(OSError):
+            partial.unlink()
         raise StorageError(
             f"{str(path)!r} cannot be written: {err.strerror}",
             hint=f"choose another place for {flag}, or free some space",
