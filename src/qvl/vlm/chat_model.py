@@ -1,4 +1,4 @@
-"""What every way of reaching a model offers, and where a model's name leads."""
+"""What every way of reaching a model offers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from qvl.types import Completion, Delta, Request
 
 EMBEDDED = "sprout"
 EMBEDDED_FOLDER = Path(str(files("qvl.vlm"))) / "sprout"
+REMOTE = "openai:"  # what the names of remote models begin with
 # name prefixes of backends that are planned; refused in one plain line until they are built
-LATER = {"openai:": "a remote server", "hf:": "a model run through transformers"}
+LATER = {"hf:": "a model run through transformers"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is loaded: the name it was asked by, its commit, and how it runs; `token_bytes` of weights
-    are read for each generated token, and it works at `at_once` requests together.
+    are read for each generated token, and it works at `at_once` requests together. Of a remote model
+    a number that is not known is 0.
     """
 
     name: str
