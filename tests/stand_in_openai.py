@@ -43,24 +43,27 @@ Reply = Callable[["Handler", Any], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
+    @property
+    def stand_in(self) -> Server:
+        assert isinstance(self.server, Server)
+        return self.server
 
     def do_GET(self) -> None:
-        self.server.asked.append(Asked(self.path, dict(self.headers), None))
-        if self.server.cards is None:
+        self.stand_in.asked.append(Asked(self.path, dict(self.headers), None))
+        if self.stand_in.cards is None:
             self.refuse(404, "no such page")
             return
-        self.send(200, json.dumps({"object": "list", "data": self.server.cards}))
+        self.send(200, json.dumps({"object": "list", "data": self.stand_in.cards}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.asked.append(Asked(self.path, dict(self.headers), body))
-            reply = self.server.replies.pop(0) if self.server.replies else self.server.reply
+        with self.stand_in.lock:
+            self.stand_in.asked.append(Asked(self.path, dict(self.headers), body))
+            reply = self.stand_in.replies.pop(0) if self.stand_in.replies else self.stand_in.reply
         try:
             reply(self, body)
         except (BrokenPipeError, ConnectionResetError):
-            self.server.gone.set()
+            self.stand_in.gone.set()
 
     def log_message(self, format: str, *args: object) -> None: ...
 
@@ -145,7 +148,7 @@ def usage(prompt: int = 7, completion: int = 3, **details: Any) -> dict[str, Any
     return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": counted}
 
 
-def saying(*events: object, done: bool = True) -> Reply:
+def saying(*events: str | dict[str, Any], done: bool = True) -> Reply:
     """A text is a piece of content; a dict is a chunk; at the end an end, unless there is one."""
 
     def reply(handler: Handler, body: Any) -> None:
@@ -153,9 +156,8 @@ def saying(*events: object, done: bool = True) -> Reply:
         handler.event(chunk(role="assistant", content=""))
         ended = False
         for event in events:
-            is_text = isinstance(event, str)
-            value = chunk(content=event) if is_text else event
-            ended |= any(c.get("finish_reason") for c in value.get("choices", []))
+            value = chunk(content=event) if isinstance(event, str) else event
+            ended |= any(c["finish_reason"] for c in value.get("choices", ()))
             handler.event(value)
         if done:
             if not ended:

@@ -737,7 +737,7 @@ def test_a_deadline_ends_what_only_drips(serve: Serve) -> None:
 
     def silent(handler: Handler, body: Any) -> None:
         handler.begin()
-        handler.server.gone.wait(5)
+        handler.stand_in.gone.wait(5)
 
     for reply in (dripping, silent):
         server = serve(reply)

@@ -229,7 +229,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalModel]:
 
 @pytest.mark.parametrize("name", ["sprout", *QWEN3])
 def test_models_call_what_they_must(models: dict[str, LocalModel], name: str) -> None:
-    sampling = Sampling(max_new_tokens=600, temperature=1.0, top_p=1.0, top_k=1000, seed=3)
+    sampling = Sampling(max_new_tokens=300, temperature=1.0, top_p=1.0, top_k=1000, seed=3)
     asked = [
         Request(
             messages=(Message.user("hello"),),
@@ -237,7 +237,7 @@ def test_models_call_what_they_must(models: dict[str, LocalModel], name: str) ->
             tools=some_tools(seed),
             tool_choice="required" if seed % 2 else "f",
         )
-        for seed in range(12)
+        for seed in range(5)
     ]
     reasons = []
     for request, told in zip(asked, models[name].generate(asked), strict=True):
@@ -247,9 +247,11 @@ def test_models_call_what_they_must(models: dict[str, LocalModel], name: str) ->
             assert told.text == ""
             assert told.tool_calls
             assert request.tool_choice == "required" or [c.name for c in told.tool_calls] == ["f"]
-        deltas = list(models[name].stream(request))
-        assert "".join(d.text for d in deltas) == told.text
-    assert reasons.count("stop") >= 9
+    assert reasons.count("stop") >= 3
+    *deltas, last = models[name].stream(asked[reasons.index("stop")])
+    assert [d.text for d in deltas] == []
+    assert last.completion is not None
+    assert last.completion.tool_calls
 
 
 def test_a_call_follows_the_reasoning(tmp_path: Path) -> None:

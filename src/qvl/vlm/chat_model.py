@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -37,12 +37,15 @@ class ModelInfo:
 
 
 class ChatModel(Protocol):
-    """A model behind one door; tasks, batch, server and evaluation know no more than this."""
+    """A model behind one door; tasks, batch, server and evaluation know no more than this.
+
+    Who closes `results` or `stream` early gives up what was asked.
+    """
 
     @property
     def info(self) -> ModelInfo: ...
 
-    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         """One result per request, in their order; an error of one harms no other."""
         ...
 
@@ -50,7 +53,7 @@ class ChatModel(Protocol):
         """All completions, in order; raises the first error."""
         ...
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
         """Text as it comes; the last delta carries the completion."""
         ...
 

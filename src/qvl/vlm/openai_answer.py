@@ -232,7 +232,8 @@ class Answer:
         self._add(thought, text)
         for piece in delta.tool_calls or ():
             self._take_call(piece)
-        for token in (choice.logprobs and choice.logprobs.content) or ():
+        told = choice.logprobs.content if choice.logprobs else None
+        for token in told or ():
             self.logprobs.append(token.logprob)
             if self.logprobs_asked and not thought:
                 best = (token.top_logprobs or [])[: self.logprobs_asked]

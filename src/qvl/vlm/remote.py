@@ -79,6 +79,7 @@ class RemoteModel:
             dtype="remote",
             device="remote",
             max_positions=next((card.max_model_len or 0 for card in own), 0),
+            at_once=self._servers.slots,
         )
 
     @property
