@@ -306,6 +306,23 @@ def test_probabilities_are_read(serve: Serve) -> None:
     assert answer(server).logprobs == ()
 
 
+def test_probabilities_are_those_of_the_answer(serve: Serve) -> None:
+    def said(text: str, **delta: str) -> dict[str, Any]:
+        token = {"token": text, "logprob": -1.0, "bytes": None}
+        return chunk(None, {"content": [token]}, **(delta or {"content": text}))
+
+    asked = replace(HELLO, sampling=Sampling(temperature=0, logprobs=1))
+    for events in (
+        ("<think>", "so", "</think>", "A"),
+        ("so", "</think>", "A"),
+        (said("so", reasoning="so"), "A"),
+    ):
+        chunks = [said(event) if isinstance(event, str) else event for event in events]
+        told = answer(serve(saying(*chunks)), asked, "x-thinking")
+        assert [token.token for token in told.logprobs] == [b"A"]
+        assert told.reasoning == "so"
+
+
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
 def test_reasoning_in_a_field_of_its_own(serve: Serve, name: str) -> None:
     server = serve(saying(chunk(**{name: "Let me "}), chunk(**{name: "see."}), "A cup."))
@@ -452,7 +469,6 @@ def test_a_choice_or_a_pattern_is_wrapped_where_it_is_not_known(
         ("json_schema", "{"),
         ("json_schema", '{"type": 3}'),
         ("json_schema", '{"$ref": "#/nowhere"}'),
-        ("json_schema", '{"$ref": "http://127.0.0.1:1/schema"}'),
         ("choice", "[1]"),
         ("regex", "["),
         ("lark", 'start: "a"'),
@@ -460,6 +476,13 @@ def test_a_choice_or_a_pattern_is_wrapped_where_it_is_not_known(
 )
 def test_a_form_that_cannot_be_used_is_refused(serve: Serve, kind: Any, value: str) -> None:
     assert isinstance(failure(serve(saying("{}")), formed(kind, value)), InvalidParamError)
+
+
+def test_no_part_of_a_schema_is_fetched(serve: Serve) -> None:
+    server = serve(saying("{}"))
+    asked = formed("json_schema", {"$ref": f"{server.url}/schema"})
+    assert isinstance(failure(server, asked), InvalidParamError)
+    assert [asked.path for asked in server.asked] == ["/v1/models", "/v1/chat/completions"]
 
 
 # refusals
@@ -806,6 +829,9 @@ def test_requests_go_to_the_least_busy_and_no_server_has_more_than_eight(serve: 
     assert [(t.id, t.text) for t in told] == [(str(i), str(i)) for i in range(48)]
     assert max(peak) == 8
     assert min(len(server.chats) for server in both) >= 16
+    peak[:] = 0, 0
+    remote(*both).generate(asked[:8])
+    assert peak == [4, 4]
 
 
 def test_a_server_that_fails_is_left_alone_and_taken_back(

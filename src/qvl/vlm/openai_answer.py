@@ -104,6 +104,10 @@ class Thoughts:
         True  # nothing but line breaks yet of the reasoning, or of the answer after it
     )
 
+    @property
+    def is_thinking(self) -> bool:
+        return self._state == "thinking"
+
     def push(self, piece: str) -> tuple[str, str]:
         """(reasoning, text) that are certain by now and were not returned before."""
         self._held += piece
@@ -224,10 +228,12 @@ class Answer:
         thought, text = delta.reasoning or delta.reasoning_content or "", ""
         if thought:
             self.thoughts.may_be_open = False
+        is_answer = not thought and not self.thoughts.is_thinking
         if delta.content:
             inside, text = self.thoughts.push(delta.content)
-            if inside and not self.reasoning:
-                self.tokens.clear()  # they were no answer
+            if inside and not self.reasoning:  # so was all before
+                self.tokens.clear()
+                is_answer = False
             thought += inside
         self._add(thought, text)
         for piece in delta.tool_calls or ():
@@ -235,7 +241,7 @@ class Answer:
         told = choice.logprobs.content if choice.logprobs else None
         for token in told or ():
             self.logprobs.append(token.logprob)
-            if self.logprobs_asked and not thought:
+            if self.logprobs_asked and is_answer:
                 best = (token.top_logprobs or [])[: self.logprobs_asked]
                 best_said = tuple((top.said, top.logprob) for top in best)
                 self.tokens.append(TokenLogprob(token.said, token.logprob, best_said))
