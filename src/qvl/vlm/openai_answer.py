@@ -100,9 +100,7 @@ class Thoughts:
     may_be_open: bool
     _state: str = "start"  # then "open" or "thinking", then "answer"
     _held: str = ""
-    _is_first: bool = (
-        True  # nothing but line breaks yet of the reasoning, or of the answer after it
-    )
+    _is_first: bool = True  # of the reasoning, or of the answer after it, no more than line breaks
 
     @property
     def is_thinking(self) -> bool:
