@@ -24,6 +24,7 @@ from PIL import Image as Pillow
 import clips
 from qvl.errors import (
     DeadlineError,
+    EngineError,
     InvalidParamError,
     OfflineError,
     PromptTooLongError,
@@ -794,6 +795,26 @@ def test_who_leaves_a_stream_ends_it_at_the_server(serve: Serve) -> None:
     assert isinstance(next(results), Completion)
     results.close()
     assert server.gone.wait(5)
+
+
+def test_closing_frees_who_waits_for_a_silent_server(serve: Serve) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def silent(handler: Handler, body: Any) -> None:
+        asked.set()
+        over.wait(10)
+
+    model = remote(serve(silent))
+    found: list[Completion | QvlError] = []
+    waiting = threading.Thread(target=lambda: found.extend(model.results([HELLO] * 20)))
+    waiting.start()
+    assert asked.wait(5)
+    model.close()
+    waiting.join(5)
+    over.set()
+    assert not waiting.is_alive()
+    assert all(isinstance(result, RemoteError | EngineError) for result in found)
+    assert any("was closed" in result.message for result in found if isinstance(result, QvlError))
 
 
 def test_nothing_is_asked_again_once_words_have_come(serve: Serve) -> None:

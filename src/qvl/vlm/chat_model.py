@@ -57,7 +57,9 @@ class ChatModel(Protocol):
         """Text as it comes; the last delta carries the completion."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give up what is still computed, whoever waits for it, and what the model holds."""
+        ...
 
 
 def refuse_later(name: str) -> None:

@@ -14,7 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 import qvl
 from qvl.errors import (
@@ -60,6 +61,7 @@ class RemoteModel:
             )
         self._model = parsed.model
         self._servers = Servers(parsed.model, parsed.urls, remote_key())
+        self._asked: set[Future[Completion | QvlError]] = set()  # add and discard are atomic
         cards = self._servers.cards()
         own = [card for card in cards if card.id == parsed.model]
         # vLLM, SGLang, llama.cpp and our own server say there what they are
@@ -87,7 +89,10 @@ class RemoteModel:
         return self._info
 
     def close(self) -> None:
+        """Give up what is still asked for; who waits for it gets a RemoteError at once."""
         self._servers.close()
+        for future in tuple(self._asked):
+            _settle(future, RemoteError("the model was closed before the server had answered"))
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
         """All completions, in order; raises the first error."""
@@ -107,7 +112,7 @@ class RemoteModel:
         try:
             while True:
                 while len(asked) < most and (request := next(waiting, None)) is not None:
-                    asked.append(self._asked(request, left))
+                    asked.append(self._ask(request, left))
                 if not asked:
                     return
                 yield asked.popleft().result()
@@ -118,12 +123,14 @@ class RemoteModel:
         """Text as it comes, whole characters only; the last delta carries the completion."""
         return self._stream(request, threading.Event())
 
-    def _asked(self, request: Request, left: threading.Event) -> Future[Completion | QvlError]:
+    def _ask(self, request: Request, left: threading.Event) -> Future[Completion | QvlError]:
         """Its result, from a thread that the end of the program does not wait for."""
         future: Future[Completion | QvlError] = Future()
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
 
         def ask() -> None:
-            future.set_result(self._result(request, left))
+            _settle(future, self._result(request, left))
 
         threading.Thread(target=ask, name="qvl-remote", daemon=True).start()
         return future
@@ -236,6 +243,11 @@ def remote_key() -> str | None:
                 raise UsageError(f"{name} holds something that is not a key", hint="copy it again")
             return key
     return None
+
+
+def _settle(future: Future[Completion | QvlError], result: Completion | QvlError) -> None:
+    with suppress(InvalidStateError):  # closing the model may come between
+        future.set_result(result)
 
 
 def _encoded(body: Body) -> bytes:
