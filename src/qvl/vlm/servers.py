@@ -124,6 +124,7 @@ class Servers:
         self._model = model
         self._servers = [_Server(url) for url in urls]
         self._freed = threading.Condition()
+        self._closed = threading.Event()
         self._client = httpx2.Client(
             headers=headers, limits=httpx2.Limits(max_connections=None), follow_redirects=False
         )
@@ -133,7 +134,18 @@ class Servers:
         return PER_SERVER * len(self._servers)
 
     def close(self) -> None:
-        self._client.close()
+        """Nothing is asked any more; what is being read ends with its next piece."""
+        self._closed.set()
+        with self._freed:
+            self._freed.notify_all()
+            is_idle = not any(server.busy for server in self._servers)
+        if is_idle:  # else the last one does, whose connections nobody else may close
+            self._client.close()
+
+    def _check(self, asking: Asking) -> None:
+        if self._closed.is_set():
+            raise RemoteError("the model is closed")
+        asking.check()
 
     def cards(self) -> list[Card]:
         """The models that a server says it has; none where it does not say.
@@ -236,7 +248,7 @@ class Servers:
 
     def _accept(self, response: httpx2.Response, server: _Server, asking: Asking) -> None:
         """Raises unless the answer begins as one; limits what is read of it."""
-        response.stream = _Limited(response.stream, asking)
+        response.stream = _Limited(response.stream, lambda: self._check(asking))
         if response.is_success:
             return
         raise self._refusal(response, server)
@@ -246,9 +258,9 @@ class Servers:
         """The least busy of the servers that are awake, or of all if none is; waits for room."""
         with self._freed:
             while (server := self._least_busy()) is None:
-                asking.check()
+                self._check(asking)
                 self._freed.wait(min(asking.left_s, 1.0))
-            asking.check()
+            self._check(asking)
             server.busy += 1
         try:
             yield server
@@ -256,6 +268,9 @@ class Servers:
             with self._freed:
                 server.busy -= 1
                 self._freed.notify()
+                is_last = self._closed.is_set() and not any(s.busy for s in self._servers)
+            if is_last:
+                self._client.close()
 
     def _least_busy(self) -> _Server | None:
         candidates = [s for s in self._servers if s.is_awake] or self._servers
@@ -361,14 +376,14 @@ class Servers:
 class _Limited(httpx2.SyncByteStream):
     """The bytes of an answer: not too many, and only as long as somebody waits for them."""
 
-    def __init__(self, stream: Any, asking: Asking) -> None:
+    def __init__(self, stream: Any, check: Callable[[], None]) -> None:
         self._stream = stream
-        self._asking = asking
+        self._check = check
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
         for piece in self._stream:
-            self._asking.check()
+            self._check()
             received += len(piece)
             if received > MAX_ANSWER_BYTES:
                 raise RemoteError(f"the answer has more than {MAX_ANSWER_BYTES >> 20} MiB")
