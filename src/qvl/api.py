@@ -21,7 +21,7 @@ from qvl.tasks.task import Result, Seen, Task
 from qvl.tasks.video import Watch
 from qvl.types import Completion, Delta, DType, Image, Request, Video
 from qvl.vlm.chat_model import EMBEDDED, ModelInfo
-from qvl.vlm.local import LocalModel
+from qvl.vlm.open_model import open_model
 
 Shown = str | Path | bytes | Image | Video  # a path or an address, encoded bytes, or as `qvl.types`
 P = ParamSpec("P")
@@ -42,7 +42,8 @@ def _method(
 
 
 class VLM:
-    """`VLM()` is the embedded model; `VLM("Qwen/Qwen3-VL-2B-Instruct")` or a folder, any other.
+    """`VLM()` is the embedded model; `VLM("Qwen/Qwen3-VL-2B-Instruct")` or a folder, any other;
+    `VLM("openai:MODEL@URL")` a server's, see `qvl.vlm.remote.RemoteModel`.
 
     One method for each task; `run` takes a task of your own. `generate`, `results` and `stream` are
     for messages of your own; several answers to one request: `generate(qvl.types.choices(request, n))`.
@@ -58,7 +59,7 @@ class VLM:
         revision: str | None = None,
         offline: bool | None = None,
     ) -> None:
-        self.model = LocalModel(
+        self.model = open_model(
             model, device=device, dtype=dtype, revision=revision, offline=offline
         )
 

@@ -25,6 +25,9 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  `- DownloadError             503     the hub could not be reached (exit 8, retryable)
 |- AnswerFormError            3  422  an answer that was cut before it had the form that was asked for
 |- EngineError                1  500  a fault while computing
+|- RemoteError                8  502  a remote server failed, or what it said is no answer (retryable)
+|  `- RemoteRefusedError               it refuses the request, or is at another address (not retryable)
+|     `- RemoteKeyError                it wants a key, or another one
 |- DeadlineError              9  504  not finished in the time that was given
 |- OutOfMemoryError           9  503  memory is too small for the model or the request
 |- StorageError               6  500  a result could not be written
@@ -161,6 +164,18 @@ class AnswerFormError(QvlError):
 
 class EngineError(QvlError):
     code, retryable = "engine", True
+
+
+class RemoteError(QvlError):
+    code, exit_code, http_status, retryable = "remote", 8, 502, True
+
+
+class RemoteRefusedError(RemoteError):
+    code, retryable = "remote_refused", False
+
+
+class RemoteKeyError(RemoteRefusedError):
+    code = "remote_key"
 
 
 class DeadlineError(QvlError):

@@ -24,9 +24,18 @@ from qvl.types import MAX_NEW_TOKENS, DType
 
 FILE_NAME = "qvl.toml"
 ENV_PREFIX = "QVL_"
-# Read elsewhere (by libraries, the terminal code, kernels/build.py); shown as they change results.
-HONOURED = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "NO_COLOR", "QVL_NO_CC")
-SECRET = frozenset({"HF_TOKEN"})
+# Read elsewhere (by libraries, the terminal code, kernels/build.py, vlm/remote.py); shown as they
+# change results.
+HONOURED = (
+    "HF_HOME",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+    "NO_COLOR",
+    "QVL_NO_CC",
+    "QVL_REMOTE_KEY",
+    "OPENAI_API_KEY",
+)
+SECRET = frozenset({"HF_TOKEN", "QVL_REMOTE_KEY", "OPENAI_API_KEY"})
 
 
 def _language_codes(value: str) -> str:

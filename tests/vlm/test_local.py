@@ -8,7 +8,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from PIL import Image as Pillow
 import clips
 from qvl.engine.blocks import BLOCK_TOKENS
 from qvl.errors import (
-    DeadlineError,
-    ImageDecodeError,
     InvalidParamError,
     OutOfMemoryError,
     PromptTooLongError,
@@ -38,8 +36,6 @@ from qvl.types import (
     Request,
     ResponseFormat,
     Sampling,
-    Tool,
-    ToolCall,
     Video,
     choices,
 )
@@ -79,46 +75,6 @@ def texts(results: list[Completion]) -> list[tuple[str, tuple[int, ...]]]:
     return [(r.id, r.token_ids) for r in results]
 
 
-def test_in_company_as_alone(model: LocalModel) -> None:
-    requests = [maker(seed) for seed in range(6) for maker in (request, sampled)]
-    alone = [model.generate([r])[0] for r in requests]
-    assert texts(model.generate(requests)) == texts(alone)
-
-
-def test_a_stream_joins_to_the_whole_text(model: LocalModel) -> None:
-    for ask in (request(1), sampled(2)):
-        *deltas, last = model.stream(ask)
-        assert last.completion is not None
-        assert "".join(d.text for d in deltas) == last.completion.text
-        assert last.completion.token_ids == model.generate([ask])[0].token_ids
-
-
-def test_the_same_seed_gives_the_same_words_and_another_does_not(model: LocalModel) -> None:
-    first, again = (model.generate([sampled(7)])[0] for _ in range(2))
-    other = model.generate([replace(sampled(7), sampling=replace(SHORT, temperature=1, seed=8))])
-    assert first.token_ids == again.token_ids != other[0].token_ids
-
-
-def test_a_seed_that_was_drawn_is_reported_and_repeats(model: LocalModel) -> None:
-    free = request(3, sampling=Sampling(max_new_tokens=12, temperature=1.5))
-    told = model.generate([free])[0]
-    seed = told.provenance.seed
-    assert seed is not None
-    again = replace(free, sampling=replace(free.sampling, seed=seed))
-    assert model.generate([again])[0].token_ids == told.token_ids
-
-
-def test_a_failing_picture_harms_no_other_and_order_is_kept(model: LocalModel) -> None:
-    broken = replace(request(9), messages=(Message.user(Image(b"text", "bad.jpg"), "hello"),))
-    results = list(model.results([request(0), broken, request(1)]))
-    assert isinstance(results[1], ImageDecodeError)
-    assert "bad.jpg" in results[1].message
-    good = [r for r in results if isinstance(r, Completion)]
-    assert texts(good) == texts(model.generate([request(0), request(1)]))
-    with pytest.raises(ImageDecodeError):
-        model.generate([request(0), broken])
-
-
 def test_memory_that_runs_out_at_one_picture_harms_no_other(
     model: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,12 +91,6 @@ def test_memory_that_runs_out_at_one_picture_harms_no_other(
     assert isinstance(failed, OutOfMemoryError)
     assert "'9'" in failed.message
     assert texts([r for r in (first, second) if isinstance(r, Completion)]) == expected
-
-
-def test_a_prompt_beyond_the_context_says_both_numbers(model: LocalModel) -> None:
-    long = request(1, "hello " * model.info.max_positions)
-    with pytest.raises(PromptTooLongError, match=str(model.info.max_positions)):
-        model.generate([long])
 
 
 def test_a_second_question_about_a_picture_costs_less_and_says_the_same(tmp_path: Path) -> None:
@@ -202,24 +152,6 @@ def test_a_video_file_is_seen_as_its_frames_are(model: LocalModel, tmp_path: Pat
     first, again = model.generate([asked, asked])
     assert first.token_ids == again.token_ids
     assert first.provenance.videos[0].frame_times_s == pytest.approx([0.0, 0.64, 1.32, 1.96])
-
-
-def test_an_answer_has_the_form_that_was_asked_for(model: LocalModel) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
-        "required": ["n"],
-        "additionalProperties": False,
-    }
-    form = ResponseFormat("json_schema", json.dumps(schema))
-    longer = Sampling(max_new_tokens=64, temperature=1.0, seed=1)
-    asked = [request(seed, sampling=longer) for seed in range(4)]
-    asked = [replace(r, response_format=form) for r in asked]
-    for completion in model.generate(asked):
-        assert 0 <= json.loads(completion.text)["n"] <= 9
-        assert completion.finish_reason == "stop"
-    with pytest.raises(InvalidParamError, match="regex"):
-        model.generate([replace(request(1), response_format=ResponseFormat("regex", "["))])
 
 
 DIGIT = ResponseFormat(
@@ -287,12 +219,6 @@ def test_a_budget_that_is_reached_leaves_an_answer(
         assert raw(thinking, completion) == f"{completion.reasoning}</think>\n\n{completion.text}"
 
 
-def test_tokens_that_end_within_the_reasoning_are_told(thinking: LocalModel) -> None:
-    for completion in thinking.generate(reasoned(bias=-100.0, thinking_tokens=100)):
-        assert (completion.finish_reason, completion.text) == ("reasoning", "")
-        assert completion.reasoning == raw(thinking, completion)
-
-
 def test_a_stream_shows_reasoning_apart(thinking: LocalModel) -> None:
     stopped = reasoned(bias=-100.0, thinking_tokens=9)
     for ask in (*reasoned(), *stopped, replace(stopped[0], response_format=DIGIT)):
@@ -309,46 +235,6 @@ def test_what_is_typed_opens_no_reasoning(model: LocalModel) -> None:
         assert completion.reasoning == ""
 
 
-def test_a_budget_is_refused_where_it_means_nothing(
-    model: LocalModel, thinking: LocalModel
-) -> None:
-    with pytest.raises(InvalidParamError, match="does not reason"):
-        model.generate([replace(request(1), thinking_tokens=5)])
-    for budget in (0, -1, 5000):
-        with pytest.raises(InvalidParamError, match="outside 1 to 4096"):
-            thinking.generate([replace(request(1), thinking_tokens=budget)])
-
-
-CLOCK = Tool("clock", "What time it is", {"type": "object", "properties": {}})
-CALLS = (
-    'It is<tool_call>\n{"name": "clock", "arguments": {"at": [1, null, "т"]}}\n</tool_call>\n'
-    "<tool_call>\nno JSON</tool_call> soon"
-)
-
-
-def saying(words: str, **choices: Any) -> Request:
-    """One that has no choice but to say these words."""
-    form = ResponseFormat("choice", json.dumps([words]))
-    asked = Request(messages=(Message.user("hello"),), sampling=Sampling(max_new_tokens=300))
-    return replace(asked, response_format=form, **choices)
-
-
-def test_tool_calls_come_typed_and_a_stream_shows_the_same_text(model: LocalModel) -> None:
-    for ask in (saying(CALLS, tools=(CLOCK,)), saying(CALLS)):
-        deltas = list(model.stream(ask))
-        (whole,) = model.generate([ask])
-        assert "".join(d.text for d in deltas) == whole.text
-        assert deltas[-1].completion is not None
-        assert deltas[-1].completion.tool_calls == whole.tool_calls
-        if ask.tools:
-            assert whole.text == "It is\n<tool_call>\nno JSON</tool_call> soon"
-            assert whole.tool_calls == (ToolCall("clock", {"at": [1, None, "т"]}),)
-            (note,) = whole.notes
-            assert "no JSON" in note
-        else:
-            assert (whole.text, whole.tool_calls, whole.notes) == (CALLS, (), ())
-
-
 def test_the_marks_of_what_was_found_stay_in_the_text(model: LocalModel) -> None:
     """They are special tokens, which an answer otherwise does not show."""
     start, end = (token_id("qwen3_vl", f"<|box_{side}|>") for side in ("start", "end"))
@@ -357,19 +243,6 @@ def test_the_marks_of_what_was_found_stay_in_the_text(model: LocalModel) -> None
     names = {start: "<|box_start|>", end: "<|box_end|>"}
     assert completion.text == "".join(names[i] for i in completion.token_ids)
     assert set(completion.token_ids) == {start, end}
-
-
-def test_choices_are_requests_of_their_own(model: LocalModel) -> None:
-    asked = sampled(3)
-    four = model.generate(choices(asked, 4))
-    assert texts(four[:1]) == texts(model.generate([asked]))
-    assert len({c.token_ids for c in four}) == 4
-    assert [c.token_ids for c in model.generate(choices(asked, 3))] == [
-        c.token_ids for c in four[:3]
-    ]
-    for one, choice in zip(choices(asked, 4), four, strict=True):
-        assert texts(model.generate([one])) == texts([choice])
-        assert choice.provenance.seed == one.sampling.seed
 
 
 def test_the_seeds_of_choices_are_fixed() -> None:
@@ -431,26 +304,6 @@ def test_logarithms_of_probabilities_are_told_when_asked(model: LocalModel) -> N
     assert model.generate([request(1)])[0].logprobs == ()
 
 
-def test_a_request_with_no_time_left_is_given_up_alone(model: LocalModel) -> None:
-    late, other = model.results([replace(request(1), deadline_s=0.0), request(2)])
-    assert isinstance(late, DeadlineError)
-    assert isinstance(other, Completion)
-    assert texts([other]) == texts(model.generate([request(2)]))
-
-
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        replace(SHORT, allowed_token_ids=(5, 99999)),
-        replace(SHORT, stop_token_ids=(99999,)),
-        replace(SHORT, logit_bias=((99999, 1.0),)),
-    ],
-)
-def test_a_token_id_that_the_model_lacks_is_refused(model: LocalModel, sampling: Sampling) -> None:
-    with pytest.raises(InvalidParamError, match="99999"):
-        model.generate([request(1, sampling=sampling)])
-
-
 def test_leaving_early_frees_what_was_left(model: LocalModel) -> None:
     results = model.results(request(seed) for seed in range(8))
     next(results)
@@ -491,57 +344,6 @@ def test_many_that_leave_early_free_all_and_change_no_word(model: LocalModel) ->
     while threading.active_count() > threads and time.monotonic() < until_s:
         time.sleep(0.01)
     assert threading.active_count() <= threads
-
-
-def test_an_interrupt_in_the_input_leaves_a_usable_model(model: LocalModel) -> None:
-    def interrupted() -> Iterator[Request]:
-        yield request(0)
-        raise KeyboardInterrupt
-
-    before = model.generate([request(1)])
-    with pytest.raises(KeyboardInterrupt):
-        model.generate(interrupted())
-    assert model._engine.idle
-    assert texts(model.generate([request(1)])) == texts(before)
-
-
-def test_requests_may_be_made_while_results_are_read(model: LocalModel) -> None:
-    asked = [request(seed) for seed in range(3)]
-    expected = texts(model.generate(asked))
-    seen = []
-    for result in model.results(asked):
-        assert isinstance(result, Completion)
-        seen.append(result)
-        assert texts(model.generate([request(5)])) == texts(model.generate([request(5)]))
-    assert texts(seen) == expected
-
-
-def test_threads_share_the_model(model: LocalModel) -> None:
-    asked = [request(seed) for seed in range(6)]
-    expected = texts(model.generate(asked))
-    found: dict[int, Completion] = {}
-
-    def work(number: int) -> None:
-        found[number] = model.generate([asked[number]])[0]
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(asked))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert texts([found[n] for n in range(len(asked))]) == expected
-
-
-def test_a_completion_tells_how_it_came_to_be(model: LocalModel) -> None:
-    told = model.generate([request(4)])[0]
-    info = told.provenance.images[0]
-    assert (info.width_px, info.height_px) == (96, 64)
-    assert told.usage.image_tokens == info.tokens
-    assert told.usage.completion_tokens == len(told.token_ids)
-    assert told.usage.prompt_tokens > info.tokens
-    assert 0 < told.confidence <= 1
-    assert 0 < told.timings.first_token_s <= told.timings.total_s
-    assert told.finish_reason in ("stop", "length")
 
 
 def test_values_out_of_range_are_refused_before_any_work(model: LocalModel) -> None:

@@ -127,11 +127,11 @@ def answer(
     form: str,
 ) -> None:
     """Every task about every item, shown as they are done."""
-    from qvl.vlm.local import LocalModel  # brings torch: not before the flags are known to be good
+    from qvl.vlm.open_model import open_model
 
     if options["model"] == EMBEDDED:
         log.warning(EMBEDDED_NOTICE)
-    model = LocalModel(
+    model = open_model(
         options["model"],
         device=options["device"],
         dtype=options["dtype"],

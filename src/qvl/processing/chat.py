@@ -97,15 +97,20 @@ def render(
         known = ", ".join(name for name, thinking in _FORMATTERS if not thinking)
         edition = f"a Thinking edition of {generation!r}" if thinks else repr(generation)
         raise ConfigError(f"no chat template for {edition}", hint=f"known: {known}")
+    check_conversation(messages, tools)
+    segments = list(formatter(messages, tools))
+    if add_generation_prompt and generation != "qwen_vl_base":
+        segments.append(Literal_("<|im_start|>assistant\n" + ("<think>\n" if thinks else "")))
+    return tuple(segments)
+
+
+def check_conversation(messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+    """Raises InvalidParamError for what no model of any generation takes."""
     if not messages:
         raise InvalidParamError("the conversation has no messages", hint="give at least one")
     for number, message in enumerate(messages, 1):
         _check_message(message, number)
     _check_tools(tools)
-    segments = list(formatter(messages, tools))
-    if add_generation_prompt and generation != "qwen_vl_base":
-        segments.append(Literal_("<|im_start|>assistant\n" + ("<think>\n" if thinks else "")))
-    return tuple(segments)
 
 
 def vision_marks(generation: str) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ Started by image.py as `python -I decode_worker.py FOLDER_OF_PILLOW LIMITS`. It 
 library only: no qvl, no numpy, no torch. Main path: main -> answer -> decode -> to_rgb_bytes.
 
 On stdin: 8 bytes of length and the encoded picture, again and again. On stdout: one READY byte once,
-then per picture 4 bytes of length and a JSON object, {"width", "height", "notes"} followed by
+then per picture 4 bytes of length and a JSON object, {"width", "height", "notes", "as_stored"}, and
 width * height * 3 bytes of upright sRGB, or {"error", "message", "hint"}. A message is the predicate
 of a sentence whose subject, the picture's name, this process does not know.
 """
@@ -151,8 +151,8 @@ def declared_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def decode(data: bytes, limits: Limits) -> tuple[int, int, bytearray, list[str]]:
-    """(width, height, RGB bytes, notes) of the upright picture; raises Refusal."""
+def decode(data: bytes, limits: Limits) -> tuple[dict[str, object], bytearray]:
+    """(header, RGB bytes) of the upright picture; raises Refusal."""
     notes: list[str] = []
     if (size := declared_size(data)) is not None:
         check_size(*size, limits)
@@ -164,14 +164,18 @@ def decode(data: bytes, limits: Limits) -> tuple[int, int, bytearray, list[str]]
             Image.open(io.BytesIO(data), formats=["PNG"]).verify()
         note_frames(image, notes)
         image.load()
-        image = turn_upright(image, notes)
+        is_plain = image.mode in ("1", "L", "P", "RGB") and not image.has_transparency_data
+        stored, image = image, turn_upright(image, notes)
+        as_stored = is_plain and image is stored
+        del stored  # may be large
         pixels = to_rgb_bytes(image, notes)
     except DAMAGE as err:
         raise unreadable(data, err) from err
     check_size(*image.size, limits)
-    if min(image.size) < TINY_PX:
-        notes.append(f"tiny, {image.width}x{image.height} px")
-    return *image.size, pixels, notes
+    width, height = image.size
+    if min(width, height) < TINY_PX:
+        notes.append(f"tiny, {width}x{height} px")
+    return {"width": width, "height": height, "notes": notes, "as_stored": as_stored}, pixels
 
 
 def open_allowed(data: bytes) -> Image.Image:
@@ -435,7 +439,7 @@ def text_refusal(data: bytes) -> Refusal:
 def answer(data: bytes, limits: Limits) -> tuple[dict[str, object], bytes | bytearray]:
     """(header, pixels) to send back for one encoded picture."""
     try:
-        width, height, pixels, notes = decode(data, limits)
+        return decode(data, limits)
     except Refusal as no:
         return refusal_header(no), b""
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
@@ -447,7 +451,6 @@ def answer(data: bytes, limits: Limits) -> tuple[dict[str, object], bytes | byte
         message = f"needs more than {limits.memory_bytes / 2**30:g} GiB of memory to decode"
         hint = "make it smaller or save it as a plain JPEG or PNG"
         return refusal_header(Refusal("image_too_large", message, hint)), b""
-    return {"width": width, "height": height, "notes": notes}, pixels
 
 
 def refusal_header(no: Refusal) -> dict[str, object]:

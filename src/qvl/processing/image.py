@@ -49,12 +49,16 @@ _REFUSALS = {
 class Picture:
     """pixels: uint8 [H, W, 3], upright sRGB, C-contiguous; sha256: hex, of the encoded bytes, and of a
     document's page "#" and its number after it.
+
+    `as_stored` says that any decoder shows these pixels, but for a colour profile: nothing was turned,
+    put on white or converted.
     """
 
     pixels: np.ndarray
     sha256: str
     name: str
     notes: tuple[str, ...]
+    as_stored: bool = False
 
 
 def read_image(image: Image) -> Picture:
@@ -64,13 +68,18 @@ def read_image(image: Image) -> Picture:
     ImageTooLargeError and ImageAspectError for the content, of a PDF those of pdf.render, EngineError
     when no decoder can be started.
     """
+    return read_original(image)[1]
+
+
+def read_original(image: Image) -> tuple[bytes, Picture]:
+    """The encoded bytes as well, read once. Raises as `read_image`."""
     name = quoted(image.name)
     encoded = read_encoded(image)
     sha256 = hashlib.sha256(encoded).hexdigest()
     if is_pdf(encoded):
         page = pdf.render(encoded, image.page, name)
         sha256 = f"{sha256}#{image.page or 1}"
-        return Picture(page.pixels, sha256, image.name, page.notes)
+        return encoded, Picture(page.pixels, sha256, image.name, page.notes)
     if image.page is not None:
         raise InvalidParamError(f"{name} is not a PDF document, so it has no page {image.page}")
     try:
@@ -86,7 +95,7 @@ def read_image(image: Image) -> Picture:
         ) from err
     if isinstance(answer, Refused):
         raise _REFUSALS[answer.code](f"{name} {answer.message}", hint=answer.hint)
-    return Picture(answer.pixels, sha256, image.name, answer.notes)
+    return encoded, Picture(answer.pixels, sha256, image.name, answer.notes, answer.as_stored)
 
 
 class _Worker(Worker):

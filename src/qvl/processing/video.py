@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -86,6 +86,9 @@ class VideoRules:
     fps: float = 2.0
 
 
+FREE_RULES = VideoRules(stamps=True, min_px=0, max_px=0)  # of frames that are not resized
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CutVideo:
     """The temporal patches of a video, what names the content of each, and when it is shown."""
@@ -122,17 +125,56 @@ def read_video(
     and pictures, VideoDecodeError and VideoTooLargeError for the content, UsageError without PyAV,
     EngineError when no decoder can be started.
     """
+    with _chosen(video, rules, read) as (clip, numbers, rate):
+        return _cut(clip, numbers, rate, video, pixels, rules)
+
+
+def read_frames(
+    video: Video, encode: Callable[[Picture], bytes], *, most: int
+) -> tuple[list[bytes], VideoInfo]:
+    """The frames to look at, each through `encode`, at most so many of a file; for who takes no videos.
+
+    Memory: one frame, and what `encode` makes of all. Raises as `read_video`.
+    """
+    frames = video.frames and min(video.frames, most)
+    with _chosen(replace(video, frames=frames), FREE_RULES, read_image) as (clip, numbers, _):
+        asked = len(numbers) if video.frames is None else video.frames
+        if not isinstance(video.source, tuple) and len(numbers) > most:
+            numbers = numbers[np.linspace(0, len(numbers) - 1, most).round().astype(np.int64)]
+        encoded = [encode(picture) for picture in clip.frames(numbers.tolist())]
+        notes = clip.notes
+        if len(numbers) != asked:
+            notes += (f"{len(numbers)} frames are looked at instead of {asked}",)
+        height_px, width_px = clip.size
+        return encoded, VideoInfo(
+            name=video.name,
+            sha256=clip.sha256(),
+            width_px=width_px,
+            height_px=height_px,
+            resized_width_px=width_px,
+            resized_height_px=height_px,
+            tokens=0,
+            frame_times_s=tuple(clip.times_s[numbers].tolist()),
+            notes=notes,
+        )
+
+
+@contextmanager
+def _chosen(
+    video: Video, rules: VideoRules, read: Callable[[Image], Picture]
+) -> Iterator[tuple[_Clip, np.ndarray, float]]:
+    """The clip, the numbers of the frames to look at, and how many of those there are a second."""
     name = quoted(video.name)
     check_options(video, name)
     if isinstance(video.source, tuple):
         clip = _from_pictures(video.source, video.fps or PICTURES_PER_SECOND, name, read)
-        return _cut(clip, np.arange(len(video.source)), clip.rate, video, pixels, rules)
+        yield clip, np.arange(len(video.source)), clip.rate
+        return
     with _from_file(video.source, name) as clip:
         within = _within(clip.times_s, video, name)
         total = len(within)
         numbers = within[sampled(total, clip.rate, rules, fps=video.fps, frames=video.frames)]
-        rate = len(numbers) / total * clip.rate
-        return _cut(clip, numbers, rate, video, pixels, rules)
+        yield clip, numbers, len(numbers) / total * clip.rate
 
 
 def check_options(video: Video, name: str) -> None:

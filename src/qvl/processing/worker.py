@@ -35,10 +35,11 @@ class WorkerTimedOutError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """pixels: uint8 [H, W, 3], upright sRGB."""
+    """pixels: uint8 [H, W, 3], upright sRGB; `as_stored`: as any decoder shows them."""
 
     pixels: np.ndarray
     notes: tuple[str, ...]
+    as_stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Worker:
             raise WorkerDiedError
         pixels = np.empty((height, width, 3), np.uint8)
         self.read_into(pixels.data.cast("B"))
-        return Decoded(pixels, notes)
+        return Decoded(pixels, notes, header.get("as_stored") is True)
 
     def header(self) -> dict[str, Any] | Refused:
         length = int.from_bytes(self.read(4), "little")

@@ -1,6 +1,6 @@
 """Answers of a given form: which tokens may come next, by llguidance.
 
-Main path: Grammars.compile -> Grammar; for each token Grammar.allowed, Grammar.accept, and
+Main path: Grammars.compile, or compile_calls for a tool that must be called -> Grammar; for each token Grammar.allowed, Grammar.accept, and
 Grammar.forced for the tokens that need no choice. Masks are computed outside Python's lock, beside
 the forward pass. A form that is too large, or that could not be kept to the letter, is refused:
 `schema` says which JSON schemas those are.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from qvl.errors import InvalidParamError
+from qvl.structured.calls import calls_grammar
 from qvl.structured.schema import parse_schema
-from qvl.types import ResponseFormat
+from qvl.types import ResponseFormat, Tool
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -31,6 +32,8 @@ MAX_CHARACTERS = 500_000
 MAX_SYMBOLS = 20_000
 # All but \u: with that a key could be spelled in letters that no schema names ("\u0061" for "a")
 ESCAPES = 'nrbtf\\"'
+# on one line: white space is where small models get lost
+JSON_OPTIONS = {"whitespace_pattern": "[ ]?", "json_allowed_escapes": ESCAPES}
 
 
 class Grammars:
@@ -66,8 +69,6 @@ class Grammars:
         """Raises InvalidParamError for a schema or grammar that is wrong, too large, or that no
         text fits.
         """
-        from llguidance import LLMatcher, LLParserLimits
-
         if len(form.value) > MAX_CHARACTERS:
             raise InvalidParamError(
                 f"the {form.kind} has {len(form.value)} characters, more than {MAX_CHARACTERS}"
@@ -76,11 +77,34 @@ class Grammars:
             source = source_of(form)
         except (ValueError, RecursionError) as err:
             raise InvalidParamError(f"the {form.kind} cannot be read: {err!s:.200}") from err
+        return self._grammar(source, f"the {form.kind} cannot be used")
+
+    def compile_calls(
+        self, tools: Sequence[Tool], *, marks: tuple[int, int], several: bool
+    ) -> Grammar:
+        """Of an answer that calls one of the tools, or `several` times any of them, and says no more.
+
+        `marks` are the ids of the tokens around a call. Raises InvalidParamError as `compile`.
+        """
+        from llguidance import LLMatcher
+
+        source = calls_grammar(tools, marks=marks, options=JSON_OPTIONS, several=several)
+        if len(source) > MAX_CHARACTERS:
+            raise InvalidParamError(
+                f"the parameters of the tools have {len(source)} characters together, more than "
+                f"{MAX_CHARACTERS}"
+            )
+        lark = LLMatcher.grammar_from_lark(source)
+        return self._grammar(lark, "the parameters of the tools cannot be used")
+
+    def _grammar(self, source: str, complaint: str) -> Grammar:
+        from llguidance import LLMatcher, LLParserLimits
+
         limits = LLParserLimits(max_grammar_size=MAX_SYMBOLS, verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=limits)
         tried = matcher if matcher.is_error() else self._tried(matcher)
         if tried.is_error():
-            raise InvalidParamError(f"the {form.kind} cannot be used: {reason_of(tried)}")
+            raise InvalidParamError(f"{complaint}: {reason_of(tried)}")
         return Grammar(matcher, self._rows, self._end_ids)
 
     def _tried(self, matcher: LLMatcher) -> LLMatcher:
@@ -117,10 +141,9 @@ def source_of(form: ResponseFormat) -> str:
     from llguidance import LLMatcher
 
     match form.kind:
-        case "json_schema":  # on one line: white space is where small models get lost
-            options = {"whitespace_pattern": "[ ]?", "json_allowed_escapes": ESCAPES}
+        case "json_schema":
             schema = parse_schema(form.value)
-            return LLMatcher.grammar_from_json_schema(schema, overrides=options)
+            return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
         case "choice":  # one lexeme: as a rule of many it would cost ten times as much
             choices = json.loads(form.value)
             if not isinstance(choices, list) or not {type(c) for c in choices} == {str}:

@@ -1,8 +1,8 @@
-"""What every way of reaching a model offers, and where a model's name leads."""
+"""What every way of reaching a model offers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,14 +13,16 @@ from qvl.types import Completion, Delta, Request
 
 EMBEDDED = "sprout"
 EMBEDDED_FOLDER = Path(str(files("qvl.vlm"))) / "sprout"
+REMOTE = "openai:"  # what the names of remote models begin with
 # name prefixes of backends that are planned; refused in one plain line until they are built
-LATER = {"openai:": "a remote server", "hf:": "a model run through transformers"}
+LATER = {"hf:": "a model run through transformers"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What is loaded: the name it was asked by, its commit, and how it runs; `token_bytes` of weights
-    are read for each generated token, and it works at `at_once` requests together.
+    are read for each generated token, and it works at `at_once` requests together. Of a remote model
+    a number that is not known is 0.
     """
 
     name: str
@@ -35,12 +37,15 @@ class ModelInfo:
 
 
 class ChatModel(Protocol):
-    """A model behind one door; tasks, batch, server and evaluation know no more than this."""
+    """A model behind one door; tasks, batch, server and evaluation know no more than this.
+
+    Who closes `results` or `stream` early gives up what was asked.
+    """
 
     @property
     def info(self) -> ModelInfo: ...
 
-    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         """One result per request, in their order; an error of one harms no other."""
         ...
 
@@ -48,11 +53,13 @@ class ChatModel(Protocol):
         """All completions, in order; raises the first error."""
         ...
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
         """Text as it comes; the last delta carries the completion."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give up what is still computed, whoever waits for it, and what the model holds."""
+        ...
 
 
 def refuse_later(name: str) -> None:

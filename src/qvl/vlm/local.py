@@ -65,8 +65,8 @@ from qvl.types import (
     TokenLogprob,
     Usage,
 )
-from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, ModelInfo, refuse_later
-from qvl.vlm.tool_calls import certain_text, split_calls
+from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, REMOTE, ModelInfo, refuse_later
+from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader, demanded_tools, offered_tools
 
 IN_FLIGHT = 8  # requests computed together; each holds its pictures
 READ_AHEAD = 8  # requests whose pictures are read while those in flight are computed
@@ -94,8 +94,9 @@ class _Answer:
     began_s: float
     grammar: Grammar | None
     thinking: Reasoning | None
+    calls: CallReader | None  # where tools were offered
     first_token_s: float | None = None
-    text: str = ""
+    text: str = ""  # as far as it is certain
     reasoning: str = ""
     reasoning_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -117,17 +118,13 @@ class _Answer:
     def is_finished(self) -> bool:
         return self.reason is not None or self.error is not None
 
-    @property
-    def certain(self) -> str:
-        """What of the text can be shown before the answer is whole."""
-        return certain_text(self.text) if self.request.tools else self.text
-
     def take(self, event: Event) -> None:
         if event.is_reasoning:
             self.reasoning += event.text
         else:
-            self.text += event.text
+            self.text += self.calls.push(event.text) if self.calls else event.text
         if isinstance(event, Finished):
+            self.text += self.calls.finish() if self.calls else ""
             self.reason, self.error = event.reason, event.error
             self.cached_tokens = event.cached_tokens
             return
@@ -250,7 +247,7 @@ class LocalModel:
         try:
             while not answer.is_finished:
                 self._step()
-                text, reasoning = answer.certain[shown:], answer.reasoning[thought:]
+                text, reasoning = answer.text[shown:], answer.reasoning[thought:]
                 if text or reasoning:
                     yield Delta(text, reasoning=reasoning)
                 shown, thought = shown + len(text), thought + len(reasoning)
@@ -283,20 +280,27 @@ class LocalModel:
         sampling = resolved(request.sampling.checked(), loaded.defaults)
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
         thinking = reasoning_of(request, loaded)
+        tools, demanded = offered_tools(request), demanded_tools(request)
         prompt = build_prompt(
             request.messages,
             tokenizer=loaded.tokenizer,
             rules=loaded.rules,
             generation=loaded.template,
             image_token_id=loaded.config.image_token_id,
-            tools=request.tools,
+            tools=tools,
             thinks=loaded.thinks,
             video_rules=loaded.video_rules,
         )
-        form = request.response_format
-        grammar = None if form is None else self._grammars().compile(form)
+        grammar = None
+        if demanded:
+            marks = (loaded.tokenizer.encode_control(OPEN), loaded.tokenizer.encode_control(CLOSE))
+            several = request.tool_choice == "required"
+            grammar = self._grammars().compile_calls(demanded, marks=marks, several=several)
+        elif request.response_format is not None:
+            grammar = self._grammars().compile(request.response_format)
         key = str(next(self._keys))
-        return _Answer(key, request, prompt, sampling, began_s, grammar, thinking)
+        calls = CallReader() if tools else None
+        return _Answer(key, request, prompt, sampling, began_s, grammar, thinking, calls)
 
     def _grammars(self) -> Grammars:
         """Made when the first form is asked for; needs the `grammar` extra."""
@@ -372,15 +376,12 @@ class LocalModel:
         images = tuple(i.info for i in answer.prompt.images if i.info is not None)
         videos = answer.prompt.videos
         total_s = time.monotonic() - answer.began_s
-        text, calls, notes = answer.text, (), ()
-        if answer.request.tools:
-            text, calls, notes = split_calls(answer.text)
         return Completion(
             id=answer.request.id,
-            text=text,
+            text=answer.text,
             reasoning=answer.reasoning,
-            tool_calls=calls,
-            notes=notes,
+            tool_calls=tuple(answer.calls.calls) if answer.calls else (),
+            notes=tuple(answer.calls.notes) if answer.calls else (),
             finish_reason=answer.reason,
             token_ids=tuple(answer.token_ids),
             logprobs=tuple(self._logprob(token) for token in answer.tokens),
@@ -432,6 +433,11 @@ def has_room(
 def model_folder(name: str, *, revision: str | None, offline: bool | None) -> CheckpointFolder:
     """Where the model of that name lies on this machine, after a download if need be."""
     refuse_later(name)
+    if name.startswith(REMOTE):
+        raise UnknownModelError(
+            f"a name that begins with {REMOTE!r} is a remote server's, whose files are not here",
+            hint=f"use {EMBEDDED!r}, a model folder or a hub id",
+        )
     if name == EMBEDDED:
         return CheckpointFolder(EMBEDDED_FOLDER, EMBEDDED, None)
     found = local_folder(name, revision)

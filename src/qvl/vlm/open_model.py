@@ -1,0 +1,36 @@
+"""Where a model's name leads: the one place that knows the doors."""
+
+from __future__ import annotations
+
+import logging
+
+from qvl.types import DType
+from qvl.vlm.chat_model import REMOTE, ChatModel, refuse_later
+
+log = logging.getLogger(__name__)
+
+
+def open_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: DType = "auto",
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> ChatModel:
+    """The model of that name: `openai:MODEL@URL` of a server, anything else on this machine.
+
+    Raises ModelError for a name that cannot be used, and what RemoteModel and LocalModel raise.
+    """
+    refuse_later(name)
+    if name.startswith(REMOTE):
+        from qvl.vlm.remote import RemoteModel  # no torch, and for the others no HTTP client
+
+        idle = {"device": device != "auto", "dtype": dtype != "auto", "revision": bool(revision)}
+        if any(idle.values()):
+            given = ", ".join(what for what, is_given in idle.items() if is_given)
+            log.warning("the server decides about its model: %s does nothing here", given)
+        return RemoteModel(name, offline=offline)
+    from qvl.vlm.local import LocalModel  # brings torch
+
+    return LocalModel(name, device=device, dtype=dtype, revision=revision, offline=offline)
