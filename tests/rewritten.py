@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 
+from qvl.errors import QvlError
 from qvl.types import Completion, Delta, FinishReason, Request
 from qvl.vlm.chat_model import ChatModel, ModelInfo
 
@@ -25,10 +26,10 @@ class Rewritten:
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
         return [self._said(request) for request in requests]
 
-    def results(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        return map(self._said, requests)
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
+        yield from map(self._said, requests)
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
         raise NotImplementedError
 
     def close(self) -> None: ...
