@@ -1,12 +1,13 @@
 """What every answer is checked for: empty, cut, in a loop, in another language than was asked for.
 
 An empty answer and one in the wrong language are asked for once more; what is still wrong is flagged.
+An answer that is JSON is in a language if its strings are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +18,16 @@ from qvl.types import Completion, Message, Request, Text
 from qvl.vlm.chat_model import ChatModel
 
 FLAG_OF_REASON = {"length": "cut", "loop": "loop", "reasoning": "reasoning_exhausted"}
+WHY_NO_JSON = {
+    "length": ("the answer was cut before its JSON was whole", "raise max_new_tokens"),
+    "loop": ("the answer repeated itself before its JSON was whole", "ask for less at a time"),
+    "reasoning": ("the tokens ended before the answer began", "raise max_new_tokens"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The accepted answer first, then those that were refused; and what is still wrong with it."""
+    """The accepted answer first, then the one that was refused; and what is still wrong with it."""
 
     completions: tuple[Completion, ...]
     flags: tuple[str, ...]
@@ -31,25 +37,25 @@ class Answered:
         return self.completions[0].text.strip()
 
     def fields(self) -> Mapping[str, Any]:
-        """The answer as JSON; raises AnswerFormError for one that was cut."""
-        try:
-            return json.loads(self.text)
-        except ValueError as err:
-            raise AnswerFormError(
-                "the answer ended before its JSON was whole", hint="raise max_new_tokens"
-            ) from err
+        """The answer as a JSON object; raises AnswerFormError for one that is none."""
+        value = _json(self.text)
+        if not isinstance(value, dict):
+            reason = self.completions[0].finish_reason
+            message, hint = WHY_NO_JSON.get(reason, ("the answer is no JSON object", None))
+            raise AnswerFormError(message, hint=hint)
+        return value
 
 
 def answered(model: ChatModel, request: Request, *, language: str | None = None) -> Answered:
     """The answer to a request; one that is to be in `language` is asked for again where it is not."""
     (first,) = model.generate([request])
-    wrong = _wrong(first, language)
-    if not wrong or first.finish_reason in FLAG_OF_REASON:
+    wrong = _wrong(first, request, language)
+    # reasoning that took all tokens would take them again
+    if wrong is None or first.finish_reason in ("reasoning", "cancelled"):
         return Answered((first,), flags(first, wrong))
-    again = wording("guards", wrong, language or "en")
-    (second,) = model.generate([_with(request, again)])
-    still = _wrong(second, language)
-    if still:
+    (second,) = model.generate([_with(request, wording("guards", wrong, language or "en"))])
+    still = _wrong(second, request, language)
+    if still in (wrong, "empty"):
         return Answered((first, second), flags(first, wrong))
     return Answered((second, first), flags(second, still))
 
@@ -60,12 +66,32 @@ def flags(completion: Completion, wrong: str | None) -> tuple[str, ...]:
     return tuple(flag for flag in (ended, wrong) if flag)
 
 
-def _wrong(completion: Completion, language: str | None) -> str | None:
+def _wrong(completion: Completion, request: Request, language: str | None) -> str | None:
     if not completion.text.strip():
         return "empty"
-    if language is not None and not is_in(completion.text, language):
-        return "language"
-    return None
+    form = request.response_format
+    is_json = form is not None and form.kind == "json_schema"
+    said = "\n".join(_strings(_json(completion.text))) if is_json else completion.text
+    return "language" if language is not None and not is_in(said, language) else None
+
+
+def _json(text: str) -> Any:
+    """The value, or None for what is no JSON, such as an answer that was cut."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _strings(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list():
+            for part in value:
+                yield from _strings(part)
+        case dict():
+            yield from _strings(list(value.values()))
 
 
 def _with(request: Request, words: str) -> Request:
