@@ -9,7 +9,7 @@ import pytest
 from qvl.errors import AnswerFormError
 from qvl.tasks import TASKS
 from qvl.tasks.guards import answered
-from qvl.tasks.task import question
+from qvl.tasks.task import from_json, question
 from qvl.types import FinishReason, Image, ResponseFormat, Sampling
 from scripted import Scripted, completion
 
@@ -99,7 +99,7 @@ def test_json_that_is_not_whole_is_an_error_that_says_why(
 @pytest.mark.parametrize("reason", ["stop", "length", "loop", "reasoning"])
 @pytest.mark.parametrize("name", TASKS)
 def test_no_task_takes_an_empty_answer_for_one(name: str, reason: FinishReason) -> None:
-    task = TASKS[name](language="ru", **NEEDED.get(name, {}))
+    task = from_json(TASKS[name], {"language": "ru", **NEEDED.get(name, {})})
     model = Scripted(lambda request: completion("", request, finish_reason=reason))
     try:
         found = task.run(model, [PICTURE] * task.least)
