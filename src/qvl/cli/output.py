@@ -26,6 +26,8 @@ FLAGS = {
     "loop": "the model repeated itself without end, and was stopped",
     "language": "the text does not seem to be in the language that was asked for",
     "empty": "the model gave no answer",
+    "unsupported": "not all that the text states was found at a second look",
+    "contradicts": "the text contradicts what was given as known",
 }
 
 
