@@ -14,6 +14,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from qvl.errors import QvlError
 from qvl.tasks.ask import Ask
 from qvl.tasks.describe import Describe
+from qvl.tasks.service import Serve
+from qvl.tasks.solve import Solve
 from qvl.tasks.task import Result, Seen, Task
 from qvl.types import Completion, Delta, DType, Image, Request, Video
 from qvl.vlm.chat_model import EMBEDDED, ModelInfo
@@ -60,6 +62,8 @@ class VLM:
 
     describe = _method(Describe)
     ask = _method(Ask)
+    solve = _method(Solve)
+    service = _method(Serve)
 
     def run(self, task: Task[R], *shown: Shown) -> R:
         """What the task finds in the pictures and videos, all seen together. Raises QvlError."""

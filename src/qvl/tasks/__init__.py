@@ -2,5 +2,7 @@
 
 from qvl.tasks.ask import Ask
 from qvl.tasks.describe import Describe
+from qvl.tasks.service import Serve
+from qvl.tasks.solve import Solve
 
-TASKS = {task.name: task for task in (Describe, Ask)}
+TASKS = {task.name: task for task in (Describe, Ask, Solve, Serve)}
