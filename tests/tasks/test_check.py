@@ -71,6 +71,9 @@ def tokens(*said: tuple[str | bytes, float, Mapping[str | bytes, float]]) -> Com
         ("en", tokens(("yes", 0.6, {"yes": 0.6, "no": 0.2, "Yes": 0.1})), 0.75),
         ("en", tokens(("no", 0.6, {"y": 0.1, "no": 0.6, "n": 0.1})), 0.125),
         ("ru", tokens(("д", 0.3, {"н": 0.1, "нет": 0.2}), ("а", 1.0, {})), 0.5),
+        # the first byte of both words decides nothing
+        ("ru", tokens(("д", 0.3, {b"\xd0": 0.4, "н": 0.1}), ("а", 1.0, {})), 0.75),
+        ("ru", tokens((b"\xd0", 0.9, {}), (b"\xbd", 0.6, {b"\xb4": 0.2}), ("ет", 1.0, {})), 0.25),
         ("zh", tokens((b"\xe6", 0.2, {b"\xe5": 0.6}), (b"\x98\xaf", 1.0, {})), 0.25),
         ("de", tokens(("no", 0.9, {})), 0.0),  # languages without words of their own have English
         ("en", completion("yes"), 1.0),

@@ -80,6 +80,13 @@ def _is_json(written: str) -> bool:
     return True
 
 
+def test_a_solution_s_tex_is_kept() -> None:
+    said = r'{"steps": ["$\frac{1}{2} \times 4 = 2$"], "answer": "$\frac{4}{2}$"}'
+    found = Solve().run(Scripted(said), [PICTURE])
+    assert (found.steps, found.answer) == ((r"$\frac{1}{2} \times 4 = 2$",), r"$\frac{4}{2}$")
+    assert found.flags == ()
+
+
 def test_lines_and_tabs_stay() -> None:
     assert with_tex("one\ntwo\tthree\nend\ttable") == "one\ntwo\tthree\nend\ttable"
 

@@ -89,12 +89,12 @@ def language_of(text: str, otherwise: str) -> str:
 
 
 def prose(text: str) -> str:
-    """The text without what it quotes, addresses and formulas; a text that is one quotation stays."""
-    text = unicodedata.normalize("NFKC", text).strip()
+    """The text without addresses, formulas and what it quotes, unless it is nothing but quotations."""
+    text = unicodedata.normalize("NFKC", text)
     text = "".join(c for c in text if unicodedata.category(c)[0] != "M")  # signs upon letters
-    if _QUOTED.fullmatch(text):
-        text = text[1:-1]
-    return _NO_PROSE.sub(" ", _QUOTED.sub(" ", text))
+    text = _NO_PROSE.sub(" ", text)
+    plain = _QUOTED.sub(" ", text)
+    return plain if any(map(str.isalpha, plain)) else text
 
 
 @cache
