@@ -17,6 +17,8 @@ from qvl.tasks.compare import Compare
 from qvl.tasks.describe import Describe
 from qvl.tasks.ground import Ground
 from qvl.tasks.ocr import Ocr
+from qvl.tasks.service import Serve
+from qvl.tasks.solve import Solve
 from qvl.tasks.task import Result, Seen, Task
 from qvl.tasks.video import Watch
 from qvl.types import Completion, Delta, DType, Image, Request, Video
@@ -69,6 +71,8 @@ class VLM:
     ground = _method(Ground)
     compare = _method(Compare)
     video = _method(Watch)
+    solve = _method(Solve)
+    service = _method(Serve)
 
     def run(self, task: Task[R], *shown: Shown) -> R:
         """What the task finds in the pictures and videos, all seen together. Raises QvlError."""

@@ -25,6 +25,11 @@ FLAGS = {
     "loop": "the model repeated itself without end, and was stopped",
     "language": "the text does not seem to be in the language that was asked for",
     "empty": "the model gave no answer",
+    "unsupported": "not all that the text states was found at a second look",
+    "contradicts": "the text contradicts what was given as known",
+    "wrong_step": "the arithmetic of a step does not hold",
+    "underived_answer": "no step comes to the answer",
+    "hand_over": "the customer is to be handed over to a person",
 }
 
 

@@ -244,7 +244,7 @@ class RequestState:
         if token_id == self.closing[0]:
             self.closing = self.closing[1:]
             self.thinks_until = 0  # the rest of it follows at once
-            self.loops = LoopDetector() if self.loops else None  # the answer has loops of its own
+            self.loops = self.loops and self.loops.anew()  # the answer has loops of its own
             return self.thoughts.finish()
         if self.loops is not None and self.loops.push(token_id):
             self.thinks_until = 0
@@ -306,7 +306,7 @@ def new_state(
         detokenizer=Detokenizer(token_bytes, request.params.stop),
         thoughts=Detokenizer(token_bytes),
         salt=request.salt,
-        loops=LoopDetector() if request.params.stop_loops else None,
+        loops=LoopDetector(token_bytes) if request.params.stop_loops else None,
         grammar=request.grammar,
         closing=reasoning.closing if reasoning else (),
         thinks_until=total + (reasoning.limit if reasoning else 0),

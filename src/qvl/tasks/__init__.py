@@ -5,6 +5,8 @@ from qvl.tasks.compare import Compare
 from qvl.tasks.describe import Describe
 from qvl.tasks.ground import Ground
 from qvl.tasks.ocr import Ocr
+from qvl.tasks.service import Serve
+from qvl.tasks.solve import Solve
 from qvl.tasks.video import Watch
 
-TASKS = {task.name: task for task in (Describe, Ask, Ocr, Ground, Compare, Watch)}
+TASKS = {task.name: task for task in (Describe, Ask, Ocr, Ground, Compare, Solve, Serve, Watch)}

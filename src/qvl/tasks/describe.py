@@ -9,11 +9,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from qvl.errors import InvalidParamError
 from qvl.tasks.boxes import boxes_of
+from qvl.tasks.check import contradicted, disputed, unseen
 from qvl.tasks.guards import answered
 from qvl.tasks.prompts import LANGUAGES, presets, wording
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, question
-from qvl.types import Box, ResponseFormat, Sampling, Video
+from qvl.types import Completion, ResponseFormat, Sampling, Video
 from qvl.vlm.chat_model import ChatModel
 
 LENGTHS = ("short", "medium", "long")
@@ -30,15 +32,39 @@ LISTING: dict[str, Any] = {
     "required": ["title", "description", "keywords", "alt_text"],
     "additionalProperties": False,
 }
+PARTS: dict[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "bbox_2d": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0, "maximum": 99_999},
+                "minItems": 4,
+                "maxItems": 4,
+            },
+            "label": {"type": "string", "minLength": 1, "maxLength": 100},
+        },
+        "required": ["bbox_2d", "label"],
+        "additionalProperties": False,
+    },
+    "maxItems": 40,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description(Result):
-    """`title`, `keywords` and `alt_text` are there if a listing was asked for."""
+    """`title`, `keywords` and `alt_text` are there if a listing was asked for.
+
+    `unsupported` are the statements that a second look did not find in the picture, `contradicted` the
+    names of the given facts that the text contradicts.
+    """
 
     title: str = ""
     keywords: tuple[str, ...] = ()
     alt_text: str = ""
+    unsupported: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +94,12 @@ class Describe(Task[Description]):
         bool, Field(description="Title, description, keywords and alt text as fields.")
     ] = False
     boxes: Annotated[bool, Field(description="Find the objects of a picture too.")] = False
+    grounded: Annotated[
+        bool, Field(description="Find the parts of a picture that the text names.")
+    ] = False
+    check: Annotated[
+        bool, Field(description="Look again for each statement, and mark what is not to be seen.")
+    ] = False
 
     def __post_init__(self) -> None:
         Task.__post_init__(self)
@@ -76,6 +108,11 @@ class Describe(Task[Description]):
             check_known("length", self.length, LENGTHS)
         if self.tone is not None:
             check_known("tone", self.tone, TONES)
+        if self.boxes and self.grounded:
+            raise InvalidParamError(
+                "boxes finds all objects, grounded those that the text names",
+                hint="give one of them",
+            )
 
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> Description:
         (shown,) = seen
@@ -83,22 +120,38 @@ class Describe(Task[Description]):
         asked = question(seen, self.words(shown), self.sampling, form=form)
         told = answered(model, asked, language=self.language)
         fields = told.fields() if self.listing else {"description": told.text}
-        boxes: tuple[Box, ...] = ()
-        located = ()
-        if self.boxes and not isinstance(shown, Video):
-            words = wording("describe_parts", "locate", self.language)
-            located = tuple(model.generate([question(seen, words, BOXES_SAMPLING)]))
-            boxes = boxes_of(located[0])
+        text = fields["description"]
+        whole = "\n".join(filter(None, (fields.get("title"), text, fields.get("alt_text"))))
+        located = self._located(model, shown, text)
+        unsupported, looked = (), ()
+        wrong, compared = contradicted(whole, self.facts), ()
+        if self.check:
+            unsupported, looked = unseen(model, seen, whole, self.language)
+            wrong, compared = disputed(model, whole, self.facts, self.language)
+        found = {"unsupported": unsupported, "contradicts": wrong}
         return Description(
-            text=fields["description"],
+            text=text,
             language=self.language,
-            completions=(*told.completions, *located),
-            flags=told.flags,
+            completions=(*told.completions, *located, *looked, *compared),
+            flags=(*told.flags, *(flag for flag, items in found.items() if items)),
             title=fields.get("title", ""),
             keywords=tuple(fields.get("keywords", ())),
             alt_text=fields.get("alt_text", ""),
-            boxes=boxes,
+            boxes=boxes_of(located[0]) if located else (),
+            unsupported=unsupported,
+            contradicted=wrong,
         )
+
+    def _located(self, model: ChatModel, shown: Seen, text: str) -> tuple[Completion, ...]:
+        """The answer that tells where things are, if it was asked for; of a picture alone."""
+        if isinstance(shown, Video) or not (self.boxes or self.grounded):
+            return ()
+        form = None
+        words = wording("describe_parts", "locate", self.language)
+        if self.grounded:
+            words = wording("describe_parts", "locate_named", self.language, text=text)
+            form = ResponseFormat("json_schema", json.dumps(PARTS))
+        return tuple(model.generate([question([shown], words, BOXES_SAMPLING, form=form)]))
 
     def words(self, shown: Seen) -> str:
         """What is asked about it."""

@@ -1,0 +1,128 @@
+"""A model that says what a test gives it, and keeps what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from qvl.errors import QvlError
+from qvl.types import (
+    Completion,
+    Delta,
+    FinishReason,
+    Image,
+    ImageInfo,
+    Message,
+    Provenance,
+    Request,
+    Sampling,
+    Text,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from qvl.vlm.chat_model import ModelInfo
+
+SIDE_PX = 200  # of every picture; the model sees them at half of it
+
+
+class Scripted:
+    """A ChatModel; the script is the answers in turn, or a function of the request."""
+
+    def __init__(
+        self,
+        *script: str | Completion | Callable[[Request], str | Completion],
+        generation: str = "qwen3_vl",
+    ) -> None:
+        self.asked: list[Request] = []
+        self._script = script
+        self._generation = generation
+        self.info = ModelInfo(
+            name="scripted",
+            revision=None,
+            generation=generation,
+            parameters=0,
+            token_bytes=0,
+            dtype="fp32",
+            device="cpu",
+            max_positions=4096,
+            at_once=1,
+        )
+
+    @property
+    def words(self) -> list[str]:
+        """The text of each request's last message."""
+        return [text_of(request.messages[-1]) for request in self.asked]
+
+    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+        for request in requests:
+            self.asked.append(request)
+            said = self._script[min(len(self.asked), len(self._script)) - 1]
+            if callable(said):
+                said = said(request)
+            if isinstance(said, str):
+                said = completion(said, request, generation=self._generation)
+            yield said
+
+    def generate(self, requests: Iterable[Request]) -> list[Completion]:
+        completions = []
+        for result in self.results(requests):
+            if isinstance(result, QvlError):
+                raise result
+            completions.append(result)
+        return completions
+
+    def stream(self, request: Request) -> Iterator[Delta]:
+        (said,) = self.generate([request])
+        yield from (Delta(letter) for letter in said.text)
+        yield Delta("", said)
+
+    def close(self) -> None:
+        pass
+
+
+def text_of(message: Message) -> str:
+    return "".join(part.text for part in message.content if isinstance(part, Text))
+
+
+def completion(
+    text: str,
+    request: Request | None = None,
+    *,
+    finish_reason: FinishReason = "stop",
+    logprobs: tuple[TokenLogprob, ...] = (),
+    generation: str = "qwen3_vl",
+) -> Completion:
+    parts = [part for m in request.messages for part in m.content] if request else []
+    images = tuple(
+        ImageInfo(
+            name=part.name,
+            sha256="",
+            width_px=SIDE_PX,
+            height_px=SIDE_PX,
+            resized_width_px=SIDE_PX // 2,
+            resized_height_px=SIDE_PX // 2,
+            tokens=4,
+        )
+        for part in parts
+        if isinstance(part, Image)
+    )
+    return Completion(
+        text=text,
+        finish_reason=finish_reason,
+        token_ids=(),
+        confidence=1.0,
+        usage=Usage(prompt_tokens=1, completion_tokens=1, image_tokens=0),
+        timings=Timings(first_token_s=0.0, total_s=0.0),
+        provenance=Provenance(
+            model="scripted",
+            revision=None,
+            generation=generation,
+            dtype="fp32",
+            device="cpu",
+            seed=None,
+            sampling=Sampling(),
+            images=images,
+            version="0",
+        ),
+        logprobs=logprobs,
+    )
