@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from qvl.errors import QvlError
 from qvl.types import (
@@ -53,7 +53,7 @@ class Scripted:
         """The text of each request's last message."""
         return [text_of(request.messages[-1]) for request in self.asked]
 
-    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         for request in requests:
             self.asked.append(request)
             said = self._script[min(len(self.asked), len(self._script)) - 1]
@@ -71,7 +71,7 @@ class Scripted:
             completions.append(result)
         return completions
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
         (said,) = self.generate([request])
         yield from (Delta(letter) for letter in said.text)
         yield Delta("", said)
