@@ -39,9 +39,13 @@ item, both numbers of a comparison, never a traceback, an object's repr or a pat
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
+
+log = logging.getLogger(__name__)
 
 
 class QvlError(Exception):
@@ -192,6 +196,27 @@ class StorageError(QvlError):
 
 class PartialFailure(QvlError):
     code, exit_code = "partial_failure", 3
+
+
+def as_fault(error: Exception, name: str) -> QvlError:
+    """What a request or an item ends with, at whose edge an error stops so that the others go on.
+
+    It is free of the tensors that the error's traceback refers to.
+    """
+    log.debug("%r failed while computing", name, exc_info=error)
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, QvlError):
+        return error
+    fault: QvlError = EngineError(f"{name!r} failed while computing")
+    # torch's own OutOfMemoryError is a RuntimeError, and on a CPU it raises a plain one
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if isinstance(error, MemoryError) or "out of memory" in said or "DefaultCPUAllocator" in said:
+        fault = OutOfMemoryError(
+            f"memory ran out while computing {name!r}",
+            hint="run fewer requests at once, or give smaller pictures",
+        )
+    fault.__cause__ = error
+    return fault
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

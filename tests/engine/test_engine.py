@@ -746,7 +746,7 @@ def test_a_fault_in_one_request_leaves_the_others_alone(generation, budget):
     for request in (narrow, blank):
         assert ids_of(events, request.id) == []
         assert isinstance(error_of(events, request.id), EngineError)
-    assert error_of(events, "narrow").message == "request 'narrow' failed while computing"
+    assert error_of(events, "narrow").message == "'narrow' failed while computing"
     assert "not finite" in error_of(events, "blank").message
 
 

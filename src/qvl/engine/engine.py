@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,13 +34,12 @@ from qvl.engine.request import (
     new_state,
 )
 from qvl.engine.sampler import Sampled, sample
-from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, QvlError
+from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, QvlError, as_fault
 from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.config import ModelConfig
 from qvl.models.qwen_vl import QwenVL
 from qvl.types import FinishReason
 
-log = logging.getLogger(__name__)
 DRAFTING = 4  # requests at work, beyond which a pass has enough to do without guesses
 
 
@@ -484,29 +481,4 @@ def pack(chunks: Sequence[Chunk], cache: KVCache, device: torch.device) -> Forwa
         vision=VisionFeatures.joined(features) if features else None,
         vision_at_v=torch.cat(places).to(device) if places else None,
         stretch_t=torch.cat(stretches).to(device),
-    )
-
-
-def as_fault(error: Exception, request_id: str) -> QvlError:
-    """The error that a request ends with, free of the tensors that its traceback refers to."""
-    log.debug("request %r failed while computing", request_id, exc_info=error)
-    traceback.clear_frames(error.__traceback__)
-    if isinstance(error, QvlError):
-        return error
-    fault: QvlError
-    if is_out_of_memory(error):
-        fault = OutOfMemoryError(
-            f"memory ran out while computing request {request_id!r}",
-            hint="run fewer requests at once, or give smaller pictures",
-        )
-    else:
-        fault = EngineError(f"request {request_id!r} failed while computing")
-    fault.__cause__ = error
-    return fault
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    # on CPU torch raises a plain RuntimeError that names its allocator
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )

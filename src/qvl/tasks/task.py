@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from qvl.errors import EngineError, InvalidParamError, QvlError, nearest
+from qvl.errors import InvalidParamError, QvlError, as_fault, nearest
 from qvl.tasks.prompts import LANGUAGES
 from qvl.types import (
     Box,
@@ -151,10 +151,8 @@ def run_task(model: ChatModel, task: Task[R], seen: Sequence[Seen]) -> R | QvlEr
     try:
         task.check_seen(seen)
         return task.run(model, seen)
-    except QvlError as err:
-        return err
     except Exception as err:  # noqa: BLE001 - the edge of one item: the others go on
-        return EngineError(f"{task.name} failed: a bug in qvl ({type(err).__name__})")
+        return as_fault(err, seen[0].name if seen else task.name)
 
 
 def results(

@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 
 import qvl
-from qvl.engine.engine import Engine, as_fault
+from qvl.engine.engine import Engine
 from qvl.engine.request import (
     EngineImage,
     EngineRequest,
@@ -37,6 +37,7 @@ from qvl.errors import (
     QvlError,
     UnknownModelError,
     UsageError,
+    as_fault,
     nearest,
 )
 from qvl.loading.generation import GenerationDefaults
