@@ -208,9 +208,9 @@ def as_fault(error: Exception, name: str) -> QvlError:
     if isinstance(error, QvlError):
         return error
     fault: QvlError = EngineError(f"{name!r} failed while computing")
-    # torch's own OutOfMemoryError is a RuntimeError, and on a CPU it raises a plain one
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    if isinstance(error, MemoryError) or "out of memory" in said or "DefaultCPUAllocator" in said:
+    # torch's own, which is not imported here, has that name too; on a CPU it raises a plain one
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & {"MemoryError", "OutOfMemoryError"} or "DefaultCPUAllocator" in str(error):
         fault = OutOfMemoryError(
             f"memory ran out while computing {name!r}",
             hint="run fewer requests at once, or give smaller pictures",
