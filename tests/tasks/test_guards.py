@@ -8,6 +8,8 @@ import pytest
 
 from qvl.errors import AnswerFormError
 from qvl.tasks import TASKS
+from qvl.tasks.ask import Ask
+from qvl.tasks.describe import Describe
 from qvl.tasks.guards import answered
 from qvl.tasks.task import from_json, question
 from qvl.types import FinishReason, Image, ResponseFormat, Sampling
@@ -49,6 +51,15 @@ def test_a_wrong_answer_is_asked_for_once_more_and_then_flagged(
     assert len(model.asked) == len(told.completions) == 2
     added = "Отвечай только на русском языке." if script[0] == EN else "Не оставляй ответ пустым."
     assert model.words == ["Опиши картинку.", f"Опиши картинку. {added}"]
+
+
+def test_a_question_of_ones_own_is_answered_in_its_language() -> None:
+    model = Scripted(RU)
+    for task in (Ask(question="Что стоит на столе?"), Describe(prompt="Что на картинке?")):
+        found = task.run(model, [PICTURE])
+        assert (found.text, found.language, found.flags) == (RU, "ru", ())
+    asked = Ask(question="Это кружка?", answer_as="bool").run(Scripted("да"), [PICTURE])
+    assert asked.value is True
 
 
 def test_without_a_language_any_is_right() -> None:

@@ -13,6 +13,7 @@ from qvl.errors import InvalidParamError
 from qvl.tasks.boxes import boxes_of
 from qvl.tasks.check import contradicted, disputed, unseen
 from qvl.tasks.guards import answered
+from qvl.tasks.language import language_of
 from qvl.tasks.prompts import LANGUAGES, presets, wording
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, question
 from qvl.types import Completion, ResponseFormat, Sampling, Video
@@ -118,7 +119,9 @@ class Describe(Task[Description]):
         (shown,) = seen
         form = ResponseFormat("json_schema", json.dumps(LISTING)) if self.listing else None
         asked = question(seen, self.words(shown), self.sampling, form=form)
-        told = answered(model, asked, language=self.language)
+        # words of one's own are answered in their language
+        language = language_of(self.prompt, self.language) if self.prompt else self.language
+        told = answered(model, asked, language=language)
         fields = told.fields() if self.listing else {"description": told.text}
         text = fields["description"]
         whole = "\n".join(filter(None, (fields.get("title"), text, fields.get("alt_text"))))
@@ -131,7 +134,7 @@ class Describe(Task[Description]):
         found = {"unsupported": unsupported, "contradicts": wrong}
         return Description(
             text=text,
-            language=self.language,
+            language=language,
             completions=(*told.completions, *located, *looked, *compared),
             flags=(*told.flags, *(flag for flag, items in found.items() if items)),
             title=fields.get("title", ""),
