@@ -129,9 +129,7 @@ def test_boxes_of_a_plain_response_are_drawn_in_thousandths(tmp_path: Path) -> N
     path = tmp_path / "white.png"
     PILImage.new("RGB", (400, 200), "white").save(path)
     history = [(shown(PICTURES[0], "?"), "a"), (shown(path, "Frame it"), "b"), ("More", "c")]
-    picture = TOKENIZER.draw_bbox_on_latest_picture(
-        "<ref> cup</ref><box>(250,500),(750,900)</box>", history
-    )
+    picture = TOKENIZER.draw_bbox_on_latest_picture("Here: <box>(250,500),(750,900)</box>", history)
     assert picture is not None
     assert picture.size == (400, 200)
     coloured = np.argwhere((np.asarray(picture) != 255).any(axis=2))

@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as Pixels
-from PIL import ImageDraw
 
 from qvl.api import VLM
+from qvl.drawing import drawn
 from qvl.errors import InvalidParamError, nearest
 from qvl.processing.image import read_image
 from qvl.tasks.boxes import boxes_of, parse_boxes
 from qvl.types import (
-    Box,
     Completion,
     Image,
     ImageInfo,
@@ -40,7 +39,6 @@ from qvl.types import (
 )
 
 FIRST = "qwen_vl"  # the generation whose boxes a plain text is read for
-COLOURS = ("#d62828", "#1d4ed8", "#15803d", "#b45309", "#7c3aed", "#be185d")
 
 
 class Query(str):
@@ -117,7 +115,7 @@ class Tokenizer:
         else:
             size = whole(pictures[-1].name, pixels)
             boxes = parse_boxes(response, size, generation=FIRST)
-        return drawn(pixels, boxes) if boxes else None
+        return drawn(pixels, boxes)[0] if boxes else None
 
 
 class Model:
@@ -219,15 +217,3 @@ def whole(name: str, pixels: np.ndarray) -> ImageInfo:
         resized_height_px=height,
         tokens=0,
     )
-
-
-def drawn(pixels: np.ndarray, boxes: Sequence[Box]) -> Pixels.Image:
-    """A picture, uint8 [H, W, 3], with the boxes and their labels."""
-    picture = Pixels.fromarray(pixels)
-    pen = ImageDraw.Draw(picture)
-    thick = max(1, min(picture.size) // 150)
-    for number, box in enumerate(boxes):
-        colour = COLOURS[number % len(COLOURS)]
-        pen.rectangle((box.x1, box.y1, box.x2, box.y2), outline=colour, width=thick)
-        pen.text((box.x1 + 2 * thick, box.y1 + 2 * thick), box.label, fill=colour)
-    return picture

@@ -168,6 +168,15 @@ def test_a_description_is_checked_and_grounded() -> None:
     assert located.response_format is not None
 
 
+def test_a_generation_that_writes_tags_is_asked_for_them() -> None:
+    tags = "<|object_ref_start|>mug<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>"
+    model = Scripted("A white mug.", tags, generation="qwen2_vl")
+    found = Describe(grounded=True).run(model, [PICTURE])
+    assert found.boxes == (Box("mug", 0, 0, SIDE_PX / 2, SIDE_PX / 2),)
+    assert model.asked[1].response_format is None
+    assert model.words[1].endswith("Find each thing that it names. Answer with their boxes.")
+
+
 def test_unchecked_costs_no_question() -> None:
     model = Scripted(answers)
     found = Describe(facts={"mug of": "350 ml"}).run(model, [PICTURE])

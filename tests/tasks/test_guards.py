@@ -8,6 +8,9 @@ import pytest
 
 from qvl.errors import AnswerFormError
 from qvl.tasks import TASKS
+from qvl.tasks.ask import Ask
+from qvl.tasks.describe import Describe
+from qvl.tasks.ground import Found
 from qvl.tasks.guards import answered
 from qvl.tasks.task import from_json, question
 from qvl.types import FinishReason, Image, ResponseFormat, Sampling
@@ -16,7 +19,8 @@ from scripted import Scripted, completion
 PICTURE = Image(b"", "cup.png")
 RU, EN = "Белая кружка стоит на столе.", "A white mug stands on a wooden table."
 # the options without which a task of one picture is none
-NEEDED = {"ask": {"question": "?"}, "service": {"question": "?"}}
+NEEDED = {"ask": {"question": "?"}, "service": {"question": "?"}, "ground": {"phrases": ["?"]}}
+MAY_BE_EMPTY = ("ocr",)  # nothing is written in the picture: flagged, and not asked about again
 
 
 def asked(*script: str, form: ResponseFormat | None = None, language: str | None = "ru"):
@@ -49,6 +53,15 @@ def test_a_wrong_answer_is_asked_for_once_more_and_then_flagged(
     assert len(model.asked) == len(told.completions) == 2
     added = "Отвечай только на русском языке." if script[0] == EN else "Не оставляй ответ пустым."
     assert model.words == ["Опиши картинку.", f"Опиши картинку. {added}"]
+
+
+def test_a_question_of_ones_own_is_answered_in_its_language() -> None:
+    model = Scripted(RU)
+    for task in (Ask(question="Что стоит на столе?"), Describe(prompt="Что на картинке?")):
+        found = task.run(model, [PICTURE])
+        assert (found.text, found.language, found.flags) == (RU, "ru", ())
+    asked = Ask(question="Это кружка?", answer_as="bool").run(Scripted("да"), [PICTURE])
+    assert asked.value is True
 
 
 def test_without_a_language_any_is_right() -> None:
@@ -105,5 +118,9 @@ def test_no_task_takes_an_empty_answer_for_one(name: str, reason: FinishReason) 
         found = task.run(model, [PICTURE] * task.least)
     except AnswerFormError:
         return
+    if isinstance(found, Found):
+        assert found.missing == ("?",)
+        return
     assert "empty" in found.flags
-    assert len(found.completions) == (1 if reason == "reasoning" else 2)
+    asked_again = reason != "reasoning" and name not in MAY_BE_EMPTY
+    assert len(found.completions) == 1 + asked_again

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from qvl.errors import InvalidParamError
 from qvl.tasks.guards import answered
+from qvl.tasks.language import language_of
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, question
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import ChatModel
@@ -55,11 +56,12 @@ class Ask(Task[Answer]):
             )
 
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> Answer:
+        language = self._spoken()
         asked = question(seen, self.question, self.sampling, form=self._form())
-        told = answered(model, asked, language=self.language if self._form() is None else None)
+        told = answered(model, asked, language=language if self._form() is None else None)
         return Answer(
             text=told.text,
-            language=self.language,
+            language=language,
             completions=told.completions,
             flags=told.flags,
             question=self.question,
@@ -79,7 +81,11 @@ class Ask(Task[Answer]):
         return None
 
     def _yes_no(self) -> tuple[str, str]:
-        return YES_NO.get(self.language, YES_NO["en"])
+        return YES_NO.get(self._spoken(), YES_NO["en"])
+
+    def _spoken(self) -> str:
+        """An answer is in the language of its question."""
+        return language_of(self.question, self.language)
 
     def _value(self, text: str) -> str | int | float | bool:
         match self.answer_as:

@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
 from qvl.tasks.ask import YES_NO
-from qvl.tasks.prompts import wording
+from qvl.tasks.prompts import instruction
 from qvl.tasks.task import Seen, question
 from qvl.types import Completion, Request, ResponseFormat, Sampling, Video
 from qvl.vlm.chat_model import ChatModel
@@ -128,9 +128,8 @@ def chance_of_yes(completion: Completion, language: str) -> float:
 
 
 def _yes_or_no(seen: Sequence[Seen], language: str, name: str, **given: str) -> Request:
-    asked_in = language if language in YES_NO else "en"
     form = ResponseFormat("choice", json.dumps(_yes_no(language)))
-    return question(seen, wording("check", name, asked_in, **given), SAMPLING, form=form)
+    return question(seen, instruction("check", name, language, **given), SAMPLING, form=form)
 
 
 def _yes_no(language: str) -> tuple[str, str]:

@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from qvl.errors import InvalidParamError
-from qvl.tasks.boxes import boxes_of
+from qvl.tasks.boxes import IN_TAGS, boxes_of, places_form
 from qvl.tasks.check import contradicted, disputed, unseen
 from qvl.tasks.guards import answered
-from qvl.tasks.prompts import LANGUAGES, presets, wording
+from qvl.tasks.language import language_of
+from qvl.tasks.prompts import LANGUAGES, instruction, presets, wording
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, question
 from qvl.types import Completion, ResponseFormat, Sampling, Video
 from qvl.vlm.chat_model import ChatModel
@@ -31,24 +32,6 @@ LISTING: dict[str, Any] = {
     },
     "required": ["title", "description", "keywords", "alt_text"],
     "additionalProperties": False,
-}
-PARTS: dict[str, Any] = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {
-            "bbox_2d": {
-                "type": "array",
-                "items": {"type": "integer", "minimum": 0, "maximum": 99_999},
-                "minItems": 4,
-                "maxItems": 4,
-            },
-            "label": {"type": "string", "minLength": 1, "maxLength": 100},
-        },
-        "required": ["bbox_2d", "label"],
-        "additionalProperties": False,
-    },
-    "maxItems": 40,
 }
 
 
@@ -118,7 +101,9 @@ class Describe(Task[Description]):
         (shown,) = seen
         form = ResponseFormat("json_schema", json.dumps(LISTING)) if self.listing else None
         asked = question(seen, self.words(shown), self.sampling, form=form)
-        told = answered(model, asked, language=self.language)
+        # words of one's own are answered in their language
+        language = language_of(self.prompt, self.language) if self.prompt else self.language
+        told = answered(model, asked, language=language)
         fields = told.fields() if self.listing else {"description": told.text}
         text = fields["description"]
         whole = "\n".join(filter(None, (fields.get("title"), text, fields.get("alt_text"))))
@@ -131,7 +116,7 @@ class Describe(Task[Description]):
         found = {"unsupported": unsupported, "contradicts": wrong}
         return Description(
             text=text,
-            language=self.language,
+            language=language,
             completions=(*told.completions, *located, *looked, *compared),
             flags=(*told.flags, *(flag for flag, items in found.items() if items)),
             title=fields.get("title", ""),
@@ -149,8 +134,10 @@ class Describe(Task[Description]):
         form = None
         words = wording("describe_parts", "locate", self.language)
         if self.grounded:
-            words = wording("describe_parts", "locate_named", self.language, text=text)
-            form = ResponseFormat("json_schema", json.dumps(PARTS))
+            generation = model.info.generation
+            name = "locate_named" + ("-in-tags" if generation in IN_TAGS else "")
+            words = instruction("describe_parts", name, self.language, text=text)
+            form = places_form(generation, "bbox_2d", {"label": {"type": "string"}})
         return tuple(model.generate([question([shown], words, BOXES_SAMPLING, form=form)]))
 
     def words(self, shown: Seen) -> str:

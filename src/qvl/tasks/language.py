@@ -21,7 +21,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from qvl.tasks.prompts import LANGUAGES
@@ -42,7 +41,7 @@ WORDLIKE = ("CJK", "KANA", "HANGUL")  # scripts of which one letter may be a wor
 LETTERS_PER_SIGN = 3  # a Chinese sign says about as much as three letters
 WORDS_IN_ROW, WORDS_ALONE = 4, 3
 ODD_WORDS = 0.15  # of a sentence's; in Ukrainian it is a third that Russian could not spell
-PLAIN_WORDS = 0.7
+PLAIN_WORDS = 0.7  # of an English piece's, at least, are ASCII
 LEAST_LETTERS = 40
 UNLIKELY = 0.25  # right pieces of 40 letters get more than 0.5, wrong ones less than 0.15
 _QUOTED = re.compile(
@@ -85,7 +84,9 @@ def language_of(text: str, otherwise: str) -> str:
     if wanted == "CJK":
         return "ja" if has_kana else "zh"
     rivals = tuple(name for name in LANGUAGES if SCRIPTS.get(name, "LATIN") == wanted)
-    return max(_told(text, rivals).items(), key=itemgetter(1))[0] if rivals else otherwise
+    likeliest = max(rivals, key=_told(text, rivals).__getitem__, default=otherwise)
+    # a few words tell no more than their script
+    return likeliest if _letters([text]) >= LEAST_LETTERS else next(iter(rivals), otherwise)
 
 
 def prose(text: str) -> str:
@@ -133,10 +134,9 @@ def _has_latin_prose(text: str, wanted: str) -> bool:
             in_row = 0
             for index, word in enumerate(clause.split()):
                 scripts = [script(c) for c in word if c.isalpha()]
-                if set(scripts) - {
-                    "LATIN"
-                }:  # a word of the language, or joined with it: USB-кабель
-                    own, in_row = own + _weight(wanted) * (len(scripts) - scripts.count("LATIN")), 0
+                others = len(scripts) - scripts.count("LATIN")
+                if others:  # a word of the language, or joined with it: USB-кабель
+                    own, in_row = own + _weight(wanted) * others, 0
                 elif _is_name(word, first=index == 0):
                     names += len(scripts)
                 elif len(scripts) > 1:
@@ -207,15 +207,17 @@ def _letters(words: list[str]) -> int:
 
 
 def _told(text: str, rivals: tuple[str, ...]) -> dict[str, float]:
-    """The probability of each of the languages."""
-    return dict(_identifier(rivals).rank(text))
+    """The probability of each of the languages, if it is one of them."""
+    told = dict(_identifier().rank(text))
+    total = sum(told[language] for language in rivals)
+    return {language: told[language] / total if total else 1.0 for language in rivals}
 
 
 @cache
-def _identifier(languages: tuple[str, ...]) -> LanguageIdentifier:
+def _identifier() -> LanguageIdentifier:
     # a second to load, so not before a text needs it
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(languages)
+    identifier.set_languages(LANGUAGES)
     return identifier

@@ -16,7 +16,7 @@ from pydantic import Field
 from qvl.errors import InvalidParamError
 from qvl.tasks.guards import answered
 from qvl.tasks.language import language_of
-from qvl.tasks.prompts import presets, wording
+from qvl.tasks.prompts import instruction, wording
 from qvl.tasks.task import Flag, Result, Seen, Task, question
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import ChatModel
@@ -89,12 +89,10 @@ class Serve(Task[Reply]):
     def words(self, language: str) -> str:
         """What is asked; our own words come first and last."""
         given = {"sheet": self.sheet, "policy": self.policy, "question": self.question}
-        # of a language without wordings only the last one says that it is to be used
-        ours = language if language in presets("service")["role"] else "en"
-        parts = [wording("service", "role", ours)]
+        parts = [instruction("service", "role", language)]
         for name, text in given.items():
             if text.strip():
-                parts.append(wording("service", name, ours, text=quoted(text)))
+                parts.append(instruction("service", name, language, text=quoted(text)))
         parts.append(wording("service", "rules", language))
         return "\n\n".join(parts)
 
