@@ -19,7 +19,13 @@ from scripted import Scripted, completion
 PICTURE = Image(b"", "cup.png")
 RU, EN = "Белая кружка стоит на столе.", "A white mug stands on a wooden table."
 # the options without which a task of one picture is none
-NEEDED = {"ask": {"question": "?"}, "service": {"question": "?"}, "ground": {"phrases": ["?"]}}
+NEEDED = {
+    "ask": {"question": "?"},
+    "service": {"question": "?"},
+    "ground": {"phrases": ["?"]},
+    "extract": {"schema": "name"},
+    "classify": {"labels": ["cup", "plate"]},
+}
 MAY_BE_EMPTY = ("ocr",)  # nothing is written in the picture: flagged, and not asked about again
 
 
