@@ -6,7 +6,7 @@ import hashlib
 import http.client
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,18 @@ def ask(
         connection.close()
 
 
+def flat(routes: Iterable[Any]) -> Iterator[Any]:
+    """FastAPI keeps the routes of a router that is included within that."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        yield from [route] if inner is None else flat(inner.routes)
+
+
 def routes(server: Running) -> list[tuple[str, str]]:
     """(method, path) of everything that the application serves, the document and unknown ones too."""
     found = [
         (method, route.path.replace("{name:path}", "stand-in"))
-        for route in server.app.routes
+        for route in flat(server.app.routes)
         for method in sorted(getattr(route, "methods", None) or ["GET"])
     ]
     return [*found, ("GET", "/docs"), ("GET", "/redoc"), ("GET", "/ui"), ("POST", "/v1/batches")]

@@ -221,8 +221,8 @@ def test_stops_are_kept(client: openai.OpenAI) -> None:
 
 
 def test_the_newer_name_of_the_limit_wins(client: openai.OpenAI) -> None:
-    told = say(client, messages=shown(png(1)), max_tokens=64, max_completion_tokens=2)
-    assert told.usage.completion_tokens == 2
+    told = say(client, messages=shown(png(1)), max_tokens=64, max_completion_tokens=1)
+    assert told.usage.completion_tokens == 1
     assert told.choices[0].finish_reason == "length"
 
 

@@ -80,9 +80,8 @@ def serve(
     vlm = LocalModel(
         chosen.model, device=chosen.device, dtype=chosen.dtype, offline=offline or None
     )
-    names = served_model_name or [
-        Path(vlm.info.name).name if Path(vlm.info.name).exists() else vlm.info.name
-    ]
+    own = vlm.info.name  # of a folder only its last part: clients need not know where it lies
+    names = served_model_name or [Path(own).name if Path(own).is_dir() else own]
     served = app.create_app(
         vlm,
         keys=keys,
@@ -92,7 +91,5 @@ def serve(
         cors_origins=cors_origin or (),
         hosts=("127.0.0.1", "localhost", "::1", host) if is_private and not keys else (),
     )
-    where = f"[{host}]" if ":" in host else host
-    log.warning("serving %s on http://%s:%d/v1", names[0], where, sock.getsockname()[1])
     process.run(served, sock)
     vlm.close()
