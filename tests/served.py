@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,3 +158,28 @@ def completion_of(request: Request, said: StandIn) -> Completion:
             version="0",
         ),
     )
+
+
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    body: str | bytes | None = None,
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers in small letters and body of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        answer = connection.getresponse()
+        told = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, told, answer.read()
+    finally:
+        connection.close()
+
+
+def until(is_so: Callable[[], bool], within_s: float = 10.0) -> None:
+    end_s = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from qvl.errors import UsageError
 from qvl.serve.auth import OPEN, KeyGuard, host_name, read_key_file, read_keys
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import Limits
-from served import KEY, Running, StandIn, running
+from served import KEY, Running, StandIn, ask, running
 
 REFUSED = {401, 403, 404, 405}
 TRICKS = [
@@ -53,18 +52,6 @@ def server() -> Iterator[Running]:
         yield here
 
 
-def ask(
-    server: Running, method: str, path: str, headers: dict[str, str] | None = None, body: Any = None
-) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    try:
-        connection.request(method, path, body=body, headers=headers or {})
-        answer = connection.getresponse()
-        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
-    finally:
-        connection.close()
-
-
 def flat(routes: Iterable[Any]) -> Iterator[Any]:
     """FastAPI keeps the routes of a router that is included within that."""
     for route in routes:
@@ -92,7 +79,7 @@ def test_no_route_opens_without_its_key(server: Running) -> None:
     for (method, path), headers in itertools.product(routes(server), HEADERS):
         if path in OPEN:
             continue
-        status, told, body = ask(server, method, path, headers)
+        status, told, body = ask(server.port, method, path, headers)
         assert status == 401, (method, path, headers)
         assert told["www-authenticate"] == "Bearer"
         if method != "HEAD":
@@ -107,19 +94,19 @@ def test_no_spelling_of_an_address_opens_it(server: Running) -> None:
         if address.partition("?")[0].partition("#")[0] in OPEN:
             continue
         for headers in ({}, {"Host": "a/?x="}, {"Authorization": "Bearer wrong"}):
-            status, _, _ = ask(server, method, address, headers)
+            status, _, _ = ask(server.port, method, address, headers)
             assert status in REFUSED, (method, address, headers)
 
 
 def test_the_open_routes_say_nothing(server: Running) -> None:
     for path in OPEN:
-        status, _, body = ask(server, "GET", path)
+        status, _, body = ask(server.port, "GET", path)
         assert (status, json.loads(body)) == (200, {"status": "ok"})
 
 
 def test_the_right_key_opens(server: Running) -> None:
     for scheme in ("Bearer", "bearer"):
-        status, _, _ = ask(server, "GET", "/v1/models", {"Authorization": f"{scheme} {KEY}"})
+        status, _, _ = ask(server.port, "GET", "/v1/models", {"Authorization": f"{scheme} {KEY}"})
         assert status == 200
 
 
@@ -170,9 +157,9 @@ def test_without_keys_only_this_machines_names_are_let_in() -> None:
     """A web page whose name leads to 127.0.0.1 must not reach the server of who looks at it."""
     with running(StandIn(), hosts=("127.0.0.1", "localhost", "::1")) as server:
         for host in ("127.0.0.1:80", "localhost", f"LOCALHOST:{server.port}", "[::1]:80"):
-            assert ask(server, "GET", "/v1/models", {"Host": host})[0] == 200
+            assert ask(server.port, "GET", "/v1/models", {"Host": host})[0] == 200
         for host in ("evil.example", "127.0.0.1.evil.example", "a/?x=", "", "localhost.evil:80"):
-            assert ask(server, "GET", "/v1/models", {"Host": host})[0] == 403
+            assert ask(server.port, "GET", "/v1/models", {"Host": host})[0] == 403
 
 
 def test_the_name_of_a_host() -> None:
@@ -184,7 +171,7 @@ def test_the_name_of_a_host() -> None:
 def test_pages_of_others_are_told_nothing(server: Running) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "Origin": "http://evil.example"}
     for method, path in (("GET", "/v1/models"), ("OPTIONS", "/v1/chat/completions")):
-        _, told, _ = ask(server, method, path, headers)
+        _, told, _ = ask(server.port, method, path, headers)
         assert not [name for name in told if name.startswith("access-control")]
 
 
@@ -197,11 +184,11 @@ def test_a_page_that_is_named_may_ask() -> None:
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "authorization,content-type",
         }
-        status, told, _ = ask(server, "OPTIONS", "/v1/chat/completions", preflight)
+        status, told, _ = ask(server.port, "OPTIONS", "/v1/chat/completions", preflight)
         assert (status, told["access-control-allow-origin"]) == (200, page)
         other = preflight | {"Origin": "https://evil.example"}
-        assert ask(server, "OPTIONS", "/v1/chat/completions", other)[0] == 400
-        assert ask(server, "GET", "/v1/models", {"Origin": page})[0] == 401
+        assert ask(server.port, "OPTIONS", "/v1/chat/completions", other)[0] == 400
+        assert ask(server.port, "GET", "/v1/models", {"Origin": page})[0] == 401
 
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_back() -> None:
@@ -212,7 +199,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back() -> None:
 
         def post(key: str) -> tuple[int, dict[str, str], bytes]:
             headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-            return ask(server, "POST", "/v1/chat/completions", headers, body)
+            return ask(server.port, "POST", "/v1/chat/completions", headers, body)
 
         assert [post(KEY)[0] for _ in range(4)] == [200, 200, 200, 429]
         _, told, answer = post(KEY)

@@ -23,7 +23,7 @@ from embedded import tokenizer
 from qvl.serve.auth import read_keys
 from qvl.serve.limits import Limits
 from qvl.vlm.local import LocalModel
-from served import KEY, Running, StandIn, data_url, png, running
+from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
 TEXT = [{"role": "user", "content": "How many?"}]
 
@@ -31,22 +31,9 @@ TEXT = [{"role": "user", "content": "How many?"}]
 def post(
     server: Running, fields: dict[str, Any], headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], dict[str, Any]]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        given = {"Content-Type": "application/json", **(headers or {})}
-        connection.request("POST", "/v1/chat/completions", json.dumps(fields), given)
-        answer = connection.getresponse()
-        told = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, told, json.loads(answer.read())
-    finally:
-        connection.close()
-
-
-def until(is_so: Callable[[], bool], within_s: float = 10.0) -> None:
-    end_s = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
+    given = {"Content-Type": "application/json", **(headers or {})}
+    status, told, body = ask(server.port, "POST", "/v1/chat/completions", given, json.dumps(fields))
+    return status, told, json.loads(body)
 
 
 def test_who_finds_the_queue_full_is_told_at_once() -> None:

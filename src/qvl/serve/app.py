@@ -286,6 +286,7 @@ def create_app(
         version=qvl.__version__,
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         middleware=layers,
         exception_handlers=dict.fromkeys(

@@ -24,6 +24,7 @@ from qvl.serve.fields import (
     Sampled,
     Tools,
     call_of,
+    check_choice,
     form_of,
     tool_of,
     top_logprobs,
@@ -111,14 +112,19 @@ class ChatBody(Sampled):
             self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         )
         logprobs = top_logprobs(self.logprobs, self.top_logprobs)
+        tools = tuple(tool_of(tool.function) for tool in self.tools or ())
         choice = self.tool_choice
+        named = choice.function.name if isinstance(choice, NamedTool) else choice or "auto"
+        form = form_of(self.response_format)
+        if tools and form is not None and named == "auto":
+            ignored.append("tools")  # the form leaves no room for a call
         return Request(
             messages=messages_of(self.messages, ignored),
             sampling=self.sampling(max_tokens=limit, logprobs=logprobs),
-            tools=tuple(tool_of(tool.function) for tool in self.tools or ()),
-            tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice or "auto",
+            tools=tools,
+            tool_choice=check_choice(named, tools),
             thinking_tokens=self.thinking_token_budget,
-            response_format=form_of(self.response_format),
+            response_format=form,
             priority=self.priority or 0,
         )
 

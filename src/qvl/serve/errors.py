@@ -31,6 +31,7 @@ CODES = {
 }
 LATER = (408, 409, 429, 503)  # the same request may succeed after a while
 SHOWN = 64  # characters of what a client sent
+CONSIDERED = 50  # of the errors of one body
 PARAM = 200  # of where in its body something is wrong
 
 
@@ -148,7 +149,8 @@ def shown(value: str) -> str:
 def _invalid(error: RequestValidationError) -> Failure:
     """The one among the errors that reaches deepest: the others are of forms that were not meant."""
     named = [
-        (param_of(e["loc"][1:], error.body, e["type"] == "missing"), e) for e in error.errors()
+        (param_of(e["loc"][1:], error.body, is_missing=e["type"] == "missing"), e)
+        for e in error.errors()[:CONSIDERED]
     ]
     param, first = max(named, key=lambda pair: len(re.findall(r"[.\[]", pair[0])))
     if first["type"] == "json_invalid":
@@ -169,14 +171,27 @@ def _reason(error: Mapping[str, Any]) -> str:
     return text[:1].lower() + text[1:200]
 
 
-def param_of(place: Sequence[int | str], body: Any, is_missing: bool) -> str:  # noqa: FBT001
+def param_of(place: Sequence[int | str], body: Any, *, is_missing: bool) -> str:
     """`messages[0].content` of a validator's place, without the names of types that it tried."""
-    path, value = "", body
-    for step in place:
-        if isinstance(step, int) and isinstance(value, list) and step < len(value):
-            path, value = f"{path}[{step}]", value[step]
-        elif isinstance(step, str) and isinstance(value, dict) and step in value:
-            path, value = f"{path}.{step}", value[step]
+    path, _ = _path(place, body)
     if is_missing and place:
         path = f"{path}.{place[-1]}"
     return path.removeprefix(".")
+
+
+def _path(place: Sequence[int | str], value: Any) -> tuple[str, int]:
+    """The path and how many steps it has; a step may be a key, or a type that is called like one."""
+    if not place:
+        return "", 0
+    step, rest = place[0], place[1:]
+    if isinstance(step, int):
+        if isinstance(value, list) and step < len(value):
+            path, steps = _path(rest, value[step])
+            return f"[{step}]{path}", steps + 1
+        return _path(rest, value)
+    skipped = _path(rest, value)
+    if isinstance(value, dict) and step in value:
+        path, steps = _path(rest, value[step])
+        if steps + 1 > skipped[1]:
+            return f".{step}{path}", steps + 1
+    return skipped

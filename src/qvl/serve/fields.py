@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from qvl.errors import InvalidParamError
 from qvl.serve.content import Nested
-from qvl.serve.errors import Refusal
+from qvl.serve.errors import Refusal, shown
 from qvl.serve.limits import (
     CHOICES,
     DEFAULT_MAX_TOKENS,
@@ -142,6 +142,19 @@ def tool_of(function: Function) -> Tool:
     parameters = function.parameters or {"type": "object", "properties": {}}
     check_schema(parameters, f"the parameters of {function.name!r}")
     return Tool(function.name, function.description or "", parameters)
+
+
+def check_choice(choice: str, tools: Sequence[Tool]) -> str:
+    """The choice itself. Raises Refusal for a call that is demanded of a tool that is not there."""
+    names = [tool.name for tool in tools]
+    if choice in ("none", "auto") or choice in names or (choice == "required" and names):
+        return choice
+    raise Refusal(
+        400,
+        "invalid_request",
+        f"tool_choice demands {shown(choice)}, which is not among the tools",
+        param="tool_choice",
+    )
 
 
 def call_of(name: str, arguments: str, place: str) -> ToolCall:

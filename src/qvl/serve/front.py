@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MARKS = re.compile(rb'["\[\]{},]')
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+SHORTLY_S, AWHILE_S = 0.05, 0.5  # for the rest of a body that is not wanted
 LEFT = 499  # nginx's number for a client that left; only in the log
 
 
@@ -92,7 +94,11 @@ class BodyCheck:
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
-        self._admission.refuse_if_full()
+        try:
+            self._admission.refuse_if_full()
+        except Refusal:
+            await _discard(receive, SHORTLY_S)
+            raise
         body = await self._read(scope, receive)
         check_shape(body)
         is_read = False
@@ -115,16 +121,12 @@ class BodyCheck:
             raise _closing(400, "invalid_request", "the request has a length and is chunked")
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        headers = Headers(scope=scope)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise _closing(415, "unsupported_media_type", "the body must be application/json")
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise _closing(415, "unsupported_media_type", "the body must not be compressed")
-        limit, body = self._limits.body_bytes, bytearray()
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > limit:
-            raise _too_large(limit)
+        try:
+            limit = self._check_body(Headers(scope=scope))
+        except Refusal:
+            await _discard(receive, AWHILE_S)
+            raise
+        body = bytearray()
         try:
             async with asyncio.timeout(self._limits.body_s):
                 while True:
@@ -139,6 +141,26 @@ class BodyCheck:
         except TimeoutError as err:
             message = f"the body did not arrive within {self._limits.body_s:g} s"
             raise _closing(408, "body_too_slow", message) from err
+
+    def _check_body(self, headers: Headers) -> int:
+        """How many bytes it may have, after what its headers say of it is checked."""
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise _closing(415, "unsupported_media_type", "the body must be application/json")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise _closing(415, "unsupported_media_type", "the body must not be compressed")
+        limit, length = self._limits.body_bytes, headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > limit:
+            raise _too_large(limit)
+        return limit
+
+
+async def _discard(receive: Receive, within_s: float) -> None:
+    """Take in what is on its way: a client that is still sending would not see the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def check_shape(body: bytes) -> None:

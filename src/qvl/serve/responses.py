@@ -24,6 +24,7 @@ from qvl.serve.fields import (
     TextForm,
     ToolName,
     call_of,
+    check_choice,
     form_of,
     schema_form,
     tool_of,
@@ -133,7 +134,12 @@ class ResponseBody(Body):
         if self.store:
             ignored.append("store")
         limit = DEFAULT_MAX_TOKENS if self.max_output_tokens is None else self.max_output_tokens
+        tools = tuple(map(tool_of, self.tools or ()))
         choice = self.tool_choice
+        named = choice.name if isinstance(choice, NamedChoice) else choice or "auto"
+        form = self._form()
+        if tools and form is not None and named == "auto":
+            ignored.append("tools")  # the form leaves no room for a call
         sampling = Sampling(
             max_new_tokens=limit,
             temperature=self.temperature,
@@ -146,9 +152,9 @@ class ResponseBody(Body):
         return Request(
             messages=self._messages(ignored),
             sampling=sampling.checked(),
-            tools=tuple(map(tool_of, self.tools or ())),
-            tool_choice=choice.name if isinstance(choice, NamedChoice) else choice or "auto",
-            response_format=self._form(),
+            tools=tools,
+            tool_choice=check_choice(named, tools),
+            response_format=form,
         )
 
     def _form(self) -> ResponseFormat | None:
