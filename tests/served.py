@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import openai
 from fastapi import FastAPI
 from PIL import Image as Pillow
 
@@ -63,6 +64,11 @@ def running(model: ChatModel, **options: Any) -> Iterator[Running]:
         server.stop()
         thread.join(60)
         assert not thread.is_alive()
+
+
+def client_of(server: Running, key: str = "none") -> Any:
+    """OpenAI's own, untyped: what it returns and takes has more forms than a test can name."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
 
 
 def png(seed: int, size: tuple[int, int] = (64, 96)) -> bytes:

@@ -22,7 +22,7 @@ from served import Running, StandIn, ask, data_url, png, running, until
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
-TEXT = [{"role": "user", "content": "hello"}]
+TEXT: list[Any] = [{"role": "user", "content": "hello"}]
 # what no answer may hold: addresses of objects, paths of the server, tracebacks, long base64
 LEAKS = re.compile(rb"0x[0-9a-f]{6,}|/home/|/tmp/|/root/|/usr/|File \"|Bearer |[A-Za-z0-9+/]{200}")
 

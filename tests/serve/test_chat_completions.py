@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -21,12 +22,12 @@ from qvl.types import (
     choices,
 )
 from qvl.vlm.local import LocalModel
-from served import Running, StandIn, data_url, png, running
+from served import Running, StandIn, client_of, data_url, png, running
 from tiny import save_tiny, token_id
 
 THINKING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
 URL_SAFE = f"data:image/png;base64,{base64.urlsafe_b64encode(png(1)).decode()}"
-TEXT = [{"role": "user", "content": "How many?"}]
+TEXT: list[Any] = [{"role": "user", "content": "How many?"}]
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +43,8 @@ def server(model: LocalModel) -> Iterator[Running]:
         yield here
 
 
-def client_of(server: Running, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
-
-
 @pytest.fixture(scope="module")
-def client(server: Running) -> Iterator[openai.OpenAI]:
+def client(server: Running) -> Iterator[Any]:
     with client_of(server) as made:
         yield made
 
@@ -59,21 +56,19 @@ def shown(*pictures: bytes, words: str = "What is this?") -> list[dict[str, Any]
 
 def asked(*pictures: bytes, words: str = "What is this?", **sampling: Any) -> Request:
     message = Message.user(*map(Image, pictures), words)
-    sampling = {"max_new_tokens": 1024, **sampling}
-    return Request(messages=(message,), sampling=Sampling(**sampling))
+    chosen = replace(Sampling(max_new_tokens=1024), **sampling)
+    return Request(messages=(message,), sampling=chosen)
 
 
-def say(client: openai.OpenAI, **fields: Any) -> Any:
+def say(client: Any, **fields: Any) -> Any:
     return client.chat.completions.create(model="sprout", **fields)
 
 
-def parts_of_stream(client: openai.OpenAI, **fields: Any) -> list[Any]:
+def parts_of_stream(client: Any, **fields: Any) -> list[Any]:
     return list(client.chat.completions.create(model="sprout", stream=True, **fields))
 
 
-def test_a_text_is_answered_as_the_model_answers_it(
-    client: openai.OpenAI, model: LocalModel
-) -> None:
+def test_a_text_is_answered_as_the_model_answers_it(client: Any, model: LocalModel) -> None:
     told = say(client, messages=TEXT, max_tokens=16)
     (alone,) = model.generate([asked(words="How many?", max_new_tokens=16)])
     assert told.choices[0].message.content == alone.text
@@ -86,7 +81,7 @@ def test_a_text_is_answered_as_the_model_answers_it(
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_picture_and_a_seed_give_the_models_own_words(
-    client: openai.OpenAI, model: LocalModel, seed: int
+    client: Any, model: LocalModel, seed: int
 ) -> None:
     told = say(client, messages=shown(png(seed)), temperature=1.0, seed=seed, max_tokens=24)
     (alone,) = model.generate([asked(png(seed), temperature=1.0, seed=seed, max_new_tokens=24)])
@@ -97,7 +92,7 @@ def test_a_picture_and_a_seed_give_the_models_own_words(
     assert picture["name"] == "messages[0].content[0]"
 
 
-def test_several_pictures_keep_their_order(client: openai.OpenAI, model: LocalModel) -> None:
+def test_several_pictures_keep_their_order(client: Any, model: LocalModel) -> None:
     first, second = png(1), png(2, (96, 64))
     told = say(client, messages=shown(first, second), max_tokens=16, temperature=0)
     (alone,) = model.generate([asked(first, second, max_new_tokens=16, temperature=0)])
@@ -120,9 +115,7 @@ def test_several_pictures_keep_their_order(client: openai.OpenAI, model: LocalMo
     ],
     ids=["bare", "object", "input_image", "no subtype", "wrong type", "unpadded", "url", "file"],
 )
-def test_a_picture_may_be_sent_in_each_of_these_forms(
-    client: openai.OpenAI, part: dict[str, Any]
-) -> None:
+def test_a_picture_may_be_sent_in_each_of_these_forms(client: Any, part: dict[str, Any]) -> None:
     words = {"type": "text", "text": "What is this?"}
     usual = say(client, messages=shown(png(1)), max_tokens=8)
     told = say(client, messages=[{"role": "user", "content": [part, words]}], max_tokens=8)
@@ -130,7 +123,7 @@ def test_a_picture_may_be_sent_in_each_of_these_forms(
     assert told.usage.prompt_tokens == usual.usage.prompt_tokens
 
 
-def test_a_stream_joins_to_the_whole(client: openai.OpenAI) -> None:
+def test_a_stream_joins_to_the_whole(client: Any) -> None:
     for fields in (
         {"messages": shown(png(1)), "temperature": 0},
         {"messages": shown(png(2)), "temperature": 1.0, "seed": 3},
@@ -146,7 +139,7 @@ def test_a_stream_joins_to_the_whole(client: openai.OpenAI) -> None:
         assert len({c.id for c in chunks}) == 1
 
 
-def test_usage_comes_last_and_only_when_asked_for(client: openai.OpenAI) -> None:
+def test_usage_comes_last_and_only_when_asked_for(client: Any) -> None:
     plain = parts_of_stream(client, messages=TEXT, max_tokens=8)
     assert all(c.choices and c.usage is None for c in plain)
     *chunks, last = parts_of_stream(
@@ -159,7 +152,7 @@ def test_usage_comes_last_and_only_when_asked_for(client: openai.OpenAI) -> None
     assert all(c.usage is None for c in chunks)
 
 
-def test_choices_are_those_of_the_model(client: openai.OpenAI, model: LocalModel) -> None:
+def test_choices_are_those_of_the_model(client: Any, model: LocalModel) -> None:
     fields: dict[str, Any] = {"temperature": 1.5, "seed": 5}
     told = say(client, messages=shown(png(1)), n=3, max_tokens=16, **fields)
     alone = model.generate(choices(asked(png(1), max_new_tokens=16, **fields), 3))
@@ -173,7 +166,7 @@ def test_choices_are_those_of_the_model(client: openai.OpenAI, model: LocalModel
         assert mine[-1].finish_reason
 
 
-def test_logprobs_are_those_of_the_tokens(client: openai.OpenAI, model: LocalModel) -> None:
+def test_logprobs_are_those_of_the_tokens(client: Any, model: LocalModel) -> None:
     fields: dict[str, Any] = {"messages": TEXT, "max_tokens": 8, "logprobs": True}
     told = say(client, **fields, top_logprobs=2).choices[0]
     (alone,) = model.generate([asked(words="How many?", max_new_tokens=8, logprobs=2)])
@@ -192,7 +185,7 @@ def test_logprobs_are_those_of_the_tokens(client: openai.OpenAI, model: LocalMod
     assert [t.token for t in streamed] == [t.token for t in content]
 
 
-def test_an_answer_has_the_form_that_was_asked_for(client: openai.OpenAI) -> None:
+def test_an_answer_has_the_form_that_was_asked_for(client: Any) -> None:
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
@@ -212,7 +205,7 @@ def test_an_answer_has_the_form_that_was_asked_for(client: openai.OpenAI) -> Non
         assert isinstance(json.loads(plain.choices[0].message.content), dict)
 
 
-def test_stops_are_kept(client: openai.OpenAI) -> None:
+def test_stops_are_kept(client: Any) -> None:
     whole = say(client, messages=shown(png(1)), max_tokens=32).choices[0].message.content
     stop = whole[3:6]
     cut = say(client, messages=shown(png(1)), max_tokens=32, stop=stop).choices[0]
@@ -220,24 +213,24 @@ def test_stops_are_kept(client: openai.OpenAI) -> None:
     assert cut.finish_reason == "stop"
 
 
-def test_the_newer_name_of_the_limit_wins(client: openai.OpenAI) -> None:
+def test_the_newer_name_of_the_limit_wins(client: Any) -> None:
     told = say(client, messages=shown(png(1)), max_tokens=64, max_completion_tokens=1)
     assert told.usage.completion_tokens == 1
     assert told.choices[0].finish_reason == "length"
 
 
-def test_without_a_limit_it_is_1024(client: openai.OpenAI) -> None:
+def test_without_a_limit_it_is_1024(client: Any) -> None:
     told = say(client, messages=TEXT)
     assert told.choices[0].meta["sampling"]["max_new_tokens"] == 1024
 
 
-def test_the_clients_own_shape_may_be_sent_back(client: openai.OpenAI) -> None:
+def test_the_clients_own_shape_may_be_sent_back(client: Any) -> None:
     told = say(client, messages=TEXT, max_tokens=8)
     history = [*TEXT, told.choices[0].message.model_dump(), {"role": "user", "content": "And now?"}]
     assert say(client, messages=history, max_tokens=8).choices[0].message.content is not None
 
 
-def test_developers_and_systems_words_are_one(client: openai.OpenAI, model: LocalModel) -> None:
+def test_developers_and_systems_words_are_one(client: Any, model: LocalModel) -> None:
     told = say(
         client,
         messages=[
@@ -256,7 +249,7 @@ def test_developers_and_systems_words_are_one(client: openai.OpenAI, model: Loca
     assert told.usage.prompt_tokens == alone.usage.prompt_tokens
 
 
-def test_fields_without_effect_are_named(client: openai.OpenAI) -> None:
+def test_fields_without_effect_are_named(client: Any) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="sprout",
         messages=TEXT,
@@ -275,7 +268,7 @@ def test_fields_without_effect_are_named(client: openai.OpenAI) -> None:
     assert "warnings" not in json.loads(plain.text)
 
 
-def test_a_detail_that_has_no_effect_is_named(client: openai.OpenAI) -> None:
+def test_a_detail_that_has_no_effect_is_named(client: Any) -> None:
     part = {"type": "image_url", "image_url": {"url": data_url(png(1)), "detail": "low"}}
     raw = client.chat.completions.with_raw_response.create(
         model="sprout", messages=[{"role": "user", "content": [part]}], max_tokens=2
@@ -284,7 +277,7 @@ def test_a_detail_that_has_no_effect_is_named(client: openai.OpenAI) -> None:
 
 
 @pytest.fixture(scope="module")
-def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("thinking")
     save_tiny(folder, "qwen3_vl")
     (folder / "chat_template.jinja").write_text(THINKING)
@@ -294,7 +287,7 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI
     model.close()
 
 
-def test_reasoning_is_told_apart_under_both_names(thinking: openai.OpenAI) -> None:
+def test_reasoning_is_told_apart_under_both_names(thinking: Any) -> None:
     fields: dict[str, Any] = {
         "messages": TEXT,
         "max_tokens": 60,
@@ -316,7 +309,7 @@ def test_reasoning_is_told_apart_under_both_names(thinking: openai.OpenAI) -> No
     assert "".join(d.content or "" for d in deltas) == message.content
 
 
-def test_reasoning_without_an_end_is_told(thinking: openai.OpenAI) -> None:
+def test_reasoning_without_an_end_is_told(thinking: Any) -> None:
     told = say(
         thinking,
         messages=TEXT,
@@ -331,7 +324,7 @@ def test_reasoning_without_an_end_is_told(thinking: openai.OpenAI) -> None:
     assert "before the model had reasoned" in choice.meta["notes"][0]
 
 
-WEATHER = {
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "weather",

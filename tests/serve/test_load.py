@@ -25,7 +25,7 @@ from qvl.serve.limits import Limits
 from qvl.vlm.local import LocalModel
 from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
-TEXT = [{"role": "user", "content": "How many?"}]
+TEXT: list[Any] = [{"role": "user", "content": "How many?"}]
 
 
 def post(

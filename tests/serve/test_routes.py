@@ -15,7 +15,7 @@ from qvl.serve.auth import read_keys
 from qvl.serve.limits import Limits
 from qvl.types import Image, Message, Request, Sampling, Tool, ToolCall, choices
 from qvl.vlm.local import LocalModel
-from served import KEY, Running, StandIn, ask, data_url, png, running
+from served import KEY, Running, StandIn, ask, client_of, data_url, png, running
 
 JSON = {"Content-Type": "application/json"}
 
@@ -34,13 +34,13 @@ def server(model: LocalModel) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def client(server: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
+def client(server: Running) -> Iterator[Any]:
+    with client_of(server) as made:
         yield made
 
 
 def asked(*parts: Image | str, **sampling: Any) -> Request:
-    chosen = Sampling(**{"max_new_tokens": 1024, **sampling})
+    chosen = replace(Sampling(max_new_tokens=1024), **sampling)
     return Request(messages=(Message.user(*parts),), sampling=chosen)
 
 
@@ -56,7 +56,7 @@ def post(server: Running, path: str, **fields: Any) -> Any:
     return json.loads(body)
 
 
-def test_a_completion_is_the_answer_to_its_prompt(client: openai.OpenAI, model: LocalModel) -> None:
+def test_a_completion_is_the_answer_to_its_prompt(client: Any, model: LocalModel) -> None:
     sampling: dict[str, Any] = {"temperature": 1.0, "seed": 4}
     told = client.completions.create(
         model="sprout", prompt=["hello", "What is red?"], n=2, max_tokens=12, logprobs=2, **sampling
@@ -82,7 +82,7 @@ def test_a_completion_is_the_answer_to_its_prompt(client: openai.OpenAI, model: 
     assert chunks[-1].choices[0].finish_reason == told.choices[0].finish_reason
 
 
-def test_a_response_is_the_models_answer(client: openai.OpenAI, model: LocalModel) -> None:
+def test_a_response_is_the_models_answer(client: Any, model: LocalModel) -> None:
     content = [
         {"type": "input_text", "text": "What is this?"},
         {"type": "input_image", "image_url": data_url(png(1)), "detail": "auto"},
@@ -91,7 +91,7 @@ def test_a_response_is_the_models_answer(client: openai.OpenAI, model: LocalMode
     told = client.responses.create(
         model="sprout",
         instructions="Be brief.",
-        input=[{"role": "user", "content": content}],  # type: ignore[list-item]
+        input=[{"role": "user", "content": content}],
         extra_body={"seed": 6},
         **fields,
     )
@@ -107,7 +107,7 @@ def test_a_response_is_the_models_answer(client: openai.OpenAI, model: LocalMode
         client.responses.create(
             model="sprout",
             instructions="Be brief.",
-            input=[{"role": "user", "content": content}],  # type: ignore[list-item]
+            input=[{"role": "user", "content": content}],
             extra_body={"seed": 6},
             stream=True,
             **fields,
@@ -127,17 +127,17 @@ def test_a_response_is_the_models_answer(client: openai.OpenAI, model: LocalMode
         f"response.{ended}",
     ]
     assert [e.sequence_number for e in events] == list(range(len(events)))
-    assert events[-1].response.output_text == alone.text  # type: ignore[union-attr]
+    assert events[-1].response.output_text == alone.text
     assert told.status == ended
 
 
-def test_a_response_of_a_bare_text(client: openai.OpenAI, model: LocalModel) -> None:
+def test_a_response_of_a_bare_text(client: Any, model: LocalModel) -> None:
     told = client.responses.create(model="sprout", input="hello", max_output_tokens=8)
     (alone,) = model.generate([asked("hello", max_new_tokens=8)])
     assert told.output_text == alone.text
 
 
-def test_the_form_of_a_response(client: openai.OpenAI) -> None:
+def test_the_form_of_a_response(client: Any) -> None:
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
@@ -155,7 +155,7 @@ def test_reasoning_and_calls_of_a_response_go_both_ways() -> None:
     tool: Any = {"type": "function", "name": "weather", "parameters": {}, "strict": False}
     with (
         running(model, names=["m"]) as server,
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+        client_of(server) as client,
     ):
         first = client.responses.create(model="m", input="Is it warm?", tools=[tool])
         reasoning, called = first.output
@@ -188,7 +188,7 @@ def test_reasoning_and_calls_of_a_response_go_both_ways() -> None:
     assert request.tool_choice == "weather"
 
 
-def test_the_models_that_are_served(client: openai.OpenAI, server: Running) -> None:
+def test_the_models_that_are_served(client: Any, server: Running) -> None:
     listed = client.models.list().data
     assert [m.id for m in listed] == ["sprout", "org/small"]
     one = client.models.retrieve("org/small")

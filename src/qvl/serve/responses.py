@@ -262,7 +262,7 @@ def response(
     if completion is not None:
         status = status_of(completion)
         details = {"reason": "max_output_tokens"} if status == "incomplete" else None
-    told = {
+    told: dict[str, Any] = {
         "id": shape.id,
         "object": "response",
         "created_at": shape.created,
