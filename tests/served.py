@@ -61,6 +61,7 @@ def running(model: ChatModel, **options: Any) -> Iterator[Running]:
             assert thread.is_alive()
         yield Running(app, sock.getsockname()[1], server, thread)
     finally:
+        getattr(model, "gate", threading.Event()).set()  # a test that failed leaves it closed
         server.stop()
         thread.join(60)
         assert not thread.is_alive()
