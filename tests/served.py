@@ -83,7 +83,7 @@ def data_url(encoded: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
-INFO = ModelInfo("stand-in", None, "none", 0, 0, "fp32", "cpu", 4096)
+INFO = ModelInfo("stand-in", None, "none", 0, 0, "fp32", "cpu", 4096, at_once=8)
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import documents
 from qvl.serve.errors import param_of
 from qvl.serve.limits import JSON_VALUES, Limits
 from qvl.vlm.local import LocalModel
@@ -185,6 +186,30 @@ BODIES: list[tuple[str, bytes, int, str, str | None]] = [
         "messages",
     ),
     (
+        "S041 33 pages",
+        said({"type": "file", "file": {"file_data": data_url(documents.document(*[b""] * 33))}}),
+        400,
+        "too_many_images",
+        "messages",
+    ),
+    *(
+        (f"S024 {host}", picture(f"http://{host}/x.png"), 400, "fetch_blocked", None)
+        for host in (
+            "127.0.0.1",
+            "169.254.169.254",
+            "[::1]",
+            "0",
+            "127.1",
+            "2130706433",
+            "0x7f.1",
+            "0177.0.0.1",
+            "localhost",
+        )
+    ),
+    ("S029", picture("http://127.0.0.1:6666\\@1.1.1.1/"), 400, "fetch_blocked", None),
+    ("S031", picture("https://1.1.1.1:22/x.png"), 400, "fetch_blocked", None),
+    ("S032", picture("https://user:SECRET@1.1.1.1/x.png"), 400, "fetch_blocked", None),
+    (
         "S042 frames",
         said(
             {
@@ -340,6 +365,7 @@ def test_a_bad_body_is_answered(
         assert error["request_id"] == headers["x-request-id"]
         assert headers["x-should-retry"] == "false"
         assert not LEAKS.search(answer)
+        assert b"SECRET" not in answer
         assert len(answer) < 2000
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+import documents
 from qvl.types import (
     Image,
     Message,
@@ -121,6 +122,20 @@ def test_a_picture_may_be_sent_in_each_of_these_forms(client: Any, part: dict[st
     told = say(client, messages=[{"role": "user", "content": [part, words]}], max_tokens=8)
     assert told.choices[0].message.content == usual.choices[0].message.content
     assert told.usage.prompt_tokens == usual.usage.prompt_tokens
+
+
+def test_a_documents_pages_are_shown_one_after_the_other(client: Any, model: LocalModel) -> None:
+    pdf = documents.document(documents.RED_LEFT, b"0 0 1 rg 0 0 100 100 re f")
+    part = {"type": "file", "file": {"file_data": data_url(pdf, "application/pdf")}}
+    words = {"type": "text", "text": "What is this?"}
+    told = say(client, messages=[{"role": "user", "content": [part, words]}], max_tokens=8)
+    pages = [Image(pdf, page=number) for number in (1, 2)]
+    message = Message.user(*pages, "What is this?")
+    (alone,) = model.generate([Request(messages=(message,), sampling=Sampling(max_new_tokens=8))])
+    assert told.choices[0].message.content == alone.text
+    assert told.usage.prompt_tokens == alone.usage.prompt_tokens
+    names = [picture["name"] for picture in told.choices[0].meta["images"]]
+    assert names == [f"messages[0].content[0], page {number}" for number in (1, 2)]
 
 
 def test_a_stream_joins_to_the_whole(client: Any) -> None:

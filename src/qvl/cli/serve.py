@@ -73,6 +73,10 @@ def serve(
         )
     sock = process.bound_socket(host, port)
 
+    from qvl.fetch import set_policy
+
+    set_policy(domains=allowed_media_domain, offline=offline)
+
     from qvl.vlm.local import LocalModel  # brings torch: not before the flags are known to be good
 
     if chosen.model == EMBEDDED:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from qvl.serve.answers import Piece
-from qvl.serve.content import Content, Nested, check_pictures, parts_of, thoughts_of
+from qvl.serve.content import Content, Nested, check_parts, check_pictures, parts_of, thoughts_of
 from qvl.serve.errors import to_json
 from qvl.serve.fields import (
     CalledFunction,
@@ -131,7 +131,7 @@ class ChatBody(Sampled):
 
 def messages_of(messages: Sequence[ChatMessage], ignored: list[str]) -> tuple[Message, ...]:
     """Raises QvlError, Refusal for what cannot be shown."""
-    check_pictures([message.content for message in messages], "messages")
+    check_parts([message.content for message in messages], "messages")
     found: list[Message] = []
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
@@ -154,6 +154,7 @@ def messages_of(messages: Sequence[ChatMessage], ignored: list[str]) -> tuple[Me
                 found.append(
                     Message("assistant", parts, reasoning or thoughts_of(message.content), calls)
                 )
+    check_pictures(found, "messages")
     return joined_system(found)
 
 

@@ -15,9 +15,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from qvl.errors import ImageDecodeError, VideoDecodeError
+from qvl.processing.pdf import pages
+from qvl.processing.source import is_pdf
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import PARTS, PICTURES
-from qvl.types import Image, Part, Text, Url, Video, is_address
+from qvl.types import Image, Message, Part, Text, Url, Video, is_address
 
 URL_CHARACTERS = 8192
 _STANDARD = bytes.maketrans(b"-_", b"+/")  # the letters in which the URL-safe alphabet differs
@@ -124,17 +126,29 @@ def thoughts_of(content: Content | None) -> str:
     return "".join(part.thinking for part in content if isinstance(part, ThinkingPart))
 
 
-def check_pictures(contents: Sequence[Content | None], place: str) -> None:
+def check_parts(contents: Sequence[Content | None], place: str) -> None:
     """Raises Refusal where there are too many, before the first is decoded or fetched."""
     parts = [p for content in contents if isinstance(content, list) for p in content]
     if len(parts) > PARTS:
         raise Refusal(400, "too_many_parts", f"{place} has {len(parts)} parts, over {PARTS}")
-    pictures = sum(not isinstance(p, TextPart | RefusalPart | ThinkingPart) for p in parts)
+    _check_count(
+        sum(not isinstance(p, TextPart | RefusalPart | ThinkingPart) for p in parts), place
+    )
+
+
+def check_pictures(messages: Sequence[Message], place: str) -> None:
+    """The same, with each page of a document counted."""
+    shown = [p for message in messages for p in message.content if not isinstance(p, Text)]
+    _check_count(len(shown), place)
+
+
+def _check_count(pictures: int, place: str) -> None:
     if pictures > PICTURES:
         raise Refusal(
             400,
             "too_many_images",
-            f"{place} has {pictures} pictures and files, the limit is {PICTURES}",
+            f"{place} has {pictures} pictures, videos and pages, the limit is {PICTURES}",
+            hint="send fewer, or the pages of a document one by one as pictures",
             param=place,
         )
 
@@ -158,9 +172,9 @@ def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
             asked = part.video_url
             yield _video(asked if isinstance(asked, str) else asked.url, place)
         case FilePart():
-            yield _file(part.file.file_data, place)
+            yield from _file(part.file.file_data, place)
         case InputFilePart():
-            yield _file(part.file_data, place)
+            yield from _file(part.file_data, place)
 
 
 def _image(url: str, place: str) -> Image:
@@ -182,10 +196,13 @@ def _video(url: str, place: str) -> Video:
     return Video(source=from_data_url(url, place), name=place)
 
 
-def _file(data: str, place: str) -> Image:
-    if is_address(data) or data.startswith("data:"):
-        return _image(data, place)
-    return Image(from_base64(data, place), place)
+def _file(data: str, place: str) -> list[Image]:
+    """The pages of a PDF, or a picture; at an address, a picture or a document's first page."""
+    if is_address(data):
+        return [_image(data, place)]
+    encoded = from_data_url(data, place) if data.startswith("data:") else from_base64(data, place)
+    image = Image(encoded, place)
+    return pages(image) if is_pdf(encoded) else [image]
 
 
 def _address(url: str, place: str) -> Url:

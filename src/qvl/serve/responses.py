@@ -16,7 +16,7 @@ from pydantic import Field
 
 from qvl.serve.answers import Piece
 from qvl.serve.chat import Shape, calls_of, joined_system, logprobs_object, meta_of, new_id
-from qvl.serve.content import Content, Nested, check_pictures, parts_of
+from qvl.serve.content import Content, Nested, check_parts, check_pictures, parts_of
 from qvl.serve.fields import (
     Body,
     Function,
@@ -165,7 +165,9 @@ class ResponseBody(Body):
         found = [Message("system", (Text(self.instructions),))] if self.instructions else []
         if isinstance(self.input, str):
             return (*found, Message.user(self.input))
-        check_pictures([getattr(i, "content", None) for i in self.input], "input")
+        contents = [i.content for i in self.input if isinstance(i, MessageItem)]
+        outputs = [i.output for i in self.input if isinstance(i, OutputItem)]
+        check_parts([*contents, *outputs], "input")
         reasoning = ""
         for number, item in enumerate(self.input):
             place = f"input[{number}]"
@@ -185,6 +187,7 @@ class ResponseBody(Body):
                     reasoning = "".join(t.text for t in item.content or item.summary or ())
                     continue
             reasoning = ""
+        check_pictures(found, "input")
         return joined_system(found)
 
 
