@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qvl.cli.describe import EMBEDDED_NOTICE
+from qvl.cli.tasks import EMBEDDED_NOTICE
 from qvl.errors import UsageError
 from qvl.settings import load_settings
 from qvl.vlm.chat_model import EMBEDDED

@@ -21,7 +21,6 @@ from qvl.serve.errors import Refusal
 from qvl.serve.limits import PARTS, PICTURES
 from qvl.types import Image, Message, Part, Text, Url, Video, is_address
 
-URL_CHARACTERS = 8192
 _STANDARD = bytes.maketrans(b"-_", b"+/")  # the letters in which the URL-safe alphabet differs
 
 
@@ -179,7 +178,7 @@ def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
 
 def _image(url: str, place: str) -> Image:
     if is_address(url):
-        return Image(_address(url, place), place)
+        return Image(Url(url), place)
     if not url.startswith("data:"):
         raise ImageDecodeError(
             f"{place} is neither a data: URL nor an http(s) address",
@@ -190,7 +189,7 @@ def _image(url: str, place: str) -> Image:
 
 def _video(url: str, place: str) -> Video:
     if is_address(url):
-        return Video(source=_address(url, place), name=place)
+        return Video(source=Url(url), name=place)
     if not url.startswith("data:"):
         raise VideoDecodeError(f"{place} is neither a data: URL nor an http(s) address")
     return Video(source=from_data_url(url, place), name=place)
@@ -203,17 +202,6 @@ def _file(data: str, place: str) -> list[Image]:
     encoded = from_data_url(data, place) if data.startswith("data:") else from_base64(data, place)
     image = Image(encoded, place)
     return pages(image) if is_pdf(encoded) else [image]
-
-
-def _address(url: str, place: str) -> Url:
-    if len(url) > URL_CHARACTERS:
-        raise Refusal(
-            400,
-            "invalid_url",
-            f"the address has more than {URL_CHARACTERS} characters",
-            param=place,
-        )
-    return Url(url)
 
 
 def from_data_url(url: str, place: str) -> bytes:

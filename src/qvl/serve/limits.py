@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from qvl.processing import image, patches, video
+from qvl import fetch
+from qvl.processing import image, patches, pdf, source, video
 from qvl.processing.chat import MAX_TOOLS
 from qvl.types import MAX_NEW_TOKENS, SAMPLING_RANGES
 
@@ -64,13 +65,20 @@ class Limits:
             "messages": MESSAGES,
             "content_parts": PARTS,
             "images": PICTURES,
-            "image_bytes": image.MAX_BYTES,
+            "image_bytes": source.MAX_BYTES,
             "image_pixels": image.MAX_PIXELS,
             "image_aspect": patches.MAX_ASPECT,
             "video_bytes": video.MAX_BYTES,
             "video_seconds": video.MAX_SECONDS,
             "video_frames": video.MAX_SAMPLED,
             "video_frame_pixels": video.MAX_FRAME_PIXELS,
+            "pdf_bytes": source.MAX_PDF_BYTES,
+            "pdf_pages": pdf.MAX_PAGES,
+            "pdf_page_pixels": pdf.MAX_PIXELS,
+            "fetch_s": source.FETCH_S,
+            "video_fetch_s": video.FETCH_S,
+            "fetch_connect_s": fetch.CONNECT_S,
+            "fetch_redirects": fetch.MAX_REDIRECTS,
             "n": CHOICES,
             "top_logprobs": TOP_LOGPROBS,
             "logit_bias": LOGIT_BIASES,
