@@ -24,6 +24,7 @@ from qvl.serve.limits import Limits
 from qvl.vlm.local import LocalModel
 from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
+LOAD_S = 600
 TEXT: list[Any] = [{"role": "user", "content": "How many?"}]
 
 
@@ -175,6 +176,8 @@ def model() -> Iterator[LocalModel]:
 
 
 def test_a_hundred_that_leave_leave_nothing_behind(model: LocalModel) -> None:
+    with running(model) as server:  # from now on the model has all its threads
+        streams_together(server, 2)
     rng, threads = random.Random(1), threading.active_count()
     with running(model, limits=Limits(running=8)) as server:
         fields = {"messages": TEXT, "max_tokens": 400, "temperature": 1.0}

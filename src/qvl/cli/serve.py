@@ -77,11 +77,11 @@ def serve(
 
     set_policy(domains=allowed_media_domain, offline=offline)
 
-    from qvl.vlm.local import LocalModel  # brings torch: not before the flags are known to be good
+    from qvl.vlm.open_model import open_model
 
     if chosen.model == EMBEDDED:
         log.warning(EMBEDDED_NOTICE)
-    vlm = LocalModel(
+    vlm = open_model(
         chosen.model, device=chosen.device, dtype=chosen.dtype, offline=offline or None
     )
     own = vlm.info.name  # of a folder only its last part: clients need not know where it lies

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -163,6 +163,9 @@ class LocalModel:
         loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
         self._loaded = loaded
         self._turns = Turns()
+        # a thread that computes keeps buffers and helpers of its own, so not everybody's does
+        self._stepper = ThreadPoolExecutor(1, "qvl-step")
+        self._first_thread: int | None = None
         self._grammars_lock = threading.Lock()
         self._made_grammars: Grammars | None = None
         self._keys = itertools.count()
@@ -210,6 +213,7 @@ class LocalModel:
         """Free the weights; what is being computed ends with an error, and nothing can be asked."""
         with self._turns.visit():
             self._end_all("the model was closed")
+            self._stepper.shutdown()
             del self._engine, self._loaded
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
@@ -378,7 +382,7 @@ class LocalModel:
             if not (is_mine and self._answers):  # none are left after an end of all
                 return
             try:
-                events = self._engine.step()
+                events = self._stepped()
             except BaseException:  # an interrupt empties the engine: nobody may wait for ever
                 self._end_all("the engine was interrupted")
                 raise
@@ -386,6 +390,20 @@ class LocalModel:
                 self._answers[event.request_id].take(event)
                 if isinstance(event, Finished):
                     del self._answers[event.request_id]
+
+    def _stepped(self) -> list[Event]:
+        """What a step of the engine tells; the first thread that needs one makes its own itself."""
+        if self._first_thread is None:
+            self._first_thread = threading.get_ident()
+        if self._first_thread == threading.get_ident():
+            return self._engine.step()
+        step = self._stepper.submit(self._engine.step)
+        try:
+            return step.result()
+        except BaseException:  # an interrupt of this thread, not of the one that computes
+            wait([step])
+            self._engine.abort_all()
+            raise
 
     def _end_all(self, why: str) -> None:
         for answer in self._answers.values():
