@@ -24,8 +24,8 @@ from qvl.types import MAX_NEW_TOKENS, DType
 
 FILE_NAME = "qvl.toml"
 ENV_PREFIX = "QVL_"
-# Read elsewhere (by libraries, the terminal code, kernels/build.py, vlm/remote.py); shown as they
-# change results.
+# Read elsewhere (by libraries, the terminal code, kernels/build.py, vlm/remote.py, cli/serve.py);
+# shown as they change what is done.
 HONOURED = (
     "HF_HOME",
     "HF_TOKEN",
@@ -34,8 +34,9 @@ HONOURED = (
     "QVL_NO_CC",
     "QVL_REMOTE_KEY",
     "OPENAI_API_KEY",
+    "QVL_API_KEYS",
 )
-SECRET = frozenset({"HF_TOKEN", "QVL_REMOTE_KEY", "OPENAI_API_KEY"})
+SECRET = frozenset({"HF_TOKEN", "QVL_REMOTE_KEY", "OPENAI_API_KEY", "QVL_API_KEYS"})
 
 
 def _language_codes(value: str) -> str:

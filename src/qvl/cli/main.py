@@ -16,6 +16,7 @@ import qvl
 from qvl.cli.bench import bench
 from qvl.cli.doctor import doctor
 from qvl.cli.models import models
+from qvl.cli.serve import serve
 from qvl.cli.settings import settings
 from qvl.cli.tasks import command
 from qvl.errors import QvlError
@@ -57,6 +58,7 @@ app.add_typer(models, name="models")
 app.command()(settings)
 app.command()(doctor)
 app.command()(bench)
+app.command()(serve)
 
 
 def main() -> int:

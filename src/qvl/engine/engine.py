@@ -117,10 +117,16 @@ class Engine:
         self._numbers = itertools.count()
         self._masks = ThreadPoolExecutor(1, "qvl-grammar")
         self._requests: dict[str, RequestState] = {}
+        self.preemptions = 0  # requests that gave up their blocks, to begin again
 
     @property
     def idle(self) -> bool:
         return not self._requests
+
+    @property
+    def cache_usage(self) -> float:
+        """The share of the cache that requests hold."""
+        return 1 - self._pool.free / self._pool.total
 
     def add(self, request: EngineRequest) -> None:
         """Take a request in; later steps report on it.
@@ -267,6 +273,7 @@ class Engine:
         for victim in reversed(later):
             if self._pool.free >= missing:
                 break
+            self.preemptions += bool(victim.blocks)
             self._pool.release(victim.restart())
         if self._pool.free < missing:  # blocks that several of the later ones shared
             return False

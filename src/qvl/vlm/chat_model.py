@@ -54,7 +54,7 @@ class ChatModel(Protocol):
         ...
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
-        """Text as it comes; the last delta carries the completion."""
+        """Text as it comes, maybe in empty deltas; the last one carries the completion."""
         ...
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -68,6 +68,7 @@ from qvl.types import (
 )
 from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, REMOTE, ModelInfo, refuse_later
 from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader, demanded_tools, offered_tools
+from qvl.vlm.turns import Turns
 
 IN_FLIGHT = 8  # requests computed together; each holds its pictures
 READ_AHEAD = 8  # requests whose pictures are read while those in flight are computed
@@ -161,7 +162,10 @@ class LocalModel:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # a container's quota
         loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
         self._loaded = loaded
-        self._lock = threading.Lock()  # held for one step or less
+        self._turns = Turns()
+        # a thread that computes keeps buffers and helpers of its own, so not everybody's does
+        self._stepper = ThreadPoolExecutor(1, "qvl-step")
+        self._first_thread: int | None = None
         self._grammars_lock = threading.Lock()
         self._made_grammars: Grammars | None = None
         self._keys = itertools.count()
@@ -195,10 +199,21 @@ class LocalModel:
         """The ids of the tokens that end an answer."""
         return tuple(sorted(self._loaded.defaults.stop_ids))
 
+    @property
+    def cache_usage(self) -> float:
+        """The share of the cache of keys and values that requests hold now."""
+        return self._engine.cache_usage
+
+    @property
+    def preemptions(self) -> int:
+        """How often a request gave up its place in the cache, to begin again."""
+        return self._engine.preemptions
+
     def close(self) -> None:
         """Free the weights; what is being computed ends with an error, and nothing can be asked."""
-        with self._lock:
+        with self._turns.visit():
             self._end_all("the model was closed")
+            self._stepper.shutdown()
             del self._engine, self._loaded
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
@@ -241,7 +256,10 @@ class LocalModel:
             self._abandon([a for a in front if isinstance(a, _Answer)])
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
-        """Text as it comes, whole characters only; the last delta carries the completion."""
+        """Text as it comes, whole characters only; the last delta carries the completion.
+
+        There is a delta for each step of the engine, if only an empty one, so whoever reads can leave.
+        """
         answer = self._prepare(request)
         self._enter(answer)
         shown = thought = 0
@@ -249,15 +267,15 @@ class LocalModel:
             while not answer.is_finished:
                 self._step()
                 text, reasoning = answer.text[shown:], answer.reasoning[thought:]
-                if text or reasoning:
-                    yield Delta(text, reasoning=reasoning)
+                yield Delta(text, reasoning=reasoning)
                 shown, thought = shown + len(text), thought + len(reasoning)
         finally:
             self._abandon([answer])
         result = self._outcome(answer)
         if isinstance(result, QvlError):
             raise result
-        yield Delta(result.text[shown:], result)
+        # another thread may have made the last steps
+        yield Delta(result.text[shown:], result, result.reasoning[thought:])
 
     def _prepared(self, request: Request) -> _Answer | QvlError:
         try:
@@ -274,6 +292,31 @@ class LocalModel:
             return as_fault(error, prepared.request.id)
         return prepared
 
+    def prompt_ids(self, request: Request) -> list[int]:
+        """The ids that the model would read, one for each visual token. Raises as `stream` does."""
+        return self._prompt(request).ids.tolist()
+
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of a text alone, which holds no control tokens. Raises InvalidParamError."""
+        return self._loaded.tokenizer.encode_text(text)
+
+    def text_of(self, ids: Iterable[int]) -> str:
+        """The text of ids without special tokens. Raises InvalidParamError for an unknown id."""
+        return self._loaded.tokenizer.decode(ids)
+
+    def _prompt(self, request: Request) -> Prompt:
+        loaded = self._loaded
+        return build_prompt(
+            request.messages,
+            tokenizer=loaded.tokenizer,
+            rules=loaded.rules,
+            generation=loaded.template,
+            image_token_id=loaded.config.image_token_id,
+            tools=offered_tools(request),
+            thinks=loaded.thinks,
+            video_rules=loaded.video_rules,
+        )
+
     def _prepare(self, request: Request) -> _Answer:
         """Read the pictures and make the prompt; touches nothing that is shared."""
         began_s = time.monotonic()
@@ -282,16 +325,7 @@ class LocalModel:
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
         thinking = reasoning_of(request, loaded)
         tools, demanded = offered_tools(request), demanded_tools(request)
-        prompt = build_prompt(
-            request.messages,
-            tokenizer=loaded.tokenizer,
-            rules=loaded.rules,
-            generation=loaded.template,
-            image_token_id=loaded.config.image_token_id,
-            tools=tools,
-            thinks=loaded.thinks,
-            video_rules=loaded.video_rules,
-        )
+        prompt = self._prompt(request)
         grammar = None
         if demanded:
             marks = (loaded.tokenizer.encode_control(OPEN), loaded.tokenizer.encode_control(CLOSE))
@@ -338,15 +372,17 @@ class LocalModel:
             grammar=answer.grammar,
             reasoning=answer.thinking,
         )
-        with self._lock:
+        with self._turns.visit():
             self._engine.add(engine_request)
             self._answers[answer.key] = answer
 
     def _step(self) -> None:
         """One step of the engine for everybody who waits, whichever thread makes it."""
-        with self._lock:
+        with self._turns.step() as is_mine:
+            if not (is_mine and self._answers):  # none are left after an end of all
+                return
             try:
-                events = self._engine.step()
+                events = self._stepped()
             except BaseException:  # an interrupt empties the engine: nobody may wait for ever
                 self._end_all("the engine was interrupted")
                 raise
@@ -355,14 +391,31 @@ class LocalModel:
                 if isinstance(event, Finished):
                     del self._answers[event.request_id]
 
+    def _stepped(self) -> list[Event]:
+        """What a step of the engine tells; the first thread that needs one makes its own itself."""
+        if self._first_thread is None:
+            self._first_thread = threading.get_ident()
+        if self._first_thread == threading.get_ident():
+            return self._engine.step()
+        step = self._stepper.submit(self._engine.step)
+        try:
+            return step.result()
+        except BaseException:  # an interrupt of this thread, not of the one that computes
+            wait([step])
+            self._engine.abort_all()
+            raise
+
     def _end_all(self, why: str) -> None:
         for answer in self._answers.values():
             answer.error = EngineError(why, hint="ask again")
         self._answers.clear()
 
     def _abandon(self, answers: Iterable[_Answer]) -> None:
-        with self._lock:
-            for answer in answers:
+        held = [answer for answer in answers if answer.key in self._answers]
+        if not held:  # they have ended: no need to wait for a step
+            return
+        with self._turns.visit():
+            for answer in held:
                 if self._answers.pop(answer.key, None) is not None:
                     self._engine.abort(answer.key)
 

@@ -1,0 +1,234 @@
+"""From a model's streams, which are read in threads, to asyncio and server-sent events.
+
+Main path: Answers.deltas -> admission -> a thread per answer (_read) -> a queue -> the route, which
+sends them on as they come (EventStream) or waits for all. Whoever stops reading, because the client
+left or the time is over, makes the threads leave their streams within a step of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from typing import TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from qvl.errors import EngineError, QvlError
+from qvl.serve.admission import Admission
+from qvl.serve.errors import Refusal
+from qvl.serve.limits import CHARACTERS_PER_TOKEN, CHOICES, TOKENS_PER_PICTURE, Limits
+from qvl.serve.metrics import Metrics
+from qvl.types import Completion, Delta, Request, Text
+from qvl.vlm.chat_model import ChatModel
+
+T = TypeVar("T")
+Piece = tuple[int, Delta]  # and the number of the answer it is of
+
+
+class ClientLeftError(Exception):
+    """There is nobody to answer any more."""
+
+
+class Answers:
+    """Computes requests of one client at a time each, as many at once as the admission lets in."""
+
+    def __init__(
+        self, model: ChatModel, admission: Admission, metrics: Metrics, limits: Limits
+    ) -> None:
+        self._model = model
+        self._admission = admission
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(max(limits.running, CHOICES), "qvl-answer")
+        self._queues: set[asyncio.Queue[Piece | Exception]] = set()
+
+    async def deltas(
+        self, requests: Sequence[Request], key: str, until_s: float
+    ) -> AsyncGenerator[Piece, None]:
+        """Pieces of the answers to the choices of one request, each answer's in order.
+
+        The first piece comes when the first answer is being computed, so what is wrong with a request
+        is known by then; it and the last of each answer may be empty. Raises the first error, and
+        TimeoutError when there is more to come at `until_s` of the loop's clock.
+        """
+        asked_s = time.monotonic()
+        count, tokens = len(requests), sum(map(tokens_of, requests))
+        self._admission.count(key)
+        async with asyncio.timeout_at(until_s):
+            await self._admission.enter(
+                key, choices=count, tokens=tokens, priority=requests[0].priority
+            )
+        began_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        left, reading = threading.Event(), count
+
+        def tell(item: Piece | Exception) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the server has stopped
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+
+        def ended(_: object) -> None:
+            nonlocal reading
+            reading -= 1
+            if not reading:
+                self._admission.leave(key, count, time.monotonic() - began_s)
+
+        self._queues.add(queue)
+        for number, request in enumerate(requests):
+            done = loop.run_in_executor(self._threads, self._read, number, request, left, tell)
+            done.add_done_callback(ended)
+        unfinished, last_s = count, [0.0] * count
+        try:
+            while unfinished:
+                async with asyncio.timeout_at(until_s):
+                    item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                number, delta = item
+                if delta.completion is not None:
+                    unfinished -= 1
+                    self._metrics.finished(delta.completion, began_s - asked_s)
+                elif delta.text or delta.reasoning:
+                    now_s = time.monotonic()
+                    if last_s[number]:
+                        self._metrics.between_tokens_s.observe(now_s - last_s[number])
+                    last_s[number] = now_s
+                yield number, delta
+        finally:
+            left.set()
+            self._queues.discard(queue)
+
+    async def whole(
+        self, requests: Sequence[Request], key: str, until_s: float
+    ) -> list[Completion]:
+        """All answers to the choices of one request. Raises as `deltas`."""
+        found: dict[int, Completion] = {}
+        async with aclosing(self.deltas(requests, key, until_s)) as pieces:
+            async for number, delta in pieces:
+                if delta.completion is not None:
+                    found[number] = delta.completion
+        return [found[number] for number in range(len(requests))]
+
+    def give_up(self) -> None:
+        """End whatever is being computed with an error: the server stops."""
+        for queue in self._queues:
+            queue.put_nowait(Refusal(503, "draining", "the server stopped", retry_after_s=5))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _read(
+        self,
+        number: int,
+        request: Request,
+        left: threading.Event,
+        tell: Callable[[Piece | Exception], None],
+    ) -> None:
+        """In a thread: one answer, until it is whole or nobody reads it any more."""
+        if left.is_set():
+            return
+        try:
+            stream = self._model.stream(request)
+            has_begun = False
+            for delta in stream:
+                if left.is_set():
+                    break
+                if delta.text or delta.reasoning or delta.completion or not has_begun:
+                    tell((number, delta))
+                has_begun = True
+            if isinstance(stream, Generator):
+                stream.close()
+        except QvlError as error:
+            tell(error)
+        except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
+            fault = EngineError("the request failed while it was computed")
+            fault.__cause__ = error
+            tell(fault)
+
+
+def tokens_of(request: Request) -> int:
+    """About how many tokens a request is, by what can be seen without reading it."""
+    parts = [part for message in request.messages for part in message.content]
+    texts = [part.text for part in parts if isinstance(part, Text)]
+    pictures = len(parts) - len(texts)
+    characters = sum(map(len, texts))
+    read = characters // CHARACTERS_PER_TOKEN + pictures * TOKENS_PER_PICTURE
+    return read + request.sampling.max_new_tokens
+
+
+async def unless_left(receive: Receive, work: Coroutine[object, object, T]) -> T:
+    """What `work` gives; when the client leaves it is cancelled. Raises ClientLeftError then."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientLeftError
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events as they come, and a comment where nothing came for `ping_s` seconds.
+
+    `events` raises nothing and is closed in any case. At `until_s` of the loop's clock the connection is
+    given up: what is left then waits for a client that does not read.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        *,
+        ping_s: float,
+        until_s: float,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(headers=dict(headers))
+        del self.headers["content-length"]
+        self._events = events
+        self._ping_s = ping_s
+        self._until_s = until_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        await unless_left(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        sent_s = time.monotonic()
+
+        async def write(text: str) -> None:
+            nonlocal sent_s
+            sent_s = time.monotonic()
+            body = text.encode()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        async def ping() -> None:
+            while True:
+                await asyncio.sleep(max(0.0, sent_s + self._ping_s - time.monotonic()))
+                if time.monotonic() - sent_s >= self._ping_s:
+                    await write(": ping\n\n")
+
+        pinging = asyncio.ensure_future(ping())
+        try:
+            async with asyncio.timeout_at(self._until_s), aclosing(self._events) as events:
+                async for event in events:
+                    await write(event)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            pinging.cancel()
+            await asyncio.gather(pinging, return_exceptions=True)

@@ -1,0 +1,314 @@
+"""The application: its routes, and the layers around them.
+
+Main path: create_app -> Front (ids, log) -> KeyGuard -> BodyCheck -> a route here -> `Serving`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+import qvl
+from qvl.errors import InvalidParamError, QvlError
+from qvl.serve import chat, completions, responses
+from qvl.serve.admission import Admission
+from qvl.serve.answers import Answers, Piece
+from qvl.serve.auth import KeyGuard, Keys
+from qvl.serve.errors import Json, Refusal, handle, to_json
+from qvl.serve.front import BodyCheck, Front
+from qvl.serve.limits import Limits
+from qvl.serve.metrics import Metrics
+from qvl.serve.serving import Serving
+from qvl.serve.tokens import DetokenizeBody, TokenizeBody, Tokenizes
+from qvl.types import choices
+from qvl.vlm.chat_model import ChatModel
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+    hint: str | None
+    request_id: str
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorBody, "description": "an error"} for status in statuses}
+
+
+EVERYWHERE = _documented(401, 403, 431, 500)
+COMPUTED = _documented(400, 404, 408, 413, 415, 429, 503, 504)
+
+
+def _serving(request: Request) -> Serving:
+    return request.app.state.serving
+
+
+Here = Annotated[Serving, Depends(_serving)]
+probes = APIRouter(tags=["state"], responses=EVERYWHERE)
+router = APIRouter(tags=["openai"], responses=EVERYWHERE)
+
+
+@router.post("/v1/chat/completions", responses=COMPUTED)
+async def chat_completions(body: chat.ChatBody, http: Request, serving: Here) -> Response:
+    asked = serving.asked(http, body)
+    request = serving.own(await asyncio.to_thread(body.request, asked.ignored), asked)
+    requests = choices(request, body.n or 1)
+    shape = serving.shape(
+        body,
+        asked,
+        "chatcmpl",
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        several_calls=body.parallel_tool_calls is not False,
+        usage_at_end=bool(body.stream_options and body.stream_options.include_usage),
+    )
+    if not body.stream:
+        return await serving.whole(requests, asked, lambda found: chat.whole(found, shape))
+
+    def show(pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
+        return _data(chat.chunks(pieces, len(requests), shape))
+
+    return await serving.stream(requests, asked, show)
+
+
+@router.post("/v1/completions", responses=COMPUTED)
+async def text_completions(
+    body: completions.CompletionBody, http: Request, serving: Here
+) -> Response:
+    asked = serving.asked(http, body)
+    requests = [serving.own(request, asked) for request in body.requests()]
+    shape = serving.shape(
+        body,
+        asked,
+        "cmpl",
+        top_logprobs=body.logprobs,
+        usage_at_end=bool(body.stream_options and body.stream_options.include_usage),
+    )
+    if not body.stream:
+        return await serving.whole(requests, asked, lambda found: completions.whole(found, shape))
+
+    def show(pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
+        return _data(completions.chunks(pieces, shape))
+
+    return await serving.stream(requests, asked, show)
+
+
+@router.post("/v1/responses", responses=COMPUTED)
+async def create_response(body: responses.ResponseBody, http: Request, serving: Here) -> Response:
+    asked = serving.asked(http, body)
+    request = serving.own(await asyncio.to_thread(body.request, asked.ignored), asked)
+    shape = serving.shape(
+        body,
+        asked,
+        "resp",
+        top_logprobs=body.top_logprobs,
+        several_calls=body.parallel_tool_calls is not False,
+    )
+    if not body.stream:
+        return await serving.whole(
+            [request], asked, lambda found: responses.whole(body, found[0], shape)
+        )
+
+    def show(pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
+        return _named(responses.events(pieces, body, shape))
+
+    return await serving.stream([request], asked, show)
+
+
+async def _data(objects: AsyncIterator[str]) -> AsyncIterator[str]:
+    async for text in objects:
+        yield f"data: {text}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+async def _named(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    async for event in events:
+        yield f"event: {event['type']}\ndata: {to_json(event)}\n\n"
+
+
+@router.get("/v1/models")
+async def models(serving: Here) -> Response:
+    return Json({"object": "list", "data": [_model(name, serving) for name in serving.names]})
+
+
+@router.get("/v1/models/{name:path}", responses=_documented(404))
+async def model(name: str, serving: Here) -> Response:
+    serving.check_model(name)
+    return Json(_model(name, serving))
+
+
+def _model(name: str, serving: Serving) -> dict[str, Any]:
+    info = serving.model.info
+    return {
+        "id": name,
+        "object": "model",
+        "created": serving.created,
+        "owned_by": "qvl",
+        "root": serving.names[0],
+        "max_model_len": info.max_positions,
+        "qvl": {
+            "modalities": ["text", "image", "video"],
+            "generation": info.generation,
+            "parameters": info.parameters,
+            "dtype": info.dtype,
+            "device": info.device,
+            "revision": info.revision,
+            "state": "draining" if serving.admission.is_draining else "ready",
+        },
+    }
+
+
+@router.post("/tokenize", responses=COMPUTED)
+async def tokenize(body: TokenizeBody, http: Request, serving: Here) -> Response:
+    asked, tokenizer = serving.asked(http, body), _tokenizer(serving)
+    serving.admission.count(asked.key)
+    if body.messages:
+        request = serving.own(await asyncio.to_thread(body.request, asked.ignored), asked)
+        ids = await asyncio.to_thread(tokenizer.prompt_ids, request)
+    else:
+        text = body.prompt or ""
+        serving.check_length(len(text))
+        ids = await asyncio.to_thread(tokenizer.text_ids, text)
+    limit = serving.model.info.max_positions
+    return Json({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": None})
+
+
+@router.post("/detokenize", responses=COMPUTED)
+async def detokenize(body: DetokenizeBody, http: Request, serving: Here) -> Response:
+    asked, tokenizer = serving.asked(http, body), _tokenizer(serving)
+    serving.admission.count(asked.key)
+    return Json({"prompt": await asyncio.to_thread(tokenizer.text_of, body.tokens)})
+
+
+def _tokenizer(serving: Serving) -> Tokenizes:
+    if not isinstance(serving.model, Tokenizes):
+        raise InvalidParamError("the model is a remote one, whose tokenizer is not here")
+    return serving.model
+
+
+# Tasks: POST /v1/tasks/{task} belongs here, made from their registry.
+
+
+@probes.get("/livez")
+@probes.get("/health")
+async def livez() -> Response:
+    return Json({"status": "ok"})
+
+
+@probes.get("/readyz", responses=_documented(503))
+async def readyz(serving: Here) -> Response:
+    if serving.admission.is_draining:
+        raise Refusal(503, "draining", "the server is about to stop", retry_after_s=5)
+    return Json({"status": "ok"})
+
+
+@probes.get("/version")
+async def version() -> Response:
+    return Json({"version": qvl.__version__})
+
+
+@probes.get("/metrics")
+async def metrics(serving: Here) -> Response:
+    return Response(serving.metrics.page(), media_type="text/plain; version=0.0.4")
+
+
+@probes.get("/v1/limits")
+async def limits(serving: Here) -> Response:
+    return Json(serving.limits.table(serving.model.info.max_positions))
+
+
+def create_app(
+    model: ChatModel,
+    *,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
+    names: Sequence[str] = (),
+    any_model: bool = False,
+    is_strict: bool = False,
+    cors_origins: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+) -> FastAPI:
+    """The ASGI application in front of a model, which stays the caller's to close.
+
+    `names` are those that clients may call the model by, its own if there are none; `hosts` are
+    the only ones that a Host header may name where there are no keys (none: any).
+    """
+    limits = limits or Limits()
+    names = tuple(names) or (model.info.name,)
+    admission = Admission(limits, model.info.max_positions)
+    metrics = Metrics(model, names[0], admission)
+    serving = Serving(
+        model=model,
+        names=names,
+        any_model=any_model,
+        is_strict=is_strict,
+        limits=limits,
+        admission=admission,
+        metrics=metrics,
+        answers=Answers(model, admission, metrics, limits),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        serving.answers.close()
+
+    layers = [
+        Middleware(Front),
+        Middleware(KeyGuard, keys=keys or Keys({}), hosts=hosts),
+        Middleware(BodyCheck, limits=limits, admission=admission),
+    ]
+    if cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "x-qvl-ignored", "retry-after"],
+        )
+        layers.insert(0, cors)
+    app = FastAPI(
+        title="qvl",
+        version=qvl.__version__,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=layers,
+        exception_handlers=dict.fromkeys(
+            (QvlError, Refusal, RequestValidationError, HTTPException), handle
+        ),
+    )
+    app.state.serving = serving
+    app.include_router(probes)
+    app.include_router(router)
+    _document_statuses(app)
+    return app
+
+
+def _document_statuses(app: FastAPI) -> None:
+    """Takes FastAPI's own 422 out of the document: what is wrong with a body is answered with 400."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        for methods in document["paths"].values():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
+        return document
+
+    app.openapi = openapi

@@ -1,0 +1,226 @@
+"""The parts of a message as clients send them: models that check their form, and what they become.
+
+Main path: parts_of -> Text, Image, Video. Bytes are never looked at here: what a data URL says of
+its type is not believed, the decoder sees what they are. A picture is named by its place, as in
+`messages[0].content[1]`, so that an error about it says which one is meant.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qvl.errors import ImageDecodeError, VideoDecodeError
+from qvl.processing.pdf import pages
+from qvl.processing.source import is_pdf
+from qvl.serve.errors import Refusal
+from qvl.serve.limits import PARTS, PICTURES
+from qvl.types import Image, Message, Part, Text, Url, Video, is_address
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")  # the letters in which the URL-safe alphabet differs
+
+
+class Nested(BaseModel):
+    """A part of a body, in which nothing unknown is taken."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Detail = Literal["auto", "low", "high", "original"]
+
+
+class ImageUrl(Nested):
+    url: str
+    detail: Detail | None = None
+
+
+class VideoUrl(Nested):
+    url: str
+
+
+class FileData(Nested):
+    file_data: str
+    filename: str | None = None
+
+
+class TextPart(Nested):
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+    annotations: list[object] | None = None  # of an answer that is sent back
+    logprobs: list[object] | None = None
+
+
+class RefusalPart(Nested):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ThinkingPart(Nested):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class ImagePart(Nested):
+    type: Literal["image_url"]
+    image_url: ImageUrl | str
+
+
+class InputImagePart(Nested):
+    type: Literal["input_image"]
+    image_url: ImageUrl | str
+    detail: Detail | None = None
+
+
+class VideoPart(Nested):
+    type: Literal["video_url"]
+    video_url: VideoUrl | str
+
+
+class FilePart(Nested):
+    type: Literal["file"]
+    file: FileData
+
+
+class InputFilePart(Nested):
+    type: Literal["input_file"]
+    file_data: str
+    filename: str | None = None
+
+
+ContentPart = Annotated[
+    TextPart
+    | RefusalPart
+    | ThinkingPart
+    | ImagePart
+    | InputImagePart
+    | VideoPart
+    | FilePart
+    | InputFilePart,
+    Field(discriminator="type"),
+]
+Content = str | Annotated[list[ContentPart], Field(max_length=PARTS)]
+
+
+def parts_of(content: Content | None, place: str, ignored: list[str]) -> tuple[Part, ...]:
+    """What a model is shown; names in `ignored` what of it has no effect. Raises QvlError."""
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (Text(content),)
+    parts: list[Part] = []
+    for number, part in enumerate(content):
+        parts += _parts(part, f"{place}[{number}]", ignored)
+    return tuple(parts)
+
+
+def thoughts_of(content: Content | None) -> str:
+    """The reasoning that stands among the parts."""
+    if content is None or isinstance(content, str):
+        return ""
+    return "".join(part.thinking for part in content if isinstance(part, ThinkingPart))
+
+
+def check_parts(contents: Sequence[Content | None], place: str) -> None:
+    """Raises Refusal where there are too many, before the first is decoded or fetched."""
+    parts = [p for content in contents if isinstance(content, list) for p in content]
+    if len(parts) > PARTS:
+        raise Refusal(400, "too_many_parts", f"{place} has {len(parts)} parts, over {PARTS}")
+    _check_count(
+        sum(not isinstance(p, TextPart | RefusalPart | ThinkingPart) for p in parts), place
+    )
+
+
+def check_pictures(messages: Sequence[Message], place: str) -> None:
+    """The same, with each page of a document counted."""
+    shown = [p for message in messages for p in message.content if not isinstance(p, Text)]
+    _check_count(len(shown), place)
+
+
+def _check_count(pictures: int, place: str) -> None:
+    if pictures > PICTURES:
+        raise Refusal(
+            400,
+            "too_many_images",
+            f"{place} has {pictures} pictures, videos and pages, the limit is {PICTURES}",
+            hint="send fewer, or the pages of a document one by one as pictures",
+            param=place,
+        )
+
+
+def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
+    match part:
+        case TextPart():
+            yield Text(part.text)
+        case RefusalPart():
+            yield Text(part.refusal)
+        case ThinkingPart():
+            return
+        case ImagePart() | InputImagePart():
+            asked = part.image_url
+            url = asked if isinstance(asked, str) else asked.url
+            details = [getattr(holder, "detail", None) for holder in (asked, part)]
+            if any(detail not in (None, "auto") for detail in details):
+                ignored.append(f"{place}.detail")
+            yield _image(url, place)
+        case VideoPart():
+            asked = part.video_url
+            yield _video(asked if isinstance(asked, str) else asked.url, place)
+        case FilePart():
+            yield from _file(part.file.file_data, place)
+        case InputFilePart():
+            yield from _file(part.file_data, place)
+
+
+def _image(url: str, place: str) -> Image:
+    if is_address(url):
+        return Image(Url(url), place)
+    if not url.startswith("data:"):
+        raise ImageDecodeError(
+            f"{place} is neither a data: URL nor an http(s) address",
+            hint="send data:image/png;base64,... or an address",
+        )
+    return Image(from_data_url(url, place), place)
+
+
+def _video(url: str, place: str) -> Video:
+    if is_address(url):
+        return Video(source=Url(url), name=place)
+    if not url.startswith("data:"):
+        raise VideoDecodeError(f"{place} is neither a data: URL nor an http(s) address")
+    return Video(source=from_data_url(url, place), name=place)
+
+
+def _file(data: str, place: str) -> list[Image]:
+    """The pages of a PDF, or a picture; at an address, a picture or a document's first page."""
+    if is_address(data):
+        return [_image(data, place)]
+    encoded = from_data_url(data, place) if data.startswith("data:") else from_base64(data, place)
+    image = Image(encoded, place)
+    return pages(image) if is_pdf(encoded) else [image]
+
+
+def from_data_url(url: str, place: str) -> bytes:
+    """The bytes of `data:[TYPE][;...];base64,DATA`. Raises ImageDecodeError."""
+    head, comma, data = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ImageDecodeError(
+            f"{place} is a data: URL without base64 data",
+            hint="it looks like data:image/png;base64,iVBORw0...",
+        )
+    return from_base64(data, place)
+
+
+def from_base64(data: str, place: str) -> bytes:
+    """Of either alphabet, with or without padding and line breaks. Raises ImageDecodeError."""
+    try:
+        letters = data.encode("ascii").translate(_STANDARD, b" \t\r\n=")
+        return base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
+    except (UnicodeEncodeError, binascii.Error) as err:
+        raise ImageDecodeError(
+            f"{place} is not base64", hint="encode the file's bytes in base64"
+        ) from err

@@ -1,0 +1,155 @@
+"""What all routes share: the model and its names, who may ask now, how an answer leaves the house."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastapi import Request, Response
+
+import qvl
+from qvl import types
+from qvl.errors import PromptTooLongError
+from qvl.serve.admission import Admission
+from qvl.serve.answers import Answers, EventStream, Piece, unless_left
+from qvl.serve.chat import Shape, new_id
+from qvl.serve.errors import Json, Refusal, error_object, failure_of, shown, to_json
+from qvl.serve.fields import Body, header_of
+from qvl.serve.limits import TEXT_PER_POSITION, Limits
+from qvl.serve.metrics import Metrics
+from qvl.types import Completion, Text
+from qvl.vlm.chat_model import ChatModel
+
+WARNINGS = 20  # of one request
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whose request it is, until when it may take, and what of it is ignored."""
+
+    http: Request
+    key: str
+    until_s: float
+    ignored: list[str]
+
+    @property
+    def id(self) -> str:
+        return self.http.state.request_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """`names` are those that clients may call the model by, the first is its own."""
+
+    model: ChatModel
+    names: tuple[str, ...]
+    any_model: bool
+    is_strict: bool
+    limits: Limits
+    admission: Admission
+    metrics: Metrics
+    answers: Answers
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def asked(self, http: Request, body: Body) -> Asked:
+        """Raises Refusal for a model that is not here, and for a field that must not be."""
+        self.check_model(body.model)
+        until_s = asyncio.get_running_loop().time() + self.limits.request_s
+        return Asked(http, http.state.key, until_s, body.ignored())
+
+    def check_model(self, name: str | None) -> None:
+        if name is None or name in self.names or self.any_model:
+            return
+        raise Refusal(
+            404,
+            "model_not_found",
+            f"there is no model {shown(name)} here",
+            hint=f"/v1/models lists: {', '.join(self.names)}",
+            param="model",
+        )
+
+    def own(self, request: types.Request, asked: Asked) -> types.Request:
+        """The request as its key's; raises PromptTooLongError before so long a text is read."""
+        characters = sum(
+            len(part.text) for m in request.messages for part in m.content if isinstance(part, Text)
+        )
+        self.check_length(characters)
+        return replace(request, tenant=asked.key, id=asked.id)
+
+    def check_length(self, characters: int) -> None:
+        """Raises PromptTooLongError for a text that no tokenizer need see."""
+        context = self.model.info.max_positions
+        if characters > TEXT_PER_POSITION * context:
+            raise PromptTooLongError(
+                f"the text has {characters} characters, over {TEXT_PER_POSITION} for each of the"
+                f" {context} tokens of the model's context",
+                hint="shorten the text",
+            )
+
+    def shape(self, body: Body, asked: Asked, prefix: str, **more: Any) -> Shape:
+        """Raises Refusal for ignored fields where nothing may be ignored."""
+        names = asked.ignored
+        if names and self.is_strict:
+            raise Refusal(
+                400,
+                "unsupported_parameter",
+                f"{names[0][: WARNINGS * 4]!r} has no effect here, and the server was told to refuse that",
+                param=names[0][: WARNINGS * 4],
+            )
+        info = self.model.info
+        return Shape(
+            model=body.model or self.names[0],
+            fingerprint=f"qvl-{qvl.__version__}-{info.dtype}-{info.device}",
+            id=new_id(prefix),
+            warnings=tuple(f"{name[:80]!r} has no effect here" for name in names[:WARNINGS]),
+            **more,
+        )
+
+    async def whole(
+        self,
+        requests: Sequence[types.Request],
+        asked: Asked,
+        show: Callable[[list[Completion]], dict[str, Any]],
+    ) -> Response:
+        """One object when all answers are there."""
+        answers = self.answers.whole(requests, asked.key, asked.until_s)
+        found = await unless_left(asked.http.receive, answers)
+        return Json(show(found), headers=header_of(asked.ignored))
+
+    async def stream(
+        self,
+        requests: Sequence[types.Request],
+        asked: Asked,
+        show: Callable[[AsyncIterator[Piece]], AsyncIterator[str]],
+    ) -> Response:
+        """Events as answers come; what is wrong with the request is raised before the first."""
+        pieces = self.answers.deltas(requests, asked.key, asked.until_s)
+        first = await unless_left(asked.http.receive, anext(pieces))
+        return EventStream(
+            _events(show(_resumed(first, pieces)), pieces, asked.id),
+            ping_s=self.limits.ping_s,
+            until_s=asked.until_s + self.limits.ping_s,
+            headers=header_of(asked.ignored),
+        )
+
+
+async def _resumed(first: Piece, rest: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+async def _events(
+    shown: AsyncIterator[str], pieces: AsyncGenerator[Piece, None], request_id: str
+) -> AsyncGenerator[str, None]:
+    """The events, then an error if it comes to that."""
+    async with aclosing(pieces):
+        try:
+            async for event in shown:
+                yield event
+        except Exception as error:  # noqa: BLE001 - the answer has begun: only its end can tell
+            yield f"data: {to_json(error_object(failure_of(error), request_id))}\n\n"

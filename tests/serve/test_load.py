@@ -1,0 +1,344 @@
+"""Too many, too slow, gone, and the end: what the server does with its time."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from embedded import tokenizer
+from qvl.serve.auth import read_keys
+from qvl.serve.limits import Limits
+from qvl.vlm.local import LocalModel
+from served import KEY, Running, StandIn, ask, data_url, png, running, until
+
+LOAD_S = 600
+TEXT: list[Any] = [{"role": "user", "content": "How many?"}]
+
+
+def post(
+    server: Running, fields: dict[str, Any], headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], dict[str, Any]]:
+    given = {"Content-Type": "application/json", **(headers or {})}
+    status, told, body = ask(server.port, "POST", "/v1/chat/completions", given, json.dumps(fields))
+    return status, told, json.loads(body)
+
+
+def test_who_finds_the_queue_full_is_told_at_once() -> None:
+    model, limits = StandIn(), Limits(running=2, queued=3)
+    model.gate.clear()
+    with running(model, limits=limits) as server:
+        with ThreadPoolExecutor(5) as pool:
+            taken = [pool.submit(post, server, {"messages": TEXT}) for _ in range(5)]
+            admission = server.app.state.serving.admission
+            until(lambda: (admission.running, admission.waiting) == (2, 3))
+            for _ in range(20):
+                began_s = time.monotonic()
+                status, headers, body = post(server, {"messages": TEXT})
+                took_s = time.monotonic() - began_s
+                assert status == 429
+                assert 1 <= int(headers["retry-after"]) <= 60
+                assert body["error"]["code"] == "overloaded"
+                assert "x-should-retry" not in headers
+                assert took_s < 0.1
+            model.gate.set()
+            assert [future.result()[0] for future in taken] == [200] * 5
+        until(lambda: (admission.running, admission.waiting) == (0, 0))
+
+
+def test_the_tokens_of_those_who_wait_are_bounded_too() -> None:
+    model, limits = StandIn(), Limits(running=1, queued_contexts=1)
+    model.gate.clear()
+    long = {"messages": TEXT, "max_tokens": 3000}
+    with running(model, limits=limits) as server, ThreadPoolExecutor(2) as pool:
+        admission = server.app.state.serving.admission
+        taken = [pool.submit(post, server, long) for _ in range(2)]
+        until(lambda: (admission.running, admission.waiting) == (1, 1))
+        assert post(server, long)[0] == 429
+        model.gate.set()
+        assert [future.result()[0] for future in taken] == [200, 200]
+
+
+def test_of_those_who_wait_a_lower_priority_goes_first() -> None:
+    model, limits = StandIn(), Limits(running=1)
+    model.gate.clear()
+    with running(model, limits=limits) as server, ThreadPoolExecutor(4) as pool:
+        admission = server.app.state.serving.admission
+        taken = []
+        for place, priority in enumerate((0, 5, -5, 0)):
+            taken.append(pool.submit(post, server, {"messages": TEXT, "priority": priority}))
+            until(lambda place=place: admission.running + admission.waiting == place + 1)
+        model.gate.set()
+        assert [future.result()[0] for future in taken] == [200] * 4
+    assert [request.priority for request in model.asked] == [0, -5, 0, 5]
+
+
+def test_a_key_runs_only_so_many_at_once() -> None:
+    model, keys = StandIn(), read_keys([f"tests:{KEY}", "other:key-of-other"])
+    model.gate.clear()
+    mine, theirs = ({"Authorization": f"Bearer {key}"} for key in (KEY, "key-of-other"))
+    limits = Limits(key_running=2)
+    with running(model, keys=keys, limits=limits) as server, ThreadPoolExecutor(3) as pool:
+        taken = [pool.submit(post, server, {"messages": TEXT}, mine) for _ in range(2)]
+        until(lambda: model.working == 2)
+        status, headers, body = post(server, {"messages": TEXT}, mine)
+        assert (status, body["error"]["code"]) == (429, "too_many_running")
+        assert 1 <= int(headers["retry-after"]) <= 60
+        taken.append(pool.submit(post, server, {"messages": TEXT}, theirs))
+        until(lambda: model.working == 3)
+        model.gate.set()
+        assert [future.result()[0] for future in taken] == [200] * 3
+
+
+def test_a_request_that_takes_too_long_is_given_up() -> None:
+    model = StandIn()
+    model.gate.clear()
+    with running(model, limits=Limits(request_s=0.2)) as server:
+        status, headers, body = post(server, {"messages": TEXT})
+        assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+        assert "x-should-retry" not in headers
+        until(lambda: server.app.state.serving.admission.running == 0)
+        assert model.working == 0
+
+
+def opened(server: Running, fields: dict[str, Any]) -> socket.socket:
+    """A connection on which a request has been sent."""
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    body = json.dumps(fields).encode()
+    sock.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    return sock
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_is_not_computed_for(stream: bool) -> None:
+    model = StandIn()
+    model.gate.clear()
+    with running(model) as server:
+        sock = opened(server, {"messages": TEXT, "stream": stream, "n": 2})
+        until(lambda: model.working == 2)
+        sock.close()
+        until(lambda: server.app.state.serving.admission.running == 0, within_s=2)
+        assert model.working == 0
+
+
+def test_a_client_that_leaves_the_queue_was_never_there() -> None:
+    model = StandIn()
+    model.gate.clear()
+    with running(model, limits=Limits(running=1)) as server, ThreadPoolExecutor(1) as pool:
+        admission = server.app.state.serving.admission
+        first = pool.submit(post, server, {"messages": TEXT})
+        until(lambda: admission.running == 1)
+        sock = opened(server, {"messages": TEXT})
+        until(lambda: admission.waiting == 1)
+        sock.close()
+        until(lambda: admission.waiting == 0)
+        model.gate.set()
+        assert first.result()[0] == 200
+    assert len(model.asked) == 1
+
+
+def test_a_stream_without_words_is_kept_alive() -> None:
+    model = StandIn()
+    model.gate.clear()
+    with (
+        running(model, limits=Limits(ping_s=0.05)) as server,
+        opened(server, {"messages": TEXT, "stream": True}) as sock,
+    ):
+        received = b""
+        while received.count(b": ping\n\n") < 3:
+            received += sock.recv(4096)
+        model.gate.set()
+        while b"[DONE]" not in received:
+            received += sock.recv(4096)
+    assert b'"role": "assistant"' in received
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[LocalModel]:
+    made = LocalModel()
+    yield made
+    made.close()
+
+
+def test_a_hundred_that_leave_leave_nothing_behind(model: LocalModel) -> None:
+    with running(model) as server:  # from now on the model has all its threads
+        streams_together(server, 2)
+    rng, threads = random.Random(1), threading.active_count()
+    with running(model, limits=Limits(running=8)) as server:
+        fields = {"messages": TEXT, "max_tokens": 400, "temperature": 1.0}
+        expected = post(server, fields | {"seed": 3, "max_tokens": 16})[2]["choices"][0]["message"]
+        for number in range(100):
+            sock = opened(server, fields | {"stream": rng.random() < 0.7, "seed": number})
+            if rng.random() < 0.6:
+                time.sleep(rng.random() * 0.03)
+            sock.close()
+            while server.app.state.serving.admission.waiting > 40:
+                time.sleep(0.01)
+        admission = server.app.state.serving.admission
+        until(lambda: (admission.running, admission.waiting) == (0, 0), within_s=30)
+        until(lambda: model._engine.idle)
+        assert not model._answers
+        assert model._engine._pool.free == model._engine._pool.total
+        told = post(server, fields | {"seed": 3, "max_tokens": 16})[2]["choices"][0]["message"]
+        assert told == expected
+        assert sum(t.name.startswith("qvl-answer") for t in threading.enumerate()) <= 8
+    until(lambda: threading.active_count() <= threads)
+
+
+async def one_stream(server: Running, fields: dict[str, Any]) -> tuple[float, str]:
+    """Seconds until the first word, and all words."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    body = json.dumps({**fields, "stream": True}).encode()
+    began_s, first_s, words = time.monotonic(), 0.0, ""
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    status = (await reader.readline()).split()[1]
+    assert status == b"200", status
+    async for line in reader:
+        if line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            assert "error" not in event, event
+            piece = event["choices"][0]["delta"].get("content", "")
+            if piece and not words:
+                first_s = time.monotonic() - began_s
+            words += piece
+    writer.close()
+    await writer.wait_closed()
+    return first_s, words
+
+
+def mixed(number: int) -> dict[str, Any]:
+    size = ((64, 96), (96, 64), (160, 160), (224, 96))[number % 4]
+    content = [
+        {"type": "image_url", "image_url": {"url": data_url(png(number % 7, size))}},
+        {"type": "text", "text": "Describe the picture."},
+    ]
+    return {
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 1.5,
+        "seed": number,
+        "max_tokens": 48,
+    }
+
+
+def streams_together(server: Running, count: int) -> list[tuple[float, str]]:
+    async def all_of_them() -> list[tuple[float, str]]:
+        return await asyncio.gather(*(one_stream(server, mixed(n)) for n in range(count)))
+
+    return asyncio.run(all_of_them())
+
+
+def test_streams_together_are_what_each_is_alone(model: LocalModel) -> None:
+    with running(model) as server:
+        together = [words for _, words in streams_together(server, 8)]
+        alone = [asyncio.run(one_stream(server, mixed(n)))[1] for n in range(8)]
+    assert together == alone
+    assert len(set(together)) > 4
+
+
+@pytest.mark.slow
+def test_64_streams_for_ten_minutes(model: LocalModel) -> None:
+    """As many as run at once; each is what it is alone, and memory stays."""
+    import psutil
+
+    process, firsts, counted, sizes = psutil.Process(), [], 0, []
+    with running(model) as server:
+        alone = [asyncio.run(one_stream(server, mixed(n)))[1] for n in range(64)]
+        streams_together(server, 64)
+        until_s = time.monotonic() + LOAD_S
+        while time.monotonic() < until_s:
+            sizes.append(process.memory_info().rss)
+            for number, (first_s, words) in enumerate(streams_together(server, 64)):
+                assert words == alone[number]
+                firsts.append(first_s)
+                counted += 1
+    firsts.sort()
+    half, most = firsts[len(firsts) // 2], firsts[int(len(firsts) * 0.99)]
+    growth = sizes[-1] / sizes[len(sizes) // 2] - 1
+    print(  # noqa: T201
+        f"{counted} streams, 64 at once, none lost or mixed up: first word after"
+        f" {half:.2f} s (p50), {most:.2f} s (p99); memory {growth:+.1%} in the second half"
+    )
+    assert growth < 0.03
+
+
+COMMAND = [sys.executable, "-m", "qvl", "serve", "--port", "0"]
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
+    """Starts `qvl serve`: the process and its port."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*flags: str) -> tuple[subprocess.Popen[str], int]:
+        made = subprocess.Popen([*COMMAND, *flags], stderr=subprocess.PIPE, text=True)
+        begun.append(made)
+        assert made.stderr is not None
+        for line in made.stderr:
+            if "serving" in line:
+                return made, int(line.rsplit(":", 1)[1].split("/")[0])
+        raise AssertionError("it did not start")
+
+    yield start
+    for made in begun:
+        made.kill()
+        made.wait()
+        assert made.stderr is not None
+        made.stderr.close()
+
+
+def test_a_signal_lets_what_was_taken_end(process: Any) -> None:
+    """Streams that run are whole, later ones are told 503 or find nobody, and it ends with 0."""
+    server, port = process()
+    here = Running(None, port, None, None)  # type: ignore[arg-type]
+    server.send_signal(signal.SIGHUP)  # a closed terminal, a rotated log
+    server.send_signal(signal.SIGUSR1)
+    ends = map(tokenizer().encode_control, ("<|endoftext|>", "<|im_end|>"))
+    never = {str(number): -100 for number in ends}
+    fields = {"messages": TEXT, "max_tokens": 200, "temperature": 2.0, "logit_bias": never}
+    fields |= {"stream": True}
+    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    kept.request("GET", "/readyz")
+    assert kept.getresponse().read() == b'{"status": "ok"}'
+    socks = [opened(here, fields) for _ in range(6)]
+    heads = [sock.recv(64) for sock in socks]
+    assert all(b" 200 " in head for head in heads)
+    server.send_signal(signal.SIGTERM)
+    refused = 0
+    while server.poll() is None:
+        try:
+            status, headers, body = post(here, {"messages": TEXT, "max_tokens": 1})
+        except OSError:
+            break
+        if status == 503:
+            assert body["error"]["code"] == "draining"
+            assert headers["connection"] == "close"
+            assert 1 <= int(headers["retry-after"]) <= 60
+            refused += 1
+        time.sleep(0.05)
+    kept.close()
+    for sock in socks:
+        received = b""
+        while piece := sock.recv(65536):
+            received += piece
+        assert b"data: [DONE]" in received
+        sock.close()
+    assert refused
+    assert server.wait(30) == 0
