@@ -1,0 +1,1 @@
+"""OpenAI's API over HTTP in front of any `ChatModel`; needs the extra `serve`."""
