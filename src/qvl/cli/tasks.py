@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import UnionType
@@ -19,7 +20,6 @@ import typer
 from pydantic.fields import FieldInfo
 
 from qvl.cli import formats
-from qvl.cli.copies import copied
 from qvl.cli.draw import check_target, draw
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
@@ -159,6 +159,8 @@ def answer(
                 if options["draw"] is not None:
                     draw(outcome, number, options["draw"], alone=alone)
                 if copies is not None:
+                    from qvl.cli.copies import copied  # brings XML: not for `qvl --help`
+
                     outcomes[-1] = copied(outcome, copies, taken, alone=alone)
         except KeyboardInterrupt:
             left = total - len(outcomes)
@@ -255,6 +257,7 @@ def default(task: type[Task[Any]], name: str) -> Any:
     return False if kind is bool else None
 
 
+@cache  # it is asked for every flag of every command, at every start
 def hints(task: type[Task[Any]]) -> Mapping[str, Any]:
     return get_type_hints(task, include_extras=True)
 
