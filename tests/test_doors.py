@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -228,3 +229,11 @@ def test_a_video_may_be_shown_to_the_route(client: TestClient) -> None:
     shown = {"videos": [f"data:video/mp4;base64,{clip}"], "sampling": SAMPLING}
     row = client.post("/v1/tasks/describe", json=shown).json()
     assert row["meta"]["videos"][0]["name"] == "videos[0]"
+
+
+def test_the_body_of_the_guide_is_one(client: TestClient) -> None:
+    guide = (ROOT / "docs" / "programs.md").read_text("utf-8")
+    shown = json.loads(re.findall(r"```json\n(.*?)```", guide, flags=re.S)[0])
+    jsonschema.validate(shown, body_schema(TASKS["describe"], paths=False))
+    shown["images"] = [data_url(PICTURES[0])]
+    assert client.post("/v1/tasks/describe", json=shown).json()["language"] == "ru"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +11,7 @@ import pytest
 from qvl.chat.python_tools import functions_in
 from qvl.errors import UsageError
 
+GUIDE = Path(__file__).parents[2] / "docs" / "chat.md"
 FILE = '''
 from __future__ import annotations
 from dataclasses import dataclass
@@ -99,3 +101,10 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, says: st
 def test_no_file_no_tools(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=name):
         functions_in(tmp_path / name)
+
+
+def test_the_file_of_the_guide_works(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), flags=re.S)
+    (tmp_path / "shop.py").write_text(code)
+    (stock,) = functions_in(tmp_path / "shop.py")
+    assert stock.run({"article": "A-17"}) == "44"

@@ -72,6 +72,8 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same words.")] = None,
 ) -> None:
     """Talk about pictures, question by question; a pipe may ask too, a line a question."""
+    from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
+
     settings = load_settings(model=model, device=device, dtype=dtype, max_new_tokens=max_new_tokens)
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens,
@@ -81,6 +83,7 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     ).checked()
+    set_policy(offline=offline)
     if continued and system is not None:
         raise UsageError("--continue has a beginning already", hint="leave out --system")
     shown = [one for source in image or [] for one in named(source)]

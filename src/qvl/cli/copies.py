@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qvl.cli.output import Outcome
+from qvl.cli.output import Outcome, write_whole
 from qvl.errors import InputUnreadableError, QvlError, StorageError, UnsupportedMediaError
 from qvl.tasks.describe import Description
 from qvl.tasks.task import Result
@@ -27,7 +26,7 @@ def copied(outcome: Outcome, folder: Path, taken: set[Path], *, alone: bool) -> 
         picture = read(outcome)
         words = words_of(outcome.name, outcome.found)
         path = free_path(folder, outcome.name, taken)
-        write(path, with_xmp(picture, words, name=outcome.name))
+        write_whole(path, with_xmp(picture, words, name=outcome.name), "--write-xmp")
     except QvlError as err:
         if not alone:  # of one item, the end of the program tells it
             log.error("%s%s", err.message, f" ({err.hint})" if err.hint else "")
@@ -81,15 +80,3 @@ def free_path(folder: Path, name: str, taken: set[Path]) -> Path:
         )
     return path
 
-
-def write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as err:
-        raise StorageError(
-            f"{path.name!r} cannot be written: {err.strerror}",
-            hint="choose another place for --write-xmp, or free some space",
-        ) from err

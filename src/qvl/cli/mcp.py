@@ -26,6 +26,8 @@ def mcp(
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
 ) -> None:
     """Offer every task as a tool of the Model Context Protocol, over stdio unless --http."""
+    from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
+
     settings = load_settings(model=model, device=device, dtype=dtype)
     try:
         from qvl.mcp_server import serve_http, serve_stdio
@@ -33,6 +35,7 @@ def mcp(
         raise UsageError(
             "the MCP server needs the package mcp", hint="pip install 'qvl[mcp]'"
         ) from err
+    set_policy(offline=offline)
     opened = open_chosen(
         settings.model,
         device=settings.device,

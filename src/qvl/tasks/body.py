@@ -6,13 +6,12 @@ The route and the MCP tool take the same body, and say the same of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from qvl.data_url import from_data_url
 from qvl.errors import InvalidParamError
 from qvl.tasks.task import R, Seen, Task, adapter, from_json
-from qvl.types import Image, Url, Video, is_address
+from qvl.types import Image, Video, is_address
 
 ADDRESS = "http(s) address or data: URL"
 
@@ -46,33 +45,24 @@ def read_body(
     Raises InvalidParamError, which names the key, and ImageDecodeError for a damaged data URL.
     """
     shown: list[Seen] = []
-    for kind, make in (("images", _image), ("videos", _video)):
+    for kind in ("images", "videos"):
         sources = body.get(kind, [])
         if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
             raise InvalidParamError(f"{kind} is not a list of strings")
-        shown += [make(s, f"{kind}[{i}]", paths) for i, s in enumerate(sources)]
+        shown += [_seen(kind, s, f"{kind}[{i}]", paths=paths) for i, s in enumerate(sources)]
     options = {key: value for key, value in body.items() if key not in ("images", "videos")}
     return from_json(task, options), shown
 
 
-def _image(source: str, place: str, paths: bool) -> Image:  # noqa: FBT001
-    found = _source(source, place, paths=paths)
-    return Image(found, place if isinstance(found, bytes) else source)
-
-
-def _video(source: str, place: str, paths: bool) -> Video:  # noqa: FBT001
-    found = _source(source, place, paths=paths)
-    return Video(source=found, name=place if isinstance(found, bytes) else source)
-
-
-def _source(source: str, place: str, *, paths: bool) -> bytes | Url | Path:
+def _seen(kind: str, source: str, place: str, *, paths: bool) -> Seen:
     if source.startswith("data:"):
-        return from_data_url(source, place)
-    if is_address(source):
-        return Url(source)
-    if paths:
-        return Path(source)
-    raise InvalidParamError(f"{place} is not an {ADDRESS}", hint="files of the server are not read")
+        data = from_data_url(source, place)
+        return Image(data, place) if kind == "images" else Video(source=data, name=place)
+    if not paths and not is_address(source):
+        raise InvalidParamError(
+            f"{place} is not an {ADDRESS}", hint="files of the server are not read"
+        )
+    return Image.of(source) if kind == "images" else Video.of(source)
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
