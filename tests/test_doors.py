@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +29,29 @@ from mcp import Client, StdioServerParameters
 import clips
 from qvl import VLM
 from qvl.cli.main import main
+from qvl.cli.tasks import flag_of
 from qvl.errors import QvlError
 from qvl.serve.tasks import task_routes
 from qvl.tasks import TASKS
 from qvl.tasks.body import body_schema
-from qvl.tasks.task import Result, Seen, Task, as_row, from_json
+from qvl.tasks.task import Result, Seen, Task, as_row, from_json, option_names
+from qvl.types import Video
 
 ROOT = Path(__file__).parents[1]
 PICTURES = sorted((ROOT / "examples" / "pictures").glob("p*.png"))
-# options of a task that has required ones, or that says more with some
+# options of a task that has required ones, or that does more with some
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "describe": {"language": "ru", "facts": {"article": "4711"}, "boxes": True},
     "ask": {"question": "How many objects are there?", "answer_as": "int"},
+    "ground": {"phrases": ["lion", "dress"]},
+    "compare": {"kind": "pair"},
+    "extract": {"schema": "name, count int"},
+    "classify": {"labels": ["lion", "dress", "cup"]},
+    "solve": {"question": "2 + 3 = ?"},
+    "service": {"question": "Is it red?", "policy": "Be brief."},
 }
-SAMPLING = {"seed": 7, "temperature": 1.0, "max_new_tokens": 32}
+VIDEOS = ("video",)  # tasks that look at one
+SAMPLING = {"seed": 7, "temperature": 0.7, "max_new_tokens": 300}
 Door = Callable[[type[Task[Any]]], dict[str, Any]]
 
 
@@ -46,8 +59,21 @@ def options(task: type[Task[Any]]) -> dict[str, Any]:
     return {**EXAMPLES.get(task.name, {}), "sampling": SAMPLING}
 
 
+@cache
+def clip() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "clip.mp4"
+    path.write_bytes(clips.steady(24, 12))
+    return path
+
+
 def shown(task: type[Task[Any]]) -> list[Path]:
-    return PICTURES[: max(1, task.least)]
+    return [clip()] if task.name in VIDEOS else PICTURES[: max(1, task.least)]
+
+
+def kind(task: type[Task[Any]]) -> str:
+    return "videos" if task.name in VIDEOS else "images"
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +89,14 @@ def python(vlm: VLM) -> Door:
         chosen = from_json(task, options(task))
         given = {f.name: getattr(chosen, f.name) for f in fields(chosen)}
         method = getattr(vlm, task.name)
-        result = method([str(path) for path in shown(task)], **given)
+        result = method([look_at(path) for path in shown(task)], **given)
         return as_row(", ".join(map(str, shown(task))), result)
 
     return run
+
+
+def look_at(path: Path) -> str | Video:
+    return Video.of(path) if path == clip() else str(path)
 
 
 @pytest.fixture
@@ -90,16 +120,15 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 def flags(task: type[Task[Any]], name: str, value: Any) -> list[str]:
     """As a person writes the option on the command line."""
-    flag = {"question": "--prompt", "answer_as": "--as"}.get(name, "--" + name.replace("_", "-"))
+    names = flag_of(task, name).names if name in option_names(task) else ()
+    flag = names[0] if names else "--" + name.replace("_", "-")
     match value:
         case bool():
             return [flag] if value else []
-        case dict() if task.name == "describe":
-            return [part for key, said in value.items() for part in (flag, f"{key}={said}")]
         case dict():
-            return [flag, json.dumps(value)]
-        case list() | tuple():
-            return [flag, ",".join(map(str, value))]
+            return [part for key, said in value.items() for part in (flag, f"{key}={said}")]
+        case list():
+            return [flag, ",".join(value)]
     return [flag, str(value)]
 
 
@@ -116,7 +145,7 @@ def tool() -> Iterator[Door]:
         client = stack.enter_context(portal.wrap_async_context_manager(Client(server)))
 
         def run(task: type[Task[Any]]) -> dict[str, Any]:
-            body = {"images": [str(path) for path in shown(task)], **options(task)}
+            body = {kind(task): [str(path) for path in shown(task)], **options(task)}
             result = portal.call(client.call_tool, task.name, body)
             assert not result.is_error, result.content
             assert result.structured_content["text"] == result.content[0].text
@@ -152,11 +181,11 @@ def route(client: TestClient) -> Door:
 
 
 def body(task: type[Task[Any]]) -> dict[str, Any]:
-    return {"images": [data_url(path) for path in shown(task)], **options(task)}
+    return {kind(task): [data_url(path) for path in shown(task)], **options(task)}
 
 
 def data_url(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def comparable(row: dict[str, Any]) -> dict[str, Any]:
@@ -165,8 +194,8 @@ def comparable(row: dict[str, Any]) -> dict[str, Any]:
     row.pop("id")
     row["meta"].pop("timings")
     row["usage"].pop("cached_tokens")
-    for image in row["meta"]["images"]:
-        image.pop("name")
+    for one in (*row["meta"]["images"], *row["meta"]["videos"]):
+        one.pop("name")
     return row
 
 

@@ -79,4 +79,3 @@ def free_path(folder: Path, name: str, taken: set[Path]) -> Path:
             hint="choose an empty folder: nothing is overwritten",
         )
     return path
-
