@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import signal
 import socket
-import threading
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,6 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-import uvicorn
 from mcp import Client
 from mcp.types import CallToolResult
 
@@ -85,19 +87,27 @@ def test_paths_are_read_only_where_they_may_be(sprout: LocalModel) -> None:
 
 
 @pytest.fixture(scope="module")
-def address(sprout: LocalModel) -> Iterator[str]:
-    """As `serve_http` serves it, on a free port."""
-    listening = socket.create_server((HOST, 0))
-    app = make_server(sprout, paths=False).streamable_http_app(
-        host=HOST, stateless_http=True, json_response=True
-    )
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield f"http://{HOST}:{listening.getsockname()[1]}/mcp"
-    server.should_exit = True
-    thread.join()
-    listening.close()
+def address() -> Iterator[str]:
+    """Of the command itself, on a port that is free now."""
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "qvl", "mcp", "--http", "--port", str(port), "--offline"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    until_s = time.monotonic() + 60
+    while not answers(port):
+        assert process.poll() is None
+        assert time.monotonic() < until_s
+        time.sleep(0.1)
+    yield f"http://{HOST}:{port}/mcp"
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert b"Traceback" not in told
+    assert f"http://{HOST}:{port}/mcp".encode() in told
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as connection:
+        return not connection.connect_ex((HOST, port))
 
 
 def test_over_http_it_is_the_same(sprout: LocalModel, address: str) -> None:
