@@ -50,6 +50,7 @@ def chain(stage: str) -> list[tuple[str, str]]:
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint has no wheel for this machine")
 def test_hadolint_has_nothing_to_say() -> None:
+    assert HADOLINT is not None
     done = subprocess.run(
         [HADOLINT, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True
     )

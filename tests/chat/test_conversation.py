@@ -12,7 +12,7 @@ from qvl.chat.conversation import MOST_RESULT, MOST_ROUNDS, Called, Conversation
 from qvl.errors import DeadlineError, QvlError
 from qvl.types import Delta, Image, Message, Request, Sampling, Text, Tool, ToolCall
 from qvl.vlm.local import LocalModel
-from scripted import ScriptedModel, completion
+from scripted import Scripted, completion, text_of
 
 PICTURE = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[0]
 ADD = ToolCall("add", {"a": 2, "b": 3})
@@ -27,13 +27,7 @@ ADDER = Function(Tool("add", "Add.", SCHEMA), add)
 
 
 def talk(*answers: Any, approves: bool = True, functions: Any = (ADDER,)) -> Conversation:
-    return Conversation(
-        model=ScriptedModel(answers), functions=functions, approve=lambda _: approves
-    )
-
-
-def text_of(message: Message) -> str:
-    return "".join(part.text for part in message.content if isinstance(part, Text))
+    return Conversation(model=Scripted(*answers), functions=functions, approve=lambda _: approves)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +53,7 @@ def test_follow_up_turns_are_the_request_with_all_messages(sprout: LocalModel) -
 
 
 def test_a_call_is_run_and_its_result_goes_back() -> None:
-    conversation = talk(completion("", ADD), completion("Five."))
+    conversation = talk(completion("", tool_calls=(ADD,)), completion("Five."))
     events = list(conversation.say("2+3?"))
     assert [e for e in events if isinstance(e, Called)] == [Called(ADD, "5")]
     assert "".join(e.text for e in events if not isinstance(e, Called)) == "Five."
@@ -68,7 +62,7 @@ def test_a_call_is_run_and_its_result_goes_back() -> None:
     assert (result.role, text_of(result)) == ("tool", "5")
     assert (answer.role, text_of(answer)) == ("assistant", "Five.")
     model = conversation.model
-    assert isinstance(model, ScriptedModel)
+    assert isinstance(model, Scripted)
     assert model.asked[1].messages == (user, call, result)
     assert [tool.name for tool in model.asked[0].tools] == ["add"]
 
@@ -76,12 +70,14 @@ def test_a_call_is_run_and_its_result_goes_back() -> None:
 def test_without_approval_nothing_is_run() -> None:
     ran = []
     spy = Function(ADDER.tool, lambda given: str(ran.append(given)))
-    conversation = talk(completion("", ADD), completion("No."), approves=False, functions=[spy])
+    conversation = talk(
+        completion("", tool_calls=(ADD,)), completion("No."), approves=False, functions=[spy]
+    )
     list(conversation.say("2+3?"))
     assert not ran
     assert "does not allow" in text_of(conversation.messages[2])
     unasked = Conversation(
-        model=ScriptedModel([completion("", ADD), completion("")]), functions=[spy]
+        model=Scripted(completion("", tool_calls=(ADD,)), completion("")), functions=[spy]
     )
     list(unasked.say("2+3?"))
     assert not ran
@@ -96,7 +92,7 @@ def test_without_approval_nothing_is_run() -> None:
     ],
 )
 def test_the_model_is_told_what_went_wrong(call: ToolCall, told: str) -> None:
-    conversation = talk(completion("", call), completion("I see."))
+    conversation = talk(completion("", tool_calls=(call,)), completion("I see."))
     list(conversation.say("?"))
     assert told in text_of(conversation.messages[2])
     assert text_of(conversation.messages[3]) == "I see."
@@ -104,11 +100,11 @@ def test_the_model_is_told_what_went_wrong(call: ToolCall, told: str) -> None:
 
 def test_rounds_end() -> None:
     """After the last round the model is offered no tools, so it has to answer."""
-    conversation = talk(*[completion("", ADD)] * MOST_ROUNDS, completion("Enough."))
+    conversation = talk(*[completion("", tool_calls=(ADD,))] * MOST_ROUNDS, completion("Enough."))
     events = list(conversation.say("again"))
     assert sum(isinstance(e, Called) for e in events) == MOST_ROUNDS
     model = conversation.model
-    assert isinstance(model, ScriptedModel)
+    assert isinstance(model, Scripted)
     assert [bool(request.tools) for request in model.asked] == [True] * MOST_ROUNDS + [False]
 
 
@@ -123,7 +119,10 @@ def test_an_answer_that_is_left_stays_as_far_as_it_was_said() -> None:
 
 def test_a_turn_without_a_word_is_taken_back() -> None:
     conversation = talk(
-        completion("Hello."), DeadlineError("late"), completion("", ADD), completion("Bye.")
+        completion("Hello."),
+        DeadlineError("late"),
+        completion("", tool_calls=(ADD,)),
+        completion("Bye."),
     )
     list(conversation.say("Hi"))
     before = list(conversation.messages)

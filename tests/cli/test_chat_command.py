@@ -23,7 +23,7 @@ from qvl.cli.chat import Talk, approved
 from qvl.cli.main import main
 from qvl.log import set_up_logging
 from qvl.types import Text, Tool, ToolCall
-from scripted import ScriptedModel, completion
+from scripted import Scripted, completion
 
 ROOT = Path(__file__).parents[2]
 PICTURE = sorted((ROOT / "examples" / "pictures").glob("pair*.png"))[0]
@@ -229,7 +229,9 @@ def test_a_call_waits_for_a_yes_and_thoughts_are_folded(
     del place
     stdin.seek(0)
     monkeypatch.setattr(sys, "stdin", stdin)
-    model = ScriptedModel([completion("", ADD), completion("Five.", reasoning="two and three")])
+    model = Scripted(
+        completion("", tool_calls=(ADD,)), completion("Five.", reasoning="two and three")
+    )
     conversation = Conversation(model=model, functions=[ADDER], approve=approved)
     set_up_logging()
     Talk(conversation, history.new_file()).run()
@@ -237,11 +239,15 @@ def test_a_call_waits_for_a_yes_and_thoughts_are_folded(
     assert out == "Five.\ntwo and three\n"
     assert told in err
     assert f"-> {said}" in err
-    assert "2 words" in err
+    assert "3 words" in err
     assert history.load(history.latest()) == conversation.messages
     result = conversation.messages[2].content[0]
     assert isinstance(result, Text)
     assert result.text.startswith(said)
+
+
+def test_an_answer_that_is_cut_is_said_to_be(chat: Chat) -> None:
+    assert "cut at 2 tokens" in chat(f"{FIRST}\n", "--image", PICTURE, "-n", "2").err
 
 
 def test_tools_of_a_file_are_offered_once(chat: Chat, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_what_has_no_file_has_no_copy(describe: Run) -> None:
 def test_a_long_text_is_no_alt_text() -> None:
     def told(text: str, language: str, alt_text: str = "") -> Description:
         return Description(
-            text=text, language=language, completions=(completion(),), alt_text=alt_text,
+            text=text, language=language, completions=(completion(text),), alt_text=alt_text,
             keywords=("a", "b"),
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -22,11 +22,13 @@ from qvl.chat.conversation import Called, Conversation, Function
 from qvl.chat.mcp_tools import mcp_functions
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
+from qvl.cli.output import FLAGS
 from qvl.errors import InputNotFoundError, QvlError, UsageError, nearest
 from qvl.log import wants_colour
 from qvl.settings import load_settings
+from qvl.tasks.guards import FLAG_OF_REASON
 from qvl.tasks.task import Seen
-from qvl.types import Delta, Image, Message, Sampling, Text, ToolCall
+from qvl.types import Completion, Delta, Image, Message, Sampling, Text, ToolCall
 
 log = logging.getLogger(__name__)
 MCP = "mcp:"
@@ -146,6 +148,9 @@ class Talk:
     def run(self) -> None:
         """Until the input ends. Of a pipe the first error ends it, and so does an interrupt."""
         if self.asks:
+            with suppress(ImportError):
+                import readline  # noqa: F401 - with it, `input` lets one edit the line
+
             print(GREETING, file=sys.stderr)
         while (line := self.line()) is not None:
             try:
@@ -158,7 +163,6 @@ class Talk:
                 if not self.asks:
                     raise
                 print("\n(stopped)", file=sys.stderr)
-                self.save()
 
     def line(self) -> str | None:
         """The next line, None at the end of the input."""
@@ -194,18 +198,21 @@ class Talk:
     def answer(self, question: str) -> None:
         shown, self.shown = self.shown, []
         thinking = Thinking()
-        for event in self.conversation.say(*shown, question):
-            if isinstance(event, Called):
-                tell(event)
-                continue
-            thinking.see(event)
-            print(event.text, end="", flush=True)
-            if event.completion is not None and event.completion.text:
-                print(flush=True)
-        self.save()
+        try:
+            for event in self.conversation.say(*shown, question):
+                if isinstance(event, Called):
+                    tell(event)
+                    continue
+                thinking.see(event)
+                print(event.text, end="", flush=True)
+                if event.completion is not None:
+                    finish(event.completion)
+        finally:
+            self.save()
 
     def save(self) -> None:
-        history.save(self.file, self.conversation.messages, self.conversation.model.info.name)
+        if messages := self.conversation.messages:
+            history.save(self.file, messages, self.conversation.model.info.name)
 
 
 @dataclass(slots=True)
@@ -213,23 +220,29 @@ class Thinking:
     """Reasoning, folded into one line on stderr that says how long it took."""
 
     began_s: float = field(default_factory=time.monotonic)
-    words: int = 0
+    text: str = ""
 
     def see(self, delta: Delta) -> None:
+        on_terminal = sys.stderr.isatty()
         if delta.reasoning:
-            self.words += delta.reasoning.count(" ")
-            if sys.stderr.isatty():
-                print(f"\rthinking, {self.words} words ", end="", file=sys.stderr, flush=True)
-        elif self.words and (delta.text or delta.completion):
-            took_s = time.monotonic() - self.began_s
-            start = "\r" if sys.stderr.isatty() else ""
-            print(
-                dim(
-                    f"{start}(thought for {took_s:.0f} s, {self.words} words; /thoughts shows them)"
-                ),
-                file=sys.stderr,
-            )
-            self.words = 0
+            if not self.text and on_terminal:
+                print("thinking ...", end="", file=sys.stderr, flush=True)
+            self.text += delta.reasoning
+        elif self.text and (delta.text or delta.completion):
+            took_s, words = time.monotonic() - self.began_s, len(self.text.split())
+            said = f"(thought for {took_s:.0f} s, {words} words; /thoughts shows them)"
+            print("\r" * on_terminal + dim(said), file=sys.stderr)
+            self.text = ""
+
+
+def finish(completion: Completion) -> None:
+    """End the line, and say what a person should know about the answer."""
+    if completion.text:
+        print(flush=True)
+    if flag := FLAG_OF_REASON.get(completion.finish_reason):
+        log.warning("%s", FLAGS[flag].format(tokens=completion.usage.completion_tokens))
+    for note in completion.notes:
+        log.warning("%s", note)
 
 
 def named(source: str) -> list[Seen]:
