@@ -18,6 +18,7 @@ from qvl.types import (
     Text,
     Timings,
     TokenLogprob,
+    ToolCall,
     Usage,
 )
 from qvl.vlm.chat_model import ModelInfo
@@ -30,7 +31,7 @@ class Scripted:
 
     def __init__(
         self,
-        *script: str | Completion | Callable[[Request], str | Completion],
+        *script: str | Completion | QvlError | Callable[[Request], str | Completion],
         generation: str = "qwen3_vl",
     ) -> None:
         self.asked: list[Request] = []
@@ -73,6 +74,7 @@ class Scripted:
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
         (said,) = self.generate([request])
+        yield from (Delta("", reasoning=letter) for letter in said.reasoning)
         yield from (Delta(letter) for letter in said.text)
         yield Delta("", said)
 
@@ -90,6 +92,8 @@ def completion(
     *,
     finish_reason: FinishReason = "stop",
     logprobs: tuple[TokenLogprob, ...] = (),
+    reasoning: str = "",
+    tool_calls: tuple[ToolCall, ...] = (),
     generation: str = "qwen3_vl",
 ) -> Completion:
     parts = [part for m in request.messages for part in m.content] if request else []
@@ -125,4 +129,6 @@ def completion(
             version="0",
         ),
         logprobs=logprobs,
+        reasoning=reasoning,
+        tool_calls=tool_calls,
     )

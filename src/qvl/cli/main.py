@@ -14,8 +14,11 @@ import typer
 
 import qvl
 from qvl.cli.bench import bench
+from qvl.cli.chat import chat
 from qvl.cli.doctor import doctor
+from qvl.cli.mcp import mcp
 from qvl.cli.models import models
+from qvl.cli.prompts import prompts
 from qvl.cli.serve import serve
 from qvl.cli.settings import settings
 from qvl.cli.tasks import command
@@ -54,7 +57,10 @@ def common(
 
 for task in TASKS.values():
     app.command(task.name)(command(task))
+app.command()(chat)
+app.command()(mcp)
 app.add_typer(models, name="models")
+app.add_typer(prompts, name="prompts")
 app.command()(settings)
 app.command()(doctor)
 app.command()(bench)

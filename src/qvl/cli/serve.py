@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qvl.cli.tasks import EMBEDDED_NOTICE
+from qvl.cli.model import open_chosen
 from qvl.errors import UsageError
 from qvl.settings import load_settings
-from qvl.vlm.chat_model import EMBEDDED
 
-log = logging.getLogger(__name__)
 KEYS = "QVL_API_KEYS"
 
 
@@ -77,12 +74,8 @@ def serve(
 
     set_policy(domains=allowed_media_domain, offline=offline)
 
-    from qvl.vlm.open_model import open_model
-
-    if chosen.model == EMBEDDED:
-        log.warning(EMBEDDED_NOTICE)
-    vlm = open_model(
-        chosen.model, device=chosen.device, dtype=chosen.dtype, offline=offline or None
+    vlm = open_chosen(
+        chosen.model, device=chosen.device, dtype=chosen.dtype, revision=None, offline=offline
     )
     own = vlm.info.name  # of a folder only its last part: clients need not know where it lies
     names = served_model_name or [Path(own).name if Path(own).is_dir() else own]

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import UnionType
@@ -22,19 +23,15 @@ from pydantic.fields import FieldInfo
 from qvl.cli import formats
 from qvl.cli.draw import check_target, draw
 from qvl.cli.inputs import Unusable, pictures
+from qvl.cli.model import open_chosen
 from qvl.cli.output import Outcome, finish, output, tell_of, with_progress, write_whole
 from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
 from qvl.types import Sampling
-from qvl.vlm.chat_model import EMBEDDED
 
 log = logging.getLogger(__name__)
-EMBEDDED_NOTICE = (
-    "answered by sprout, the embedded demonstration model: it knows drawn scenes, not photographs; "
-    "--model takes another"
-)
 SOURCES = "Pictures, videos, PDFs, folders, globs, addresses, or - for a picture on stdin."
 
 
@@ -61,6 +58,15 @@ COMMON: Mapping[str, Any] = {
     "html": option(Path | None, help="Also write a page with pictures, texts and boxes."),
     "draw": option(Path | None, help="Also draw boxes: into a file, of several into a folder."),
 }
+# flags of one task alone that are no options of it
+OWN: Mapping[str, Mapping[str, Any]] = {
+    "describe": {
+        "write_xmp": option(
+            Path | None,
+            help="Put copies of the pictures, with the texts in them, into this folder.",
+        )
+    }
+}
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
@@ -70,7 +76,8 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
     together = task.least < task.most and task.least == 1
     if together:
         flags["together"] = option(bool, "--together", help="Ask about all pictures at once.")
-    annotations = {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags, **COMMON}
+    flags |= {**COMMON, **OWN.get(task.name, {})}
+    annotations = {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags}
 
     def run(**given: Any) -> None:
         sources: list[str] = given.pop("sources")
@@ -128,20 +135,12 @@ def answer(
     form: str,
 ) -> None:
     """Every task about every item, shown as they are done."""
-    from qvl.vlm.open_model import open_model
-
-    if options["model"] == EMBEDDED:
-        log.warning(EMBEDDED_NOTICE)
-    model = open_model(
-        options["model"],
-        device=options["device"],
-        dtype=options["dtype"],
-        revision=options["revision"],
-        offline=options["offline"] or None,
-    )
+    opening = {name: options[name] for name in ("device", "dtype", "revision", "offline")}
+    model = open_chosen(options["model"], **opening)
     total = len(items) + len(outcomes)
     alone = total == 1
     kind = type(asked[0])
+    copies, taken = options.get("write_xmp"), set()
     work = ((task, seen) for seen in items for task in asked)
     with output(options["out"]) as stream, closing(results(model, work)) as told:
 
@@ -160,6 +159,10 @@ def answer(
                 say(formats.item(outcome, kind, form, alone=alone))
                 if options["draw"] is not None:
                     draw(outcome, number, options["draw"], alone=alone)
+                if copies is not None:
+                    from qvl.cli.copies import copied  # brings XML: not for `qvl --help`
+
+                    outcomes[-1] = copied(outcome, copies, taken, alone=alone)
         except KeyboardInterrupt:
             left = total - len(outcomes)
             log.error("interrupted: %d done and kept, %d left", len(outcomes), left)
@@ -260,10 +263,12 @@ def default(task: type[Task[Any]], name: str) -> Any:
     )
     if required:
         return Parameter.empty
-    kind = get_args({**hints(task), **COMMON, "together": option(bool, help="")}[name])[0]
+    own = OWN.get(task.name, {})
+    kind = get_args({**hints(task), **COMMON, **own, "together": option(bool, help="")}[name])[0]
     return False if kind is bool else None
 
 
+@cache  # it is asked for every flag of every command, at every start
 def hints(task: type[Task[Any]]) -> Mapping[str, Any]:
     return get_type_hints(task, include_extras=True)
 

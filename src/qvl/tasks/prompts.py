@@ -44,8 +44,18 @@ def instruction(task: str, name: str, language: str, **given: str) -> str:
 
 def presets(task: str) -> Mapping[str, Wordings]:
     """Every name of the task with its wordings; the user's own come last. Raises UsageError."""
-    own = user_settings_file().parent / "prompts" / f"{task}.toml"
-    return {**shipped(task), **(_read(own) if own.exists() else {})}
+    return {**shipped(task), **own(task)}
+
+
+def own(task: str) -> Mapping[str, Wordings]:
+    """The names and wordings of the user's own file, if there is one. Raises UsageError."""
+    path = own_file(task)
+    return _read(path) if path.exists() else {}
+
+
+def own_file(task: str) -> Path:
+    """Where the user's own wordings of the task are looked for."""
+    return user_settings_file().parent / "prompts" / f"{task}.toml"
 
 
 def shipped(task: str) -> Mapping[str, Wordings]:

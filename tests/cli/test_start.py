@@ -1,0 +1,57 @@
+"""The command starts quickly, and shells can complete it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+# what any command of this kind imports; takes 0.19 s of an idle core, so 2.5 times that is under 0.5 s
+LIBRARIES = "import typer, pydantic, platformdirs; from pydantic import BaseModel, TypeAdapter"
+
+
+def cpu_s(*args: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *args], stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_takes_little_more_than_its_libraries() -> None:
+    """Compared in turn, by processor time, since a busy machine slows both down."""
+    pairs = [(cpu_s("-c", LIBRARIES), cpu_s("-m", "qvl", "--help")) for _ in range(5)]
+    libraries, told = (min(times) for times in zip(*pairs, strict=True))
+    assert told < 2.5 * libraries
+
+
+def completed(words: str) -> list[str]:
+    """What a shell offers for the last of the words."""
+    asked = {
+        "_QVL_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "qvl"], env={**os.environ, **asked}, capture_output=True, text=True
+    )
+    return done.stdout.split()
+
+
+def test_shells_complete_commands_and_flags() -> None:
+    assert completed("qvl desc") == ["describe"]
+    assert completed("qvl describe --write") == ["--write-xmp"]
+    assert "list" in completed("qvl prompts ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_a_script_for_each_shell(shell: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qvl", "--show-completion", shell],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "_QVL_COMPLETE" in done.stdout
