@@ -1,8 +1,9 @@
-"""Fifty JSON schemas from small to nasty, for the tests and for `python -m benchmarks.mask_time`."""
+"""Fifty JSON schemas from small to nasty, and a generator of others, for the tests and for `python -m benchmarks.mask_time`."""
 
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 Schema = dict[str, Any]
@@ -184,6 +185,37 @@ SCHEMAS: dict[str, Schema] = {
         confidence={"type": "number", "minimum": 0, "maximum": 1},
     ),
 }
+
+
+def generated(rng: random.Random, depth: int = 2) -> Schema:
+    """An object of one to four random fields, lists and objects in it down to `depth`."""
+    names = rng.sample(("shop", "цена", "日期", "n", "line-2", "кто", "code", "a b", "total"), 4)
+    fields = {name: _value(rng, depth) for name in names[: rng.randint(1, depth + 2)]}
+    return record(*(name for name in fields if rng.random() < 0.2), **fields)
+
+
+def _value(rng: random.Random, depth: int) -> Schema:
+    kinds = [
+        TEXT,
+        DATE,
+        MONEY,
+        CURRENCY,
+        {"type": "boolean"},
+        {"type": "integer", "minimum": rng.randint(-99, 0), "maximum": rng.randint(1, 999)},
+        {"type": ["string", "null"], "minLength": 1, "maxLength": rng.randint(1, 12)},
+        {"type": ["number", "null"], "minimum": -1, "maximum": 1, "multipleOf": 0.001},
+        {"type": "string", "pattern": "^[A-ZА-Я]{2}-[0-9]{1,4}$"},
+        {"enum": [None, rng.randint(0, 9), "да", True]},
+        {"anyOf": [{"type": "null"}, {"type": "string", "format": "time"}]},
+    ]
+    if depth and rng.random() < 0.15:
+        low = rng.randint(0, 1)
+        inner = [
+            generated(rng, depth - 1),
+            some(_value(rng, depth - 1), low, low + rng.randint(1, 2)),
+        ]
+        return rng.choice(inner)
+    return rng.choice(kinds)
 
 
 def text_of(schema: Schema) -> str:

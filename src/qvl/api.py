@@ -13,9 +13,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from qvl.errors import QvlError
 from qvl.tasks.ask import Ask
+from qvl.tasks.classify import Classify
 from qvl.tasks.compare import Compare
 from qvl.tasks.describe import Describe
+from qvl.tasks.extract import Extract
 from qvl.tasks.ground import Ground
+from qvl.tasks.moderate import Moderate
 from qvl.tasks.ocr import Ocr
 from qvl.tasks.service import Serve
 from qvl.tasks.solve import Solve
@@ -73,6 +76,9 @@ class VLM:
     video = _method(Watch)
     solve = _method(Solve)
     service = _method(Serve)
+    extract = _method(Extract)
+    classify = _method(Classify)
+    moderate = _method(Moderate)
 
     def run(self, task: Task[R], *shown: Shown) -> R:
         """What the task finds in the pictures and videos, all seen together. Raises QvlError."""

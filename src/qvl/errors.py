@@ -24,6 +24,7 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  |- OfflineError                      a download is needed and not allowed
 |  `- DownloadError             503     the hub could not be reached (exit 8, retryable)
 |- AnswerFormError            3  422  an answer that was cut before it had the form that was asked for
+|- CheckError                 7  422  a check failed, and the caller said that this is an error
 |- EngineError                1  500  a fault while computing
 |- RemoteError                8  502  a remote server failed, or what it said is no answer (retryable)
 |  `- RemoteRefusedError               it refuses the request, or is at another address (not retryable)
@@ -164,6 +165,10 @@ class DownloadError(ModelError):
 
 class AnswerFormError(QvlError):
     code, exit_code, http_status = "answer_form", 3, 422
+
+
+class CheckError(QvlError):
+    code, exit_code, http_status = "check_failed", 7, 422
 
 
 class EngineError(QvlError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from qvl.errors import PartialFailure, QvlError, StorageError
+from qvl.errors import CheckError, PartialFailure, QvlError, StorageError
 from qvl.tasks.task import Result, Seen
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ FLAGS = {
     "wrong_step": "the arithmetic of a step does not hold",
     "underived_answer": "no step comes to the answer",
     "hand_over": "the customer is to be handed over to a person",
+    "unsure": "the model is not sure of this answer",
+    "fail_on": "this is as severe as --fail-on says, or more",
 }
 
 
@@ -128,4 +130,15 @@ def finish(outcomes: Sequence[Outcome]) -> None:
         print(f"{len(outcomes) - len(failed)} done, {len(failed)} failed", file=sys.stderr)
     if failed:
         names = "\n".join(f"  {o.name}" for o in failed)
-        raise PartialFailure(f"{len(failed)} of {len(outcomes)} items failed:\n{names}")
+        kind = (
+            CheckError if all(isinstance(o.found, CheckError) for o in failed) else PartialFailure
+        )
+        raise kind(f"{len(failed)} of {len(outcomes)} items failed:\n{names}")
+    severe = [o for o in outcomes if any("fail_on" in one.flags for one in results_of(o))]
+    if severe:
+        names = "\n".join(f"  {o.name}" for o in severe)
+        raise CheckError(f"too severe are {len(severe)} of {len(outcomes)} items:\n{names}")
+
+
+def results_of(outcome: Outcome) -> Sequence[Result]:
+    return () if isinstance(outcome.found, QvlError) else outcome.found

@@ -5,6 +5,7 @@ Main path: run -> items -> qvl.tasks.task.results -> qvl.cli.formats.item.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import MISSING, Field, fields
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
@@ -203,14 +204,24 @@ def read(name: str, value: Any, how: Flag, kind: Any) -> Any:
     if is_kind(kind, Mapping) and isinstance(value, list):
         return dict(pair(name, one) for one in value)
     if is_kind(kind, tuple):
+        held = held_in(value[0]) if how.is_file and len(value) == 1 else None
+        if held is not None:
+            return tuple(line.strip() for line in held.splitlines() if line.strip())
         values = value[0].split(",") if len(value) == 1 else value
         return tuple(one.strip() for one in values)
-    if how.is_file and Path(value).is_file():
-        try:
-            return Path(value).read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as err:
-            raise InputUnreadableError(f"{value!r} cannot be read as text") from err
+    if how.is_file and (held := held_in(value)) is not None:
+        return held
     return value
+
+
+def held_in(name: str) -> str | None:
+    """The text of the file of that name; None where there is no such file."""
+    try:
+        return Path(name).read_text("utf-8-sig") if Path(name).is_file() else None
+    except (OSError, UnicodeDecodeError) as err:
+        if isinstance(err, OSError) and err.errno == errno.ENAMETOOLONG:  # a text, and no name
+            return None
+        raise InputUnreadableError(f"{name!r} cannot be read as text") from err
 
 
 def pair(name: str, value: str) -> tuple[str, str]:
@@ -264,5 +275,5 @@ def flag_of(task: type[Task[Any]], name: str) -> Flag:
 def is_kind(kind: Any, wanted: type) -> bool:
     """The option's type, or one of its union, is the wanted one."""
     plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    members = get_args(plain) if isinstance(plain, UnionType) else (plain,)
+    members = get_args(plain) if get_origin(plain) in (Union, UnionType) else (plain,)
     return any((get_origin(m) or m) is wanted for m in members)

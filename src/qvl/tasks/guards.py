@@ -69,10 +69,12 @@ def flags(completion: Completion, wrong: str | None) -> tuple[str, ...]:
 def _wrong(completion: Completion, request: Request, language: str | None) -> str | None:
     if not completion.text.strip():
         return "empty"
+    if language is None:
+        return None
     form = request.response_format
     is_json = form is not None and form.kind == "json_schema"
     said = "\n".join(_strings(_json(completion.text))) if is_json else completion.text
-    return "language" if language is not None and not is_in(said, language) else None
+    return None if is_in(said, language) else "language"
 
 
 def _json(text: str) -> Any:
