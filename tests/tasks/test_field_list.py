@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import jsonschema
 import pytest
 
 from qvl.errors import InvalidParamError
 from qvl.tasks.checks import Rule
 from qvl.tasks.field_list import KINDS, parse_fields, rules_of, schema_of
+from qvl.types import ResponseFormat
+from qvl.vlm.remote_form import remote_form
 
 
 def test_fields_kinds_and_lists() -> None:
@@ -51,6 +55,16 @@ def test_every_field_is_there_or_null_and_no_other() -> None:
     ]:
         assert not valid.is_valid({**whole, name: wrong}), name
     assert not valid.is_valid({k: v for k, v in whole.items() if k != "n"})
+
+
+def test_every_price_fits_what_a_remote_answer_is_held_against() -> None:
+    """0.09 / 0.0001 is not 900 in floats."""
+    schema = json.dumps(schema_of(parse_fields("price float")))
+    fits = remote_form(ResponseFormat("json_schema", schema), "vllm").fits
+    assert all(fits(f'{{"price": {cents / 100}}}') for cents in range(-1000, 1000))
+    assert fits('{"price": 12.50}')
+    assert not fits('{"price": 0.00001}')
+    assert not fits('{"price": 1e9999999999}')
 
 
 def test_kinds_that_can_be_checked_are() -> None:

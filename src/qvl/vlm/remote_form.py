@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from qvl.errors import InvalidParamError, RemoteError
@@ -98,14 +99,17 @@ def _schema_check(schema: Any) -> Callable[[str], bool]:
     except SchemaError as err:
         raise InvalidParamError(f"the json_schema cannot be used: {err.message:.200}") from err
     # an empty registry: no reference is fetched from anywhere
-    validator = Validator(schema, registry=Registry(), format_checker=Validator.FORMAT_CHECKER)
+    # and numbers are decimal: in floats 0.09 is no multiple of 0.01
+    exact = json.loads(json.dumps(schema), parse_float=Decimal)
+    validator = Validator(exact, registry=Registry(), format_checker=Validator.FORMAT_CHECKER)
 
     def fits(answer: str) -> bool:
         try:
-            return validator.is_valid(json.loads(answer, parse_constant=_refuse))
+            said = json.loads(answer, parse_constant=_refuse, parse_float=Decimal)
+            return validator.is_valid(said)
         except Unresolvable as err:
             raise InvalidParamError("the json_schema has a $ref that leads nowhere") from err
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, ArithmeticError):
             return False
 
     return fits
