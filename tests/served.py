@@ -7,7 +7,7 @@ import http.client
 import io
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,13 +104,13 @@ class StandIn:
         self.gate.set()
         self._lock = threading.Lock()
 
-    def results(self, requests: Iterable[Request]) -> Iterator[Completion | QvlError]:
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         raise NotImplementedError
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
         raise NotImplementedError
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
         with self._lock:
             self.asked.append(request)
             self.working += 1

@@ -5,7 +5,7 @@ status is one that the document names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -19,7 +19,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from qvl.types import Delta, Request
+from qvl.errors import QvlError
+from qvl.types import Completion, Delta, Request
 from qvl.vlm.chat_model import ModelInfo
 from qvl.vlm.local import LocalModel
 from served import Running, running
@@ -38,13 +39,13 @@ class Brief:
     def info(self) -> ModelInfo:
         return self.model.info
 
-    def results(self, requests: Iterable[Request]) -> Iterator[object]:
+    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         raise NotImplementedError
 
-    def generate(self, requests: Iterable[Request]) -> list[object]:
+    def generate(self, requests: Iterable[Request]) -> list[Completion]:
         raise NotImplementedError
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
         short = replace(request.sampling, max_new_tokens=min(2, request.sampling.max_new_tokens))
         return self.model.stream(replace(request, sampling=short))
 
@@ -64,7 +65,7 @@ class Brief:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     model = Brief(LocalModel())
-    with running(model) as here:  # type: ignore[arg-type]
+    with running(model) as here:
         yield here
     model.close()
 
@@ -76,7 +77,7 @@ def fuzzed(server: Running, share: dict[str, int]) -> tuple[Counter[str], Counte
     document = schemathesis.openapi.from_dict(server.app.openapi())
     session = requests.Session()
     for found in document.get_all_operations():
-        operation = found.ok()
+        operation = found.ok()  # pyrefly: ignore[missing-attribute]
         modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
         for mode in modes if operation.method != "get" else modes[:1]:
             count = share.get(operation.path, share["other"]) // len(modes)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from typing import TypeVar
 
 from starlette.responses import Response
@@ -132,16 +132,14 @@ class Answers:
         if left.is_set():
             return
         try:
-            stream = self._model.stream(request)
             has_begun = False
-            for delta in stream:
-                if left.is_set():
-                    break
-                if delta.text or delta.reasoning or delta.completion or not has_begun:
-                    tell((number, delta))
-                has_begun = True
-            if isinstance(stream, Generator):
-                stream.close()
+            with closing(self._model.stream(request)) as deltas:
+                for delta in deltas:
+                    if left.is_set():
+                        break
+                    if delta.text or delta.reasoning or delta.completion or not has_begun:
+                        tell((number, delta))
+                    has_begun = True
         except QvlError as error:
             tell(error)
         except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
