@@ -18,7 +18,7 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qvl.errors import EngineError, QvlError
+from qvl.errors import as_fault
 from qvl.serve.admission import Admission
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import CHARACTERS_PER_TOKEN, CHOICES, TOKENS_PER_PICTURE, Limits
@@ -140,12 +140,8 @@ class Answers:
                     if delta.text or delta.reasoning or delta.completion or not has_begun:
                         tell((number, delta))
                     has_begun = True
-        except QvlError as error:
-            tell(error)
         except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
-            fault = EngineError("the request failed while it was computed")
-            fault.__cause__ = error
-            tell(fault)
+            tell(as_fault(error, request.id))
 
 
 def tokens_of(request: Request) -> int:
