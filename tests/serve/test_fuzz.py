@@ -65,7 +65,7 @@ class Brief:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     model = Brief(LocalModel())
-    with running(model) as here:  # type: ignore[arg-type]
+    with running(model) as here:
         yield here
     model.close()
 
@@ -77,7 +77,7 @@ def fuzzed(server: Running, share: dict[str, int]) -> tuple[Counter[str], Counte
     document = schemathesis.openapi.from_dict(server.app.openapi())
     session = requests.Session()
     for found in document.get_all_operations():
-        operation = found.ok()
+        operation = found.ok()  # pyrefly: ignore[missing-attribute]
         modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
         for mode in modes if operation.method != "get" else modes[:1]:
             count = share.get(operation.path, share["other"]) // len(modes)

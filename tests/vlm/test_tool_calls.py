@@ -249,7 +249,7 @@ def test_models_call_what_they_must(models: dict[str, LocalModel], name: str) ->
             assert request.tool_choice == "required" or [c.name for c in told.tool_calls] == ["f"]
     assert reasons.count("stop") >= 3
     *deltas, last = models[name].stream(asked[reasons.index("stop")])
-    assert [d.text for d in deltas] == []
+    assert "".join(d.text for d in deltas) == ""
     assert last.completion is not None
     assert last.completion.tool_calls
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qvl.errors import EngineError, QvlError
+from qvl.errors import as_fault
 from qvl.serve.admission import Admission
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import CHARACTERS_PER_TOKEN, CHOICES, TOKENS_PER_PICTURE, Limits
@@ -132,22 +132,16 @@ class Answers:
         if left.is_set():
             return
         try:
-            stream = self._model.stream(request)
             has_begun = False
-            for delta in stream:
-                if left.is_set():
-                    break
-                if delta.text or delta.reasoning or delta.completion or not has_begun:
-                    tell((number, delta))
-                has_begun = True
-            if isinstance(stream, Generator):
-                stream.close()
-        except QvlError as error:
-            tell(error)
+            with closing(self._model.stream(request)) as deltas:
+                for delta in deltas:
+                    if left.is_set():
+                        break
+                    if delta.text or delta.reasoning or delta.completion or not has_begun:
+                        tell((number, delta))
+                    has_begun = True
         except Exception as error:  # noqa: BLE001 - the edge of one request: the others go on
-            fault = EngineError("the request failed while it was computed")
-            fault.__cause__ = error
-            tell(fault)
+            tell(as_fault(error, request.id))
 
 
 def tokens_of(request: Request) -> int:
