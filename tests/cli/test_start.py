@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# what any command of this kind imports; takes 0.19 s of an idle core, so 2.5 times that is under 0.5 s
+# what any command of this kind imports; takes 0.16 s of an idle core, so three times that is under 0.5 s
 LIBRARIES = "import typer, pydantic, platformdirs; from pydantic import BaseModel, TypeAdapter"
 
 
@@ -24,7 +24,7 @@ def test_help_takes_little_more_than_its_libraries() -> None:
     """Compared in turn, by processor time, since a busy machine slows both down."""
     pairs = [(cpu_s("-c", LIBRARIES), cpu_s("-m", "qvl", "--help")) for _ in range(5)]
     libraries, told = (min(times) for times in zip(*pairs, strict=True))
-    assert told < 2.5 * libraries
+    assert told < 3 * libraries
 
 
 def completed(words: str) -> list[str]:
