@@ -10,32 +10,28 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
+import httpx2
 import jsonschema
 import pytest
 from anyio.from_thread import start_blocking_portal
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from fastapi.testclient import TestClient
 from mcp import Client, StdioServerParameters
 
 import clips
 from qvl import VLM
 from qvl.cli.main import main
 from qvl.cli.tasks import flag_of
-from qvl.errors import QvlError
-from qvl.serve.tasks import task_routes
 from qvl.tasks import TASKS
 from qvl.tasks.body import body_schema
-from qvl.tasks.task import Result, Seen, Task, as_row, from_json, option_names
+from qvl.tasks.task import Task, as_row, from_json, option_names
 from qvl.types import Video
+from served import running
 
 ROOT = Path(__file__).parents[1]
 PICTURES = sorted((ROOT / "examples" / "pictures").glob("p*.png"))
@@ -155,23 +151,14 @@ def tool() -> Iterator[Door]:
 
 
 @pytest.fixture(scope="module")
-def client(vlm: VLM) -> TestClient:
-    """The route alone; what stands around it in `qvl serve` is tested there."""
-
-    async def run(_: Request, task: Task[Any], seen: Sequence[Seen]) -> Result:
-        return await anyio.to_thread.run_sync(task.run, vlm.model, seen)
-
-    async def refuse(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, QvlError)
-        return JSONResponse({"error": error.as_json()}, error.http_status)
-
-    app = FastAPI(exception_handlers={QvlError: refuse})
-    app.include_router(task_routes(run, "sprout"))
-    return TestClient(app)
+def client(vlm: VLM) -> Iterator[httpx2.Client]:
+    """Of the real server."""
+    with running(vlm.model) as server, httpx2.Client(base_url=server.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture
-def route(client: TestClient) -> Door:
+def route(client: httpx2.Client) -> Door:
     def run(task: type[Task[Any]]) -> dict[str, Any]:
         answer = client.post(f"/v1/tasks/{task.name}", json=body(task))
         assert answer.status_code == 200, answer.text
@@ -213,7 +200,7 @@ def test_every_door_gives_what_python_gives(
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 def test_the_schema_is_kept_by_the_example_and_by_nothing_else(
-    task: type[Task[Any]], client: TestClient
+    task: type[Task[Any]], client: httpx2.Client
 ) -> None:
     listed = {one["id"]: one["schema"] for one in client.get("/v1/tasks").json()["data"]}
     schema = listed[task.name]
@@ -246,21 +233,21 @@ def test_the_schema_is_kept_by_the_example_and_by_nothing_else(
     ],
 )
 def test_the_route_refuses_what_is_no_picture(
-    client: TestClient, images: object, says: str
+    client: httpx2.Client, images: object, says: str
 ) -> None:
     answer = client.post("/v1/tasks/describe", json={"images": images})
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
 
 
-def test_a_video_may_be_shown_to_the_route(client: TestClient) -> None:
+def test_a_video_may_be_shown_to_the_route(client: httpx2.Client) -> None:
     clip = base64.b64encode(clips.steady(8, 4)).decode()
     shown = {"videos": [f"data:video/mp4;base64,{clip}"], "sampling": SAMPLING}
     row = client.post("/v1/tasks/describe", json=shown).json()
     assert row["meta"]["videos"][0]["name"] == "videos[0]"
 
 
-def test_the_body_of_the_guide_is_one(client: TestClient) -> None:
+def test_the_body_of_the_guide_is_one(client: httpx2.Client) -> None:
     guide = (ROOT / "docs" / "programs.md").read_text("utf-8")
     shown = json.loads(re.findall(r"```json\n(.*?)```", guide, flags=re.S)[0])
     jsonschema.validate(shown, body_schema(TASKS["describe"], paths=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -50,6 +51,21 @@ for command in json.loads(sys.argv[1]):
             codes.append(stop.code)
 print("\\nSEEN " + json.dumps([outside, codes]))
 """
+# the same of a server, which is asked over loopback for a picture that it has and for one that it has not
+SERVED = """
+import base64, json, sys
+import httpx2
+from qvl.fetch import set_policy
+from qvl.vlm.local import LocalModel
+from served import running
+set_policy(offline=True)
+codes = []
+with running(LocalModel(offline=True)) as server:
+    for source in sys.argv[1:]:
+        body = {"images": [source], "sampling": {"max_new_tokens": 4}}
+        codes.append(httpx2.post(f"{server.url}/v1/tasks/describe", json=body).status_code)
+print("SEEN " + json.dumps([outside, codes]))
+"""
 HAS_NAMESPACES = not subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode
 
 
@@ -78,6 +94,20 @@ def test_nothing_leaves_the_machine(around: list[str], tmp_path: Path) -> None:
     refused = {number for number, code in enumerate(codes) if code}
     assert {str(COMMANDS[n]) for n in refused} == {str(COMMANDS[n]) for n in (8, 9)}, done.stderr
     assert all(codes[n] == 4 for n in refused)
+
+
+def test_the_server_asks_nobody(tmp_path: Path) -> None:
+    picture = f"data:;base64,{base64.b64encode(PICTURE.read_bytes()).decode()}"
+    watched = WATCHED.split("from qvl.cli.main")[0] + SERVED
+    done = subprocess.run(
+        [sys.executable, "-c", watched, picture, "https://example.com/a.png"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("SEEN "))
+    assert json.loads(line.removeprefix("SEEN ")) == [[], [200, 400]], done.stderr
 
 
 def test_the_watch_sees_a_connection(tmp_path: Path) -> None:

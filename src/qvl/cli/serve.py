@@ -11,6 +11,7 @@ import typer
 from qvl.cli.model import open_chosen
 from qvl.errors import UsageError
 from qvl.settings import load_settings
+from qvl.vlm.chat_model import REMOTE
 
 KEYS = "QVL_API_KEYS"
 
@@ -77,8 +78,7 @@ def serve(
     vlm = open_chosen(
         chosen.model, device=chosen.device, dtype=chosen.dtype, revision=None, offline=offline
     )
-    own = vlm.info.name  # of a folder only its last part: clients need not know where it lies
-    names = served_model_name or [Path(own).name if Path(own).is_dir() else own]
+    names = served_model_name or [public_name(vlm.info.name)]
     served = app.create_app(
         vlm,
         keys=keys,
@@ -90,3 +90,10 @@ def serve(
     )
     process.run(served, sock)
     vlm.close()
+
+
+def public_name(name: str) -> str:
+    """What clients are told of a model's name: not where a folder lies, nor another server."""
+    if name.startswith(REMOTE):
+        return name.removeprefix(REMOTE).rpartition("@")[0]
+    return Path(name).name if Path(name).is_dir() else name

@@ -47,9 +47,11 @@ class Answers:
         self._queues: set[asyncio.Queue[Piece | Exception]] = set()
 
     async def deltas(
-        self, requests: Sequence[Request], key: str, until_s: float
+        self, requests: Sequence[Request], key: str, until_s: float, *, is_counted: bool = False
     ) -> AsyncGenerator[Piece, None]:
         """Pieces of the answers to the choices of one request, each answer's in order.
+
+        One that `is_counted` is part of something larger that its key was counted for.
 
         The first piece comes when the first answer is being computed, so what is wrong with a request
         is known by then; it and the last of each answer may be empty. Raises the first error, and
@@ -57,7 +59,8 @@ class Answers:
         """
         asked_s = time.monotonic()
         count, tokens = len(requests), sum(map(tokens_of, requests))
-        self._admission.count(key)
+        if not is_counted:
+            self._admission.count(key)
         async with asyncio.timeout_at(until_s):
             await self._admission.enter(
                 key, choices=count, tokens=tokens, priority=requests[0].priority
@@ -103,11 +106,12 @@ class Answers:
             self._queues.discard(queue)
 
     async def whole(
-        self, requests: Sequence[Request], key: str, until_s: float
+        self, requests: Sequence[Request], key: str, until_s: float, *, is_counted: bool = False
     ) -> list[Completion]:
         """All answers to the choices of one request. Raises as `deltas`."""
         found: dict[int, Completion] = {}
-        async with aclosing(self.deltas(requests, key, until_s)) as pieces:
+        deltas = self.deltas(requests, key, until_s, is_counted=is_counted)
+        async with aclosing(deltas) as pieces:
             async for number, delta in pieces:
                 if delta.completion is not None:
                     found[number] = delta.completion

@@ -27,7 +27,9 @@ from qvl.serve.errors import Json, Refusal, handle, to_json
 from qvl.serve.front import BodyCheck, Front
 from qvl.serve.limits import Limits
 from qvl.serve.metrics import Metrics
+from qvl.serve.queued import queued
 from qvl.serve.serving import Serving
+from qvl.serve.tasks import task_routes
 from qvl.serve.tokens import DetokenizeBody, TokenizeBody, Tokenizes
 from qvl.types import choices
 from qvl.vlm.chat_model import ChatModel
@@ -50,6 +52,7 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": "an error"} for status in statuses}
 
 
+UNKNOWN_CONTEXT = 2**15  # positions; of a remote model, for the queue alone
 EVERYWHERE = _documented(401, 403, 431, 500)
 COMPUTED = _documented(400, 404, 408, 413, 415, 429, 503, 504)
 
@@ -200,9 +203,6 @@ def _tokenizer(serving: Serving) -> Tokenizes:
     return serving.model
 
 
-# Tasks: POST /v1/tasks/{task} belongs here, made from their registry.
-
-
 @probes.get("/livez")
 @probes.get("/health")
 async def livez() -> Response:
@@ -249,7 +249,7 @@ def create_app(
     """
     limits = limits or Limits()
     names = tuple(names) or (model.info.name,)
-    admission = Admission(limits, model.info.max_positions)
+    admission = Admission(limits, model.info.max_positions or UNKNOWN_CONTEXT)
     metrics = Metrics(model, names[0], admission)
     serving = Serving(
         model=model,
@@ -296,6 +296,8 @@ def create_app(
     app.state.serving = serving
     app.include_router(probes)
     app.include_router(router)
+    statuses = {**EVERYWHERE, **COMPUTED, **_documented(422, 502)}
+    app.include_router(task_routes(queued(serving), names[0]), responses=statuses)
     _document_statuses(app)
     return app
 
@@ -308,7 +310,8 @@ def _document_statuses(app: FastAPI) -> None:
         document = make()
         for methods in document["paths"].values():
             for operation in methods.values():
-                operation["responses"].pop("422", None)
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
         return document
 
     app.openapi = openapi

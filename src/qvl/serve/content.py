@@ -7,21 +7,18 @@ its type is not believed, the decoder sees what they are. A picture is named by 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from qvl.data_url import from_base64, from_data_url
 from qvl.errors import ImageDecodeError, VideoDecodeError
 from qvl.processing.pdf import pages
 from qvl.processing.source import is_pdf
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import PARTS, PICTURES
 from qvl.types import Image, Message, Part, Text, Url, Video, is_address
-
-_STANDARD = bytes.maketrans(b"-_", b"+/")  # the letters in which the URL-safe alphabet differs
 
 
 class Nested(BaseModel):
@@ -202,25 +199,3 @@ def _file(data: str, place: str) -> list[Image]:
     encoded = from_data_url(data, place) if data.startswith("data:") else from_base64(data, place)
     image = Image(encoded, place)
     return pages(image) if is_pdf(encoded) else [image]
-
-
-def from_data_url(url: str, place: str) -> bytes:
-    """The bytes of `data:[TYPE][;...];base64,DATA`. Raises ImageDecodeError."""
-    head, comma, data = url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise ImageDecodeError(
-            f"{place} is a data: URL without base64 data",
-            hint="it looks like data:image/png;base64,iVBORw0...",
-        )
-    return from_base64(data, place)
-
-
-def from_base64(data: str, place: str) -> bytes:
-    """Of either alphabet, with or without padding and line breaks. Raises ImageDecodeError."""
-    try:
-        letters = data.encode("ascii").translate(_STANDARD, b" \t\r\n=")
-        return base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
-    except (UnicodeEncodeError, binascii.Error) as err:
-        raise ImageDecodeError(
-            f"{place} is not base64", hint="encode the file's bytes in base64"
-        ) from err

@@ -82,8 +82,8 @@ class Serving:
 
     def check_length(self, characters: int) -> None:
         """Raises PromptTooLongError for a text that no tokenizer need see."""
-        context = self.model.info.max_positions
-        if characters > TEXT_PER_POSITION * context:
+        context = self.model.info.max_positions  # 0: a remote one's, which is not known
+        if context and characters > TEXT_PER_POSITION * context:
             raise PromptTooLongError(
                 f"the text has {characters} characters, over {TEXT_PER_POSITION} for each of the"
                 f" {context} tokens of the model's context",
