@@ -115,3 +115,12 @@ def test_only_this_machine_reaches_the_services() -> None:
         else:
             assert "healthcheck" in service
             assert "ports" not in service
+
+
+def test_the_commands_of_our_services_have_flags_that_there_are() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "qvl", "serve", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    ours = [one["command"] for one in COMPOSE["services"].values() if "build" in one]
+    assert all(command[0] == "serve" for command in ours)
+    assert all(flag.split("=")[0] in told for command in ours for flag in command[1:])
