@@ -790,8 +790,11 @@ def test_who_leaves_a_stream_ends_it_at_the_server(serve: Serve) -> None:
     stream.close()
     assert server.gone.wait(5)
     server.gone.clear()
-    server.replies = [saying("Hi.")]
-    results = remote(server).results([HELLO, HELLO])
+    greeted = saying("Hi.")
+    server.reply = lambda handler, body: (talking if "Talk." in str(body) else greeted)(
+        handler, body
+    )
+    results = remote(server).results([HELLO, replace(HELLO, messages=(Message.user("Talk."),))])
     assert isinstance(next(results), Completion)
     results.close()
     assert server.gone.wait(5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Container
 from typing import Annotated
 
 import typer
@@ -26,14 +27,6 @@ from qvl.errors import QvlError
 from qvl.log import set_up_logging
 from qvl.tasks import TASKS
 
-app = typer.Typer(
-    name="qvl",
-    help="Pictures into text, on your own machine.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
 
 def show_version(value: bool) -> None:  # noqa: FBT001 - the signature that typer calls
     if value:
@@ -41,7 +34,6 @@ def show_version(value: bool) -> None:  # noqa: FBT001 - the signature that type
         raise typer.Exit
 
 
-@app.callback()
 def common(
     *,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -55,16 +47,28 @@ def common(
     set_up_logging(-1 if quiet else verbose)
 
 
-for task in TASKS.values():
-    app.command(task.name)(command(task))
-app.command()(chat)
-app.command()(mcp)
-app.add_typer(models, name="models")
-app.add_typer(prompts, name="prompts")
-app.command()(settings)
-app.command()(doctor)
-app.command()(bench)
-app.command()(serve)
+def made(words: Container[str]) -> typer.Typer:
+    """The command line; only the tasks among the words have flags, as those of all take a while."""
+    app = typer.Typer(
+        name="qvl",
+        help="Pictures into text, on your own machine.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(common)
+    for task in TASKS.values():
+        named = command(task) if task.name in words else lambda: None
+        app.command(task.name, help=task.__doc__)(named)
+    app.command()(chat)
+    app.command()(mcp)
+    app.add_typer(models, name="models")
+    app.add_typer(prompts, name="prompts")
+    app.command()(settings)
+    app.command()(doctor)
+    app.command()(bench)
+    app.command()(serve)
+    return app
 
 
 def main() -> int:
@@ -74,7 +78,8 @@ def main() -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     debug = "--debug" in sys.argv[1:]
     try:
-        app(prog_name="qvl")
+        # a shell that completes a line gives it in the environment
+        made([*sys.argv, *os.environ.get("COMP_WORDS", "").split()])(prog_name="qvl")
     except QvlError as err:
         if debug:
             traceback.print_exc()

@@ -97,7 +97,7 @@ class Extract(Task[Extraction]):
             raise AnswerFormError("the answer is nested too deep to be read") from err
         located = self._located(model, seen, answer.text, found) if self.evidence else {}
         fields = tuple(
-            Field(leaf.name, leaf.value, probability(answer, leaf), _box(located.get(leaf), leaf))
+            Field(leaf.name, leaf.value, _sure(answer, leaf), _box(located.get(leaf), leaf))
             for leaf in found
         )
         checks = checked(data, sought.rules)
@@ -138,6 +138,12 @@ class Extract(Task[Extraction]):
             words = instruction("extract", "evidence", self.language, value=value)
             asked.append(question(seen, words, EVIDENCE_SAMPLING))
         return dict(zip(printed, model.generate(asked), strict=True))
+
+
+def _sure(answer: Completion, leaf: Leaf) -> float | None:
+    """To four digits: the ones after them depend on what else was computed in the same batch."""
+    found = probability(answer, leaf)
+    return None if found is None else round(found, 4)
 
 
 def _box(located: Completion | None, leaf: Leaf) -> Box | None:
