@@ -13,7 +13,7 @@ from qvl.bench import report
 from qvl.bench.limits import Limits
 from qvl.bench.peer_transformers import batched, run_transformers
 from qvl.bench.work import Timed, asked, run_ours
-from qvl.cli.main import app
+from qvl.cli.main import made
 from qvl.processing.prompt import build_prompt
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 from qvl.vlm.local import LocalModel
@@ -27,12 +27,12 @@ def sprout() -> LocalModel:
 def test_the_table_has_a_line_for_each_workload(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["bench", "--new-tokens", "2", "--repeat", "1", "--batch", "1,2"]
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(made(["bench"]), command)
     assert done.exit_code == 0, done.output
     assert "| one request |" in done.stdout
     assert "| 2 at once |" in done.stdout
     assert "times sooner" in done.stdout
-    done = CliRunner().invoke(app, [*command, "--json"])
+    done = CliRunner().invoke(made(["bench"]), [*command, "--json"])
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["id"] for row in rows] == ["one request", "2 at once"]
     assert [row["ours"][0]["requests"] for row in rows] == [1, 2]
@@ -49,7 +49,7 @@ def test_the_table_has_a_line_for_each_workload(tmp_path: Path, monkeypatch) -> 
     ],
 )
 def test_a_wrong_flag_is_said_before_anything_is_loaded(flags: list[str], said: str) -> None:
-    done = CliRunner().invoke(app, ["bench", *flags])
+    done = CliRunner().invoke(made(["bench"]), ["bench", *flags])
     assert said in str(done.exception)
 
 
