@@ -21,7 +21,7 @@ from qvl.types import (
     ToolCall,
     Usage,
 )
-from qvl.vlm.chat_model import ModelInfo
+from qvl.vlm.chat_model import ModelInfo, completed
 
 SIDE_PX = 200  # of every picture; the model sees them at half of it
 
@@ -65,12 +65,7 @@ class Scripted:
             yield said
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
-        completions = []
-        for result in self.results(requests):
-            if isinstance(result, QvlError):
-                raise result
-            completions.append(result)
-        return completions
+        return completed(self.results(requests))
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
         (said,) = self.generate([request])

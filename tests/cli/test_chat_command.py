@@ -12,15 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from command import Ended, Run
 from qvl.chat import history
 from qvl.chat.conversation import Conversation, Function
 from qvl.cli.chat import Talk, approved
-from qvl.cli.main import main
 from qvl.log import set_up_logging
 from qvl.types import Text, Tool, ToolCall
 from scripted import Scripted, completion
@@ -42,33 +41,12 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Chat = Callable[..., Ended]
-
-
 @pytest.fixture
-def chat(
-    place: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Chat:
+def chat(qvl: Run, place: dict[str, str]) -> Run:
     """The command in this process, asked through a pipe."""
 
     def run(questions: str, *args: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["qvl", "chat", "-t", "0", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(questions))
-        capsys.readouterr()
-        try:
-            code = main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err
-        return Ended(code, told.out, told.err)
+        return qvl("chat", "-t", "0", *args, stdin=questions.encode())
 
     return run
 
@@ -78,7 +56,7 @@ def saved(tmp_path: Path) -> list[dict[str, object]]:
     return json.loads(file.read_text("utf-8"))["messages"]
 
 
-def test_a_pipe_asks_a_line_a_turn_and_can_go_on_later(chat: Chat, tmp_path: Path) -> None:
+def test_a_pipe_asks_a_line_a_turn_and_can_go_on_later(chat: Run, tmp_path: Path) -> None:
     whole = chat(f"{FIRST}\n\n{SECOND}\nAnd now?", "--image", PICTURE)
     assert whole.code == 0, whole.err
     answers = whole.out.splitlines()
@@ -92,7 +70,7 @@ def test_a_pipe_asks_a_line_a_turn_and_can_go_on_later(chat: Chat, tmp_path: Pat
 
 
 def test_a_pipe_ends_with_its_first_error_and_keeps_what_was_said(
-    chat: Chat, tmp_path: Path
+    chat: Run, tmp_path: Path
 ) -> None:
     ended = chat(f"{FIRST}\n/image gone.png\n{SECOND}\n", "--image", PICTURE)
     assert ended.code == 4
@@ -112,7 +90,7 @@ def test_a_pipe_ends_with_its_first_error_and_keeps_what_was_said(
         (["--seed", "-1"], 2, "seed"),
     ],
 )
-def test_a_wrong_flag_says_what_is_right(chat: Chat, args: list[str], code: int, says: str) -> None:
+def test_a_wrong_flag_says_what_is_right(chat: Run, args: list[str], code: int, says: str) -> None:
     ended = chat(FIRST, *args)
     assert ended.code == code, ended.err
     assert says in ended.err
@@ -120,7 +98,7 @@ def test_a_wrong_flag_says_what_is_right(chat: Chat, args: list[str], code: int,
 
 
 @pytest.mark.parametrize("line", ["/imag a.png", "/image", "/usr/bin is what?"])
-def test_an_unknown_command_is_not_a_question(chat: Chat, line: str) -> None:
+def test_an_unknown_command_is_not_a_question(chat: Run, line: str) -> None:
     ended = chat(f"{line}\n")
     assert ended.code == 2
     assert line.split()[0] in ended.err
@@ -246,11 +224,11 @@ def test_a_call_waits_for_a_yes_and_thoughts_are_folded(
     assert result.text.startswith(said)
 
 
-def test_an_answer_that_is_cut_is_said_to_be(chat: Chat) -> None:
+def test_an_answer_that_is_cut_is_said_to_be(chat: Run) -> None:
     assert "cut at 2 tokens" in chat(f"{FIRST}\n", "--image", PICTURE, "-n", "2").err
 
 
-def test_tools_of_a_file_are_offered_once(chat: Chat, tmp_path: Path) -> None:
+def test_tools_of_a_file_are_offered_once(chat: Run, tmp_path: Path) -> None:
     (tmp_path / "tools.py").write_text(
         "def add(a: int, b: int) -> int:\n    'Add.'\n    return a + b\n"
     )

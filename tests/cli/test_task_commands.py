@@ -6,58 +6,23 @@ import csv
 import io
 import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image as Pillow
 
 import clips
+from command import Run
 from qvl import VLM, Image
 from qvl.cli import formats
 from qvl.cli.draw import draw
 from qvl.cli.formats import columns, csv_row
-from qvl.cli.main import main
 from qvl.cli.output import Outcome
 from qvl.tasks import TASKS
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
 ONE, TWO, THREE = PICTURES
 SHORT = ("--max-new-tokens", "12")
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The command, in this process, in an empty folder without settings of anybody's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def run(*args: str | Path, stdin: bytes = b"") -> Ended:
-        monkeypatch.setattr(sys, "argv", ["qvl", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        try:
-            code = main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err
-        return Ended(code, told.out, told.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image as Pillow
 
+from command import Run
 from qvl.cli.copies import words_of
-from qvl.cli.main import main
 from qvl.tasks.describe import Description
 from qvl.xmp import ALT_TEXT, DESCRIPTION, RDF, XML_LANG
 from scripted import completion
 
 SOME = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:2]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def describe(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def run(*args: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["qvl", "describe", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        try:
-            code = main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
+def describe(qvl: Run) -> Run:
+    return partial(qvl, "describe")
 
 
 def texts(picture: Path, tag: str) -> dict[str | None, str | None]:

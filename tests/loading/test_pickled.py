@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 
 import qvl.loading.pickled
 import tiny
-from qvl.cli.main import main
+from command import Run
 from qvl.errors import InvalidParamError, ModelFormatError, QvlError, UnsafeCheckpointError
 from qvl.loading.model import load_model
 from qvl.loading.pickle_worker import is_plain
@@ -188,23 +187,8 @@ def test_a_target_that_exists_stays(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """(exit code, stdout, stderr) of the command, in an empty folder, offline."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def called(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["qvl", *arguments])
-        capsys.readouterr()
-        try:
-            code = main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return called
+def run(qvl: Run) -> Run:
+    return qvl
 
 
 def test_the_command_converts_and_every_other_command_names_it(run, tmp_path: Path) -> None:

@@ -62,6 +62,16 @@ class ChatModel(Protocol):
         ...
 
 
+def completed(results: Iterable[Completion | QvlError]) -> list[Completion]:
+    """All completions, in order; raises the first error."""
+    completions = []
+    for result in results:
+        if isinstance(result, QvlError):
+            raise result
+        completions.append(result)
+    return completions
+
+
 def refuse_later(name: str) -> None:
     """Raise for the names of backends that do not exist yet."""
     for prefix, what in LATER.items():

@@ -66,7 +66,7 @@ from qvl.types import (
     TokenLogprob,
     Usage,
 )
-from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, REMOTE, ModelInfo, refuse_later
+from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, REMOTE, ModelInfo, completed, refuse_later
 from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader, demanded_tools, offered_tools
 from qvl.vlm.turns import Turns
 
@@ -218,12 +218,7 @@ class LocalModel:
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
         """All completions, in order; raises the first error."""
-        completions = []
-        for result in self.results(requests):
-            if isinstance(result, QvlError):
-                raise result
-            completions.append(result)
-        return completions
+        return completed(self.results(requests))
 
     def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         """One result per request, in their order; requests are taken in as room becomes free.

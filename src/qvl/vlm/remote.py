@@ -27,7 +27,7 @@ from qvl.errors import (
     UsageError,
 )
 from qvl.types import Completion, Delta, Provenance, Request, Timings
-from qvl.vlm.chat_model import ModelInfo
+from qvl.vlm.chat_model import ModelInfo, completed
 from qvl.vlm.openai_answer import Answer, Thoughts
 from qvl.vlm.openai_request import Body, chat_body
 from qvl.vlm.remote_form import RemoteForm, arguments_fit, remote_form
@@ -96,12 +96,7 @@ class RemoteModel:
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
         """All completions, in order; raises the first error."""
-        completions = []
-        for result in self.results(requests):
-            if isinstance(result, QvlError):
-                raise result
-            completions.append(result)
-        return completions
+        return completed(self.results(requests))
 
     def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         """One result per request, in their order; as many at once as the servers have room for."""
