@@ -131,9 +131,12 @@ class Terminal:
 
     def interrupt(self, *words: str) -> None:
         """Ctrl-C until it is heard: Python misses one that comes while a prompt is being written."""
+        until_s = time.monotonic() + PATIENCE_S
         while not all(word in self.seen for word in words):
             self.process.send_signal(signal.SIGINT)
             self.read(2.0)
+            if time.monotonic() > until_s:
+                pytest.fail(f"{words} did not come: {self.seen!r}")
         self.seen = ""
 
     def read(self, wait_s: float) -> None:
