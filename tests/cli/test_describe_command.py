@@ -226,6 +226,7 @@ def test_the_page_shows_pictures_texts_and_boxes_and_nothing_from_outside(
     page = (tmp_path / "page.html").read_text("utf-8")
     assert ended.code == 3
     assert "data:image/png;base64," in page
+    assert "<rect" in page
     assert "<b>&" not in page
     assert "&lt;b&gt;&amp;.png" in page
     assert "gone.png" in page

@@ -104,6 +104,9 @@ def run_command(
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens, **{name: given[name] for name in SAMPLING}
     ).checked()
+    shows_boxes = given["html"] is not None or given["draw"] is not None
+    if shows_boxes and "boxes" in options and not options.get("grounded"):
+        options["boxes"] = True  # there would be none to show
     asked = list(tasks(task, options, sampling))
     form = chosen_format(given["format"], as_json=given["as_json"])
     set_policy(offline=given["offline"])
