@@ -12,9 +12,10 @@ from torch import Tensor
 
 from qvl.engine.cache import CachedAttention, KVCache, Span
 from qvl.kernels import attention, build, parts
-from qvl.kernels.attention import attend_causal
+from qvl.kernels.attention import attend_causal, attend_whole
 from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act
-from qvl.models.attention import PackedCausal
+from qvl.loading.machine import bf16_instructions
+from qvl.models.attention import PackedCausal, packed_attention
 from qvl.models.config import DecoderConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
@@ -174,3 +175,34 @@ def test_a_token_attends_the_same_in_any_part_and_beside_anyone(
         parts_.append(out[other:])
         start = stop
     assert torch.equal(torch.cat(parts_), alone)
+
+
+@pytest.mark.parametrize("width", [64, 72, 80])
+def test_attention_of_whole_pictures_is_the_dense_one(width: int) -> None:
+    """Segments of any length; where bf16 is multiplied in bf16, up to what rounding to it loses."""
+    bounds = [0, 1, 17, 17 + 40, 57 + 300]
+    qkv = noise(bounds[-1], 3, 4, width)
+    q, k, v = qkv.unbind(1)
+    k[20] *= 30  # a key that takes nearly everything
+    expected = packed_attention(q, k, v, bounds, causal=False)
+    found = attend_whole(q, k, v, bounds, causal=False)
+    lost = (found - expected).norm() / expected.norm()
+    assert lost < (0.006 if bf16_instructions() else 1e-5)
+
+
+def test_a_picture_attends_the_same_beside_others() -> None:
+    q, k, v = noise(3, 130, 4, 80).unbind(0)
+    together = attend_whole(q, k, v, [0, 37, 130], causal=False)
+    for part in (slice(0, 37), slice(37, 130)):
+        alone = attend_whole(q[part], k[part], v[part], [0, part.stop - part.start], causal=False)
+        assert torch.equal(together[part], alone)
+
+
+def test_no_number_in_one_picture_harms_no_other() -> None:
+    q, k, v = noise(3, 50, 2, 64).unbind(0)
+    clean = attend_whole(q, k, v, [0, 20, 50], causal=False)
+    k[5, 0, 3] = float("nan")
+    found = attend_whole(q, k, v, [0, 20, 50], causal=False)
+    assert not found[:20, 0].isfinite().any()
+    assert torch.equal(found[20:], clean[20:])
+    assert torch.equal(found[:, 1], clean[:, 1])

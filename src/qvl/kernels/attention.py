@@ -1,4 +1,6 @@
-"""Attention of one step over the KV cache on a CPU, compiled; `attend_causal` is it in PyTorch.
+"""Attention on a CPU, compiled: of one step over the KV cache, and of whole pictures in the tower.
+
+`attend_causal` and `models.attention.packed_attention` are the same in PyTorch.
 
 Each token is computed by itself, in the order of the tokens before it: the same bits alone, among
 others, in whatever part of a prompt, and as a guess that is being checked.
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from qvl.kernels.build import library
 from qvl.kernels.linear import pointer
+from qvl.models.attention import packed_attention
 
 WIDTH = 32  # a head's width is a multiple of this
 
@@ -63,6 +66,27 @@ def attend(kv: Tensor, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, where: Place
         pointer(q_tnh), pointer(k_tkh), pointer(v_tkh), q_tnh.stride(0), k_tkh.stride(0),
         pointer(kv), kv.shape[1], kv.shape[2], pointer(where.tables), pointer(where.starts_t),
         pointer(where.positions_t), pointer(out_tnh), tokens, heads, k_tkh.shape[1], width,
+    )  # fmt: skip
+    return out_tnh
+
+
+def attend_whole(
+    q_tnh: Tensor, k_tnh: Tensor, v_tnh: Tensor, cu_seqlens: Sequence[int], *, causal: bool
+) -> Tensor:
+    """models.attention.packed_attention of a vision tower; a segment is the same alone.
+
+    Multiplied as packed bf16 layers are: in bf16 where the processor does that.
+    """
+    kernels, (tokens, heads, width) = library(), q_tnh.shape
+    if kernels is None or causal or width % 2 or q_tnh.dtype != torch.float32:
+        return packed_attention(q_tnh, k_tnh, v_tnh, cu_seqlens, causal=causal)
+    q_tnh, k_tnh, v_tnh = (rows_in_place(x) for x in (q_tnh, k_tnh, v_tnh))
+    if not q_tnh.stride(0) == k_tnh.stride(0) == v_tnh.stride(0):
+        q_tnh, k_tnh, v_tnh = (x.contiguous() for x in (q_tnh, k_tnh, v_tnh))
+    bounds, out_tnh = torch.tensor(cu_seqlens), q_tnh.new_empty(tokens, heads, width)
+    kernels.qvl_attend_whole(
+        pointer(q_tnh), pointer(k_tnh), pointer(v_tnh), q_tnh.stride(0), pointer(bounds),
+        len(bounds) - 1, pointer(out_tnh), heads, width,
     )  # fmt: skip
     return out_tnh
 

@@ -29,15 +29,14 @@ COMPILE_S = 120
 CPUINFO = Path("/proc/cpuinfo")
 P, L, F = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 SIGNATURES = {
-    "qvl_linear_bf16": (P, P, P, P, P, L, L, L),
-    "qvl_linear_i8": (P, P, P, P, P, P, L, L, L),
-    "qvl_linear_i4": (P, P, P, P, P, P, P, L, L, L),
+    "qvl_linear": (P, P, P, P, L),
     "qvl_norm": (P, P, F, P, L, L),
     "qvl_silu_mul": (P, P, L, L),
     "qvl_gate": (P, F, F, L),
     "qvl_rotate": (P, P, P, F, P, P, L, L, L, L),
     "qvl_before_attention": (P, P, P, P, P, P, P, L),
     "qvl_after_attention": (P, P, P, P, P, P, L),
+    "qvl_attend_whole": (P, P, P, L, P, L, P, L, L),
     "qvl_attend": (P, P, P, L, L, P, L, L, P, P, P, P, L, L, L, L),
 }
 

@@ -10,8 +10,10 @@
  * int8 and int4 multiply by activations in int8 with one scale a row (int8) or a row and group (int4)
  * and sum in int32, which is exact.
  *
- * Few rows take the weights as they come from memory. For many, a block of a panel is first widened
- * to what the processor multiplies, in the nearest cache, and then meets all rows.
+ * Rows of x are words of four bytes, as many numbers as the processor multiplies and sums at once:
+ * one fp32 or two bf16; one int32, two int16 or four int8.
+ * Few rows take the weights as they come from memory. For many, a block of panels is first widened
+ * to such words, where it is not stored in them, in the nearest cache, and then meets all rows.
  */
 #include <math.h>
 #include <stdint.h>
@@ -24,220 +26,125 @@
 #define PANEL 16
 #define GROUP 128
 #define FEW_ROWS 8       /* so many take the weights as they come */
-#define TILE_ROWS 4      /* of those that share a load of weights */
-#define ROWS_AT_ONCE 192 /* that meet a widened block */
-#define BLOCK 512        /* of k in a widened block */
+#define ROWS_AT_ONCE 384 /* that meet a widened block */
 #define AHEAD 2048       /* bytes that are asked of memory before they are needed */
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define VNNI 1
+#else
+#define VNNI 0
 #endif
-#if defined(__AVX512BF16__) && defined(VNNI)
+#if defined(__AVX512BF16__) && VNNI
 #define BF16_DOT 1
+#else
+#define BF16_DOT 0
 #endif
 
-#if defined(VNNI) /* AVX-512 without it has nothing to add for whole numbers */
+#if VNNI /* AVX-512 without it has nothing to add for whole numbers */
 #define LANES 16
+#define REGISTER "v"
 #elif defined(__AVX2__)
 #define LANES 8
+#define REGISTER "x"
 #else
 #define LANES 4
 #endif
-#define PARTS (PANEL / LANES) /* vectors in a panel */
-#define WIDE_ROWS (PARTS == 1 ? 12 : 6) /* that meet a widened block together: their sums fill the
-                                           registers. Always so many, the last ones perhaps zeros */
+#define PARTS (PANEL / LANES)               /* vectors in a panel */
+#define TILE_ROWS (PARTS == 1 ? 8 : 4)      /* few rows that share a load of weights */
+#define WIDE_ROWS (PARTS == 1 ? 12 : 6)     /* rows and panels of the many that are multiplied */
+#define WIDE_PANELS (PARTS == 1 ? 2 : 1)    /* together: their sums fill the registers. Always so */
+#define WIDE (WIDE_PANELS * PARTS)          /* many, the last ones perhaps zeros */
+#define BLOCK_WORDS (PARTS == 1 ? 256 : 512) /* of a widened panel */
 
 typedef float vf __attribute__((vector_size(LANES * 4)));
-typedef float vfu __attribute__((vector_size(LANES * 4), aligned(4)));
+/* in memory, of whatever numbers */
+typedef float vfu __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
-typedef uint32_t vuu __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t viu __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint32_t vuu __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t viu __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+enum kind { BF16, INT8, INT4 };
+
+/* each kind has code of its own */
+#define FOR_KIND(kind, function, ...)                                                              \
+    switch (kind) {                                                                                \
+    case BF16: function(BF16, __VA_ARGS__); break;                                                 \
+    case INT8: function(INT8, __VA_ARGS__); break;                                                 \
+    default: function(INT4, __VA_ARGS__);                                                          \
+    }
+
+/* numbers in a word of x */
+#define DEPTH(kind)                                                                                \
+    ((kind) == BF16 ? (BF16_DOT ? 2 : 1) : VNNI ? 4 : LANES < 8 ? 1 : (kind) == INT8 ? 2 : 4)
+/* are a panel's words stored as they are multiplied? */
+#define AS_STORED(kind) ((kind) == BF16 ? BF16_DOT : (kind) == INT8 ? VNNI : 0)
+
+/* as kernels/linear.py fills it */
+typedef struct {
+    const void *panels, *scales, *zeros;
+    const float *bias;
+    long kind, n, k; /* k even, of int8 a multiple of 4, of int4 of 128 */
+} linear;
 
 INLINE vf splat(float v) { return v - (vf){}; } /* a sum with 0 would be computed: -0 + 0 is 0 */
+INLINE long least(long a, long b) { return a < b ? a : b; }
 
-/* gcc keeps no eight sums in registers unless it is told what belongs together */
+/* gcc keeps no sums in registers unless it is told what belongs together */
 #if defined(__AVX2__)
-#define HELD(v) __asm__("" : "+x"(v))
+#define HELD(v) __asm__("" : "+" REGISTER(v))
 #define SUM_OF_PRODUCTS(multiply, add, sum, a, b)                                                  \
     do {                                                                                           \
-        __m256i product;                                                                           \
+        vi product;                                                                                \
         __asm__(multiply " %3, %2, %1\n\t" add " %1, %0, %0"                                       \
-                : "+x"(sum), "=&x"(product)                                                        \
-                : "x"(a), "x"(b));                                                                 \
+                : "+" REGISTER(sum), "=&" REGISTER(product)                                        \
+                : REGISTER(a), REGISTER(b));                                                       \
     } while (0)
-/* the same four bytes everywhere, from memory: by way of a plain register it would cost a shuffle */
-INLINE __m256i four_bytes(const void *at) {
-    __m256i all;
-    __asm__("vpbroadcastd %1, %0" : "=x"(all) : "m"(*(const int32_t *)at));
+#define DOTS(dot, sum, a, b) __asm__(dot " %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+/* the same word everywhere, from memory: by way of a plain register it would cost a shuffle */
+INLINE vi same_word(const uint32_t *at) {
+    vi all;
+    __asm__("vpbroadcastd %1, %0" : "=" REGISTER(all) : "m"(*at));
     return all;
 }
 #else
 #define HELD(v)
+INLINE vi same_word(const uint32_t *at) { return (int32_t)*at - (vi){}; }
 #endif
-INLINE long least(long a, long b) { return a < b ? a : b; }
 
 /* one panel of one row of y; the last panel may reach beyond the N outputs */
-INLINE void put(float *y, const float *bias, const float *values, long from, long n) {
-    const long count = least(PANEL, n - from);
-    for (long j = 0; j < count; j++) y[from + j] = bias ? values[j] + bias[from + j] : values[j];
-}
-
-/* TILE(rows) for `count` rows from `row` on, in tiles as even as can be */
-#define IN_TILES(row, count, TILE)                                                                 \
-    for (long left = (count), tiles = (left + TILE_ROWS - 1) / TILE_ROWS, here; tiles > 0;         \
-         row += here, left -= here, tiles--) {                                                     \
-        here = (left + tiles - 1) / tiles;                                                         \
-        switch (here) {                                                                            \
-        case 1: TILE(1); break;                                                                    \
-        case 2: TILE(2); break;                                                                    \
-        case 3: TILE(3); break;                                                                    \
-        default: TILE(4);                                                                          \
-        }                                                                                          \
-    }
-
-/* ---- bf16 ------------------------------------------------------------------------------------ */
-
-/* rows and panels that give enough independent sums to hide the latency, and not too many */
-#define PANELS_FOR(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : PARTS == 1 ? 2 : 1)
-
-#if defined(BF16_DOT)
-INLINE uint16_t to_bf16(float value) { /* to the nearest, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-#define BF16_X uint16_t
-#else
-#define BF16_X float
-
-/* sums[WIDE_ROWS][PANEL] += a tile [count][WIDE_ROWS] of x times a widened block [count][PANEL] */
-INLINE void fp32_tile(const float *x, const float *w, float *sums, long count) {
-    vf sum[WIDE_ROWS][PARTS];
-    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
-        UNROLL for (int p = 0; p < PARTS; p++) sum[r][p] = *(vfu *)(sums + r * PANEL + p * LANES);
-    for (long i = 0; i < count; i++) {
-        vf weights[PARTS];
+INLINE void put(float *y, const float *bias, const vf *values, long from, long n) {
+    if (from + PANEL <= n) {
         UNROLL for (int p = 0; p < PARTS; p++) {
-            weights[p] = *(const vfu *)(w + i * PANEL + p * LANES);
-            HELD(weights[p]);
+            const long at = from + p * LANES;
+            *(vfu *)(y + at) = bias ? values[p] + *(const vfu *)(bias + at) : values[p];
         }
-        UNROLL for (int r = 0; r < WIDE_ROWS; r++) {
-            const vf value = splat(x[i * WIDE_ROWS + r]);
-            UNROLL for (int p = 0; p < PARTS; p++) sum[r][p] += weights[p] * value;
-        }
+        return;
     }
-    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
-        UNROLL for (int p = 0; p < PARTS; p++) *(vfu *)(sums + r * PANEL + p * LANES) = sum[r][p];
+    for (long j = 0; j < n - from; j++) {
+        const float value = values[j / LANES][j % LANES];
+        y[from + j] = bias ? value + bias[from + j] : value;
+    }
 }
 
-/* a tile of x: its rows' values side by side, so that they are read as one stream */
-INLINE void fp32_side_by_side(const float *x, long rows, long k, float *tile) {
-    for (long i = 0; i < k; i++)
-        UNROLL for (long r = 0; r < WIDE_ROWS; r++)
-            tile[i * WIDE_ROWS + r] = r < rows ? x[r * k + i] : 0;
-}
+/* ---- rows of x as words ---------------------------------------------------------------------- */
 
-INLINE void widen_bf16(const uint16_t *w, float *wide, long count) {
-    for (long i = 0; i < count; i += 2)
-        UNROLL for (int p = 0; p < PARTS; p++) {
-            const vu pairs = *(const vuu *)(w + i * PANEL + p * LANES * 2);
-            *(vuu *)(wide + i * PANEL + p * LANES) = pairs << 16;
-            *(vuu *)(wide + (i + 1) * PANEL + p * LANES) = pairs & 0xffff0000;
-        }
-}
-#endif
-
-/* whole rows by whole panels from `first` on, the weights as they come */
-INLINE void bf16_tile(const int rows, const int panels, const BF16_X *x, const uint16_t *w,
-                      const float *bias, float *y, long first, long n, long k) {
-    vf sum[TILE_ROWS][4 * PARTS]; /* what is not used goes away */
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] = splat(0);
-    w += first * k * PANEL;
-    for (long i = 0; i < k; i += 2) {
-        vu pairs[4 * PARTS];
-        if (rows > 1) /* one row is left to the processor, which foresees four streams well */
-            UNROLL for (int p = 0; p < panels; p++)
-                __builtin_prefetch((const char *)(w + (p * k + i) * PANEL) + AHEAD);
-        UNROLL for (int p = 0; p < panels * PARTS; p++)
-            pairs[p] = *(const vuu *)(w + (p / PARTS * k + i) * PANEL + p % PARTS * LANES * 2);
-#if defined(BF16_DOT)
-        UNROLL for (int r = 0; r < rows; r++) {
-            int32_t two;
-            memcpy(&two, x + r * k + i, 4);
-            UNROLL for (int p = 0; p < panels; p++)
-                sum[r][p] = (vf)_mm512_dpbf16_ps((__m512)sum[r][p], (__m512bh)pairs[p],
-                                                 (__m512bh)_mm512_set1_epi32(two));
-        }
+/* k numbers of a row, word i to to[i * apart] */
+INLINE void rounded(const float *x, long k, uint32_t *to, long apart) {
+#if BF16_DOT
+    for (long at = 0; at < k; at += GROUP) { /* to the nearest, ties to even */
+        uint32_t bits[GROUP];
+        const long here = least(GROUP, k - at);
+        memcpy(bits, x + at, (size_t)here * 4);
+        for (long i = 0; i < here; i++) bits[i] = (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16;
+        for (long i = 0; i < here; i += 2) to[(at + i) / 2 * apart] = bits[i] | bits[i + 1] << 16;
+    }
 #else
-        UNROLL for (int r = 0; r < rows; r++) {
-            const vf even = splat(x[r * k + i]), odd = splat(x[r * k + i + 1]);
-            UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] += (vf)(pairs[p] << 16) * even;
-            UNROLL for (int p = 0; p < panels * PARTS; p++)
-                sum[r][p] += (vf)(pairs[p] & 0xffff0000) * odd;
-        }
+    for (long i = 0; i < k; i++) memcpy(to + i * apart, x + i, 4);
 #endif
-    }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels; p++)
-            put(y + r * n, bias, (float *)(sum[r] + p * PARTS), (first + p) * PANEL, n);
 }
-
-/* k even */
-void qvl_linear_bf16(const float *fp32_x, void *scratch, const uint16_t *w, const float *bias,
-                     float *y, long m, long n, long k) {
-    const long panels = (n + PANEL - 1) / PANEL, step = PANELS_FOR(least(m, TILE_ROWS));
-#if defined(BF16_DOT)
-    BF16_X *x = scratch;
-#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
-    for (long row = 0; row < m; row++)
-        for (long i = row * k; i < (row + 1) * k; i++) x[i] = to_bf16(fp32_x[i]);
-#else
-    const BF16_X *x = fp32_x;
-    float *tiles = scratch;
-    for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
-        const long count = least(ROWS_AT_ONCE, m - from);
-#pragma omp parallel for schedule(static)
-        for (long row = 0; row < count; row += WIDE_ROWS)
-            fp32_side_by_side(x + (from + row) * k, count - row, k, tiles + row * k);
-#pragma omp parallel for schedule(static)
-        for (long p = 0; p < panels; p++) {
-            float wide[BLOCK * PANEL], sums[ROWS_AT_ONCE * PANEL] = {0};
-            for (long at = 0; at < k; at += BLOCK) {
-                const long ks = least(BLOCK, k - at);
-                widen_bf16(w + (p * k + at) * PANEL, wide, ks);
-                for (long row = 0; row < count; row += WIDE_ROWS)
-                    fp32_tile(tiles + row * k + at * WIDE_ROWS, wide, sums + row * PANEL, ks);
-            }
-            for (long row = 0; row < count; row++)
-                put(y + (from + row) * n, bias, sums + row * PANEL, p * PANEL, n);
-        }
-    }
-    if (m > FEW_ROWS) return;
-#endif
-    for (long from = 0; from < m; from += ROWS_AT_ONCE) {
-        const long count = least(ROWS_AT_ONCE, m - from);
-#pragma omp parallel for schedule(static)
-        for (long first = 0; first < panels; first += step) {
-            const long end = least(first + step, panels);
-            long row = from;
-#define TILE(r)                                                                                    \
-    do {                                                                                           \
-        long p = first;                                                                             \
-        for (; p + PANELS_FOR(r) <= end; p += PANELS_FOR(r))                                       \
-            bf16_tile(r, PANELS_FOR(r), x + row * k, w, bias, y + row * n, p, n, k);               \
-        for (; p < end; p++) bf16_tile(r, 1, x + row * k, w, bias, y + row * n, p, n, k);          \
-    } while (0)
-            IN_TILES(row, count, TILE)
-#undef TILE
-        }
-    }
-}
-
-/* ---- activations in int8 --------------------------------------------------------------------- */
 
 /* the largest of them without their signs; not a number when one is none or infinite, and so is then
  * all that follows from it */
@@ -256,197 +163,223 @@ INLINE float largest(const float *x, long count) {
     return most[0] + zero[0];
 }
 
-#if defined(VNNI) || !defined(__AVX2__)
-typedef int8_t i8_value;
-#define I8_PLACE(i) (i)
-#else
-/* products of unsigned and signed bytes would overflow vpmaddubsw, so pairs of 16 bits are
- * multiplied: the even bytes of the weights with activations 0 and 2 of each four, the odd ones
- * with 1 and 3 */
-typedef int16_t i8_value;
-#define I8_PLACE(i) ((i) == 1 ? 2 : (i) == 2 ? 1 : (i))
-#endif
-
-/* to whole numbers of -127 .. 127, in units of so many that lie `apart`, PLACE(0 .. 3) of each four;
- * returns their scale, *total is their sum; count a multiple of 4 */
-#define QUANTISED(name, value_t, UNIT, PLACE)                                                      \
-    INLINE float name(const float *x, long count, value_t *to, const long apart, int32_t *total) { \
-        const float most = largest(x, count), inverse = most > 0 ? 127.0f / most : 0;              \
-        int32_t values[GROUP], together = 0;                                                       \
-        for (long at = 0; at < count; at += GROUP) {                                               \
-            const long here = least(GROUP, count - at);                                            \
-            for (long i = 0; i < here; i++) {                                                      \
-                values[i] = __builtin_irintf(x[at + i] * inverse);                                 \
-                together += values[i];                                                             \
-            }                                                                                      \
-            for (long i = 0; i < here; i += 4)                                                     \
-                UNROLL for (long j = 0; j < 4; j++)                                                \
-                    to[(at + i + j) / UNIT * apart + j % UNIT] = (value_t)values[i + PLACE(j)];    \
-        }                                                                                          \
-        *total = together;                                                                         \
-        return most / 127.0f;                                                                      \
+/* `count` numbers, a multiple of 4, in whole ones of -127 .. 127, word i to to[i * apart]; returns
+ * their scale, *total is their sum */
+INLINE float quantised(const enum kind kind, const float *x, long count, uint32_t *to, long apart,
+                       int32_t *total) {
+    const float most = largest(x, count), inverse = most > 0 ? 127.0f / most : 0;
+    int32_t together = 0;
+    for (long at = 0; at < count; at += GROUP, to += GROUP / DEPTH(kind) * apart) {
+        int32_t values[GROUP];
+        const long here = least(GROUP, count - at);
+        for (long i = 0; i < here; i++) {
+            values[i] = __builtin_irintf(x[at + i] * inverse);
+            together += values[i];
+        }
+        for (long i = 0; i < here; i += 4) {
+            const uint32_t *v = (uint32_t *)values + i;
+            if (DEPTH(kind) == 4) {
+                to[i / 4 * apart] = (v[0] & 255) | (v[1] & 255) << 8 | (v[2] & 255) << 16 | v[3] << 24;
+            } else if (DEPTH(kind) == 2) { /* of each four the even ones, then the odd ones */
+                to[i / 2 * apart] = (v[0] & 65535) | v[2] << 16;
+                to[(i / 2 + 1) * apart] = (v[1] & 65535) | v[3] << 16;
+            } else {
+                UNROLL for (int j = 0; j < 4; j++) to[(i + j) * apart] = v[j];
+            }
+        }
     }
-#define I4_PLACE(i) (i)
-QUANTISED(i8_quantised, i8_value, 2, I8_PLACE)
-QUANTISED(i4_quantised, int8_t, 4, I4_PLACE)
+    *total = together;
+    return most / 127.0f;
+}
 
-/* ---- int8 ------------------------------------------------------------------------------------ */
+/* Where the rows' words lie in the scratch, behind the scales and sums of what is quantised: one of
+ * each a row (int8) or a row and group (int4). */
+typedef struct {
+    float *scales;
+    int32_t *sums;
+    uint32_t *words;
+    long groups;
+} rows_of_x;
 
-/* sums[rows][panels * PARTS] of whole rows by whole panels, the weights as they come */
-INLINE void i8_tile(const int rows, const int panels, const i8_value *q, const uint8_t *w, vi *sums,
-                    long k) {
-#if defined(VNNI)
-    __m512i sum[TILE_ROWS][4];
+INLINE rows_of_x laid_out(const linear *l, void *scratch, long m) {
+    const long groups = l->kind == BF16 ? 0 : l->kind == INT8 ? 1 : l->k / GROUP;
+    float *scales = scratch;
+    int32_t *sums = (int32_t *)(scales + m * groups);
+    return (rows_of_x){scales, sums, (uint32_t *)(sums + m * groups), groups};
+}
+
+INLINE void lay_as(const enum kind kind, const linear *l, const float *x, rows_of_x rows, long row,
+                   uint32_t *to, long apart) {
+    const long width = kind == INT4 ? GROUP : l->k;
+    x += row * l->k;
+    if (kind == BF16) rounded(x, l->k, to, apart);
+    for (long g = row * rows.groups; g < (row + 1) * rows.groups; g++, x += width) {
+        rows.scales[g] = quantised(kind, x, width, to, apart, rows.sums + g);
+        to += width / DEPTH(kind) * apart;
+    }
+}
+
+/* row `row` of x, its words to to[i * apart] */
+static void lay(const linear *l, const float *x, rows_of_x rows, long row, uint32_t *to, long apart) {
+    FOR_KIND(l->kind, lay_as, l, x, rows, row, to, apart);
+}
+
+INLINE long words_of(const linear *l) { return l->k / DEPTH(l->kind); }
+
+/* ---- few rows: the weights as they come ------------------------------------------------------ */
+
+/* TILE(rows) for `count` rows from `row` on, in tiles as even as can be, or one of eight */
+#define IN_TILES(row, count, TILE)                                                                 \
+    for (long left = (count), here; left > 0; row += here, left -= here) {                         \
+        here = left < 8 || PARTS > 1 ? left / ((left + 3) / 4) : 8;                                \
+        switch (here) {                                                                            \
+        case 1: TILE(1); break;                                                                    \
+        case 2: TILE(2); break;                                                                    \
+        case 3: TILE(3); break;                                                                    \
+        case 8: TILE(TILE_ROWS); break;                                                            \
+        default: TILE(4);                                                                          \
+        }                                                                                          \
+    }
+
+/* rows and panels that give enough independent sums to hide the latency, and not too many */
+#define PANELS_FOR(kind, rows)                                                                     \
+    ((kind) == INT4 ? 1 : (rows) == 1 ? 4 : (rows) == 2 ? 2 : PARTS == 1 ? 2 : 1)
+
+/* Each of the tiles below gives sums[rows][panels][PARTS] of whole rows by whole panels; `words` of x,
+ * `apart` from row to row. */
+
+INLINE void bf16_tile(const int rows, const int panels, const uint32_t *x, long apart,
+                      const uint16_t *w, vf *sums, long k) {
+    vf sum[TILE_ROWS][4 * PARTS]; /* what is not used goes away */
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels; p++) sum[r][p] = _mm512_setzero_si512();
-    for (long i = 0; i < k; i += 4)
-        UNROLL for (int p = 0; p < panels; p++) {
-            const __m512i bytes = _mm512_loadu_si512(w + (p * k + i) * PANEL);
-            UNROLL for (int r = 0; r < rows; r++) {
-                int32_t four;
-                memcpy(&four, q + r * k + i, 4);
-                sum[r][p] = _mm512_dpbusd_epi32(sum[r][p], bytes, _mm512_set1_epi32(four));
-            }
+        UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] = splat(0);
+    for (long i = 0; i < k; i += 2) {
+        vu pairs[4 * PARTS];
+        if (rows > 1) /* one row is left to the processor, which foresees four streams well */
+            UNROLL for (int p = 0; p < panels; p++)
+                __builtin_prefetch((const char *)(w + (p * k + i) * PANEL) + AHEAD);
+        UNROLL for (int p = 0; p < panels * PARTS; p++)
+            pairs[p] = *(const vuu *)(w + (p / PARTS * k + i) * PANEL + p % PARTS * LANES * 2);
+#if BF16_DOT
+        UNROLL for (int r = 0; r < rows; r++) {
+            const vi two = same_word(x + r * apart + i / 2);
+            UNROLL for (int p = 0; p < panels; p++) DOTS("vdpbf16ps", sum[r][p], pairs[p], two);
         }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels; p++) sums[r * panels + p] = (vi)sum[r][p];
-#elif defined(__AVX2__)
-    __m256i sum[TILE_ROWS][8];
-    const __m256i low = _mm256_set1_epi16(0x00ff);
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels * 2; p++) sum[r][p] = _mm256_setzero_si256();
-    for (long i = 0; i < k; i += 4)
-        UNROLL for (int p = 0; p < panels * 2; p++) {
-            const uint8_t *at = w + (p / 2 * k + i) * PANEL + p % 2 * 32;
-            const __m256i bytes = _mm256_loadu_si256((const __m256i *)at);
-            const __m256i even = _mm256_and_si256(bytes, low), odd = _mm256_srli_epi16(bytes, 8);
-            UNROLL for (int r = 0; r < rows; r++) {
-                const i8_value *four = q + r * k + i;
-                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], even, four_bytes(four));
-                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], odd, four_bytes(four + 2));
-            }
+#else
+        UNROLL for (int r = 0; r < rows; r++) {
+            const vf even = (vf)same_word(x + r * apart + i);
+            const vf odd = (vf)same_word(x + r * apart + i + 1);
+            UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] += (vf)(pairs[p] << 16) * even;
+            UNROLL for (int p = 0; p < panels * PARTS; p++)
+                sum[r][p] += (vf)(pairs[p] & 0xffff0000) * odd;
         }
+#endif
+    }
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int p = 0; p < panels * 2; p++) sums[r * panels * 2 + p] = (vi)sum[r][p];
+        UNROLL for (int p = 0; p < panels * PARTS; p++) sums[r * panels * PARTS + p] = sum[r][p];
+}
+
+/* whole numbers */
+INLINE void i8_tile(const int rows, const int panels, const uint32_t *x, long apart,
+                    const uint8_t *w, vf *sums, long k) {
+#if defined(__AVX2__)
+    vi sum[TILE_ROWS][4 * PARTS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int p = 0; p < panels * PARTS; p++) sum[r][p] = (vi){};
+    for (long i = 0; i < k; i += 4) {
+        if (rows > 1)
+            UNROLL for (int p = 0; p < panels; p++)
+                __builtin_prefetch(w + (p * k + i) * PANEL + AHEAD);
+        UNROLL for (int p = 0; p < panels * PARTS; p++) {
+            const vu bytes =
+                *(const vuu *)(w + (p / PARTS * k + i) * PANEL + p % PARTS * LANES * 4);
+#if VNNI
+            UNROLL for (int r = 0; r < rows; r++)
+                DOTS("vpdpbusd", sum[r][p], bytes, same_word(x + r * apart + i / 4));
+#else
+            const vu even = bytes & 0x00ff00ff, odd = bytes >> 8 & 0x00ff00ff;
+            UNROLL for (int r = 0; r < rows; r++) {
+                const uint32_t *two = x + r * apart + i / 2;
+                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], even, same_word(two));
+                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], odd, same_word(two + 1));
+            }
+#endif
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int p = 0; p < panels * PARTS; p++) sums[r * panels * PARTS + p] = (vf)sum[r][p];
 #else
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++) {
             int32_t sum[PANEL] = {0};
             for (long i = 0; i < k; i++)
                 for (int j = 0; j < PANEL; j++)
-                    sum[j] += (int32_t)w[(p * k + i / 4 * 4) * PANEL + 4 * j + i % 4] * q[r * k + i];
+                    sum[j] += (int32_t)w[(p * k + i / 4 * 4) * PANEL + 4 * j + i % 4] *
+                              (int32_t)x[r * apart + i];
             memcpy(sums + (r * panels + p) * PARTS, sum, sizeof sum);
         }
 #endif
 }
 
-/* what the whole numbers of one panel of one row stand for */
-INLINE void i8_put(const vi *sums, float scale, int32_t q_sum, const float *w_scales,
-                   const float *bias, float *y, long panel, long n) {
-    vf out[PARTS];
-    UNROLL for (int p = 0; p < PARTS; p++) {
-        const vf w_scale = *(const vfu *)(w_scales + panel * PANEL + p * LANES);
-        out[p] = __builtin_convertvector(sums[p] - 128 * q_sum, vf) * (w_scale * splat(scale));
-    }
-    put(y, bias, (float *)out, panel * PANEL, n);
-}
-
-#if defined(__AVX2__) && !defined(VNNI)
-#define I8_WIDE 1
-/* [count / 4][even bytes of 16 outputs, odd bytes], 16 bits each */
-INLINE void widen_i8(const uint8_t *w, __m256i *wide, long count) {
-    const __m256i low = _mm256_set1_epi16(0x00ff);
-    for (long i = 0; i < count / 4; i++)
-        UNROLL for (int p = 0; p < 2; p++) {
-            const __m256i bytes = _mm256_loadu_si256((const __m256i *)(w + i * 4 * PANEL) + p);
-            wide[i * 4 + p] = _mm256_and_si256(bytes, low);
-            wide[i * 4 + 2 + p] = _mm256_srli_epi16(bytes, 8);
-        }
-}
-
-/* sums[WIDE_ROWS][2] += a tile [count / 2][WIDE_ROWS][2] of q times a widened block */
-INLINE void i8_wide_tile(const i8_value *q, const __m256i *wide, vi *sums, long count) {
-    __m256i sum[WIDE_ROWS][2];
-    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
-        UNROLL for (int p = 0; p < 2; p++) sum[r][p] = (__m256i)sums[r * 2 + p];
-    for (long i = 0; i < count / 2; i++) { /* a pair of each four */
-        __m256i weights[2] = {wide[i * 2], wide[i * 2 + 1]};
-        UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
-        UNROLL for (int r = 0; r < WIDE_ROWS; r++) {
-            const __m256i values = four_bytes(q + (i * WIDE_ROWS + r) * 2);
-            UNROLL for (int p = 0; p < 2; p++)
-                SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][p], weights[p], values);
+/* whole numbers of one group of one panel */
+INLINE void i4_group(const int rows, const uint32_t *x, long apart, const uint8_t *w, vf *sums) {
+#if VNNI
+    vi sum[TILE_ROWS];
+    UNROLL for (int r = 0; r < rows; r++) sum[r] = (vi){};
+    for (int i = 0; i < GROUP / 8; i++) {
+        const vu bytes = *(const vuu *)(w + i * 64);
+        const vu first = bytes & 0x0f0f0f0f, second = bytes >> 4 & 0x0f0f0f0f;
+        __builtin_prefetch(w + i * 64 + AHEAD);
+        UNROLL for (int r = 0; r < rows; r++) {
+            DOTS("vpdpbusd", sum[r], first, same_word(x + r * apart + i * 2));
+            DOTS("vpdpbusd", sum[r], second, same_word(x + r * apart + i * 2 + 1));
         }
     }
-    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
-        UNROLL for (int p = 0; p < 2; p++) sums[r * 2 + p] = (vi)sum[r][p];
-}
-#endif
-
-/* k a multiple of 4 */
-void qvl_linear_i8(const float *x, void *scratch, const uint8_t *w, const float *w_scales,
-                   const float *bias, float *y, long m, long n, long k) {
-    const long panels = (n + PANEL - 1) / PANEL, step = PANELS_FOR(least(m, TILE_ROWS));
-    float *scales = scratch;
-    int32_t *q_sums = (int32_t *)(scales + m);
-    i8_value *q = (i8_value *)(q_sums + m);
-#if defined(I8_WIDE)
-    for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
-        const long count = least(ROWS_AT_ONCE, m - from);
-#pragma omp parallel for schedule(static)
-        for (long row = 0; row < count; row += WIDE_ROWS) {
-            const long rows = least(WIDE_ROWS, count - row);
-            if (rows < WIDE_ROWS) memset(q + row * k, 0, (size_t)(WIDE_ROWS * k) * sizeof *q);
-            for (long r = 0, i = from + row; r < rows; r++, i++)
-                scales[i] = i8_quantised(x + i * k, k, q + row * k + r * 2, WIDE_ROWS * 2, q_sums + i);
-        }
-#pragma omp parallel for schedule(static)
-        for (long p = 0; p < panels; p++) {
-            __m256i wide[BLOCK * PANEL / 16];
-            vi sums[ROWS_AT_ONCE * PARTS] = {0};
-            for (long at = 0; at < k; at += BLOCK) {
-                const long ks = least(BLOCK, k - at);
-                widen_i8(w + (p * k + at) * PANEL, wide, ks);
-                for (long row = 0; row < count; row += WIDE_ROWS)
-                    i8_wide_tile(q + row * k + at * WIDE_ROWS, wide, sums + row * PARTS, ks);
+    UNROLL for (int r = 0; r < rows; r++) sums[r] = (vf)sum[r];
+#elif defined(__AVX2__)
+    /* pairs of products stay below 2 * 15 * 127, so eight of them fit into 16 bits */
+    const __m256i ones = _mm256_set1_epi16(1);
+    vi whole[TILE_ROWS * PARTS] = {0};
+    for (int i = 0; i < GROUP / 8; i += 4) {
+        vi part[TILE_ROWS][PARTS];
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int p = 0; p < PARTS; p++) part[r][p] = (vi){};
+        UNROLL for (int j = i; j < i + 4; j++) {
+            vu first[PARTS], second[PARTS];
+            __builtin_prefetch(w + j * 64 + AHEAD);
+            UNROLL for (int p = 0; p < PARTS; p++) {
+                const vu bytes = *(const vuu *)(w + j * 64 + p * 32);
+                first[p] = bytes & 0x0f0f0f0f;
+                second[p] = bytes >> 4 & 0x0f0f0f0f;
             }
-            for (long i = 0, row = from; i < count; i++, row++)
-                i8_put(sums + i * PARTS, scales[row], q_sums[row], w_scales, bias, y + row * n, p, n);
+            UNROLL for (int r = 0; r < rows; r++) {
+                const vi one = same_word(x + r * apart + j * 2);
+                const vi two = same_word(x + r * apart + j * 2 + 1);
+                UNROLL for (int p = 0; p < PARTS; p++) { /* the weights are the unsigned operand */
+                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], first[p], one);
+                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], second[p], two);
+                }
+            }
         }
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int p = 0; p < PARTS; p++)
+                whole[r * PARTS + p] += (vi)_mm256_madd_epi16((__m256i)part[r][p], ones);
     }
-    if (m > FEW_ROWS) return;
+    UNROLL for (int i = 0; i < rows * PARTS; i++) sums[i] = (vf)whole[i];
+#else
+    for (int r = 0; r < rows; r++) {
+        int32_t sum[PANEL] = {0};
+        for (int i = 0; i < GROUP; i += 8)
+            for (int j = 0; j < PANEL; j++)
+                for (int b = 0; b < 4; b++) {
+                    const uint8_t two = w[i / 8 * 64 + 4 * j + b];
+                    const int32_t *from = (const int32_t *)x + r * apart + i + b;
+                    sum[j] += (two & 15) * from[0] + (two >> 4) * from[4];
+                }
+        memcpy(sums + r * PARTS, sum, sizeof sum);
+    }
 #endif
-#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
-    for (long row = 0; row < m; row++)
-        scales[row] = i8_quantised(x + row * k, k, q + row * k, 2, q_sums + row);
-    for (long from = 0; from < m; from += ROWS_AT_ONCE) {
-        const long count = least(ROWS_AT_ONCE, m - from);
-#pragma omp parallel for schedule(static)
-        for (long first = 0; first < panels; first += step) {
-            const long end = least(first + step, panels);
-            long row = from;
-#define I8_ROWS(r, ps)                                                                             \
-    do {                                                                                           \
-        vi sums[TILE_ROWS * 4 * PARTS];                                                            \
-        i8_tile(r, ps, q + row * k, w + p * k * PANEL, sums, k);                                   \
-        for (int i = 0; i < (r) * (ps); i++)                                                       \
-            i8_put(sums + i * PARTS, scales[row + i / (ps)], q_sums[row + i / (ps)], w_scales,     \
-                   bias, y + (row + i / (ps)) * n, p + i % (ps), n);                               \
-    } while (0)
-#define TILE(r)                                                                                    \
-    do {                                                                                           \
-        long p = first;                                                                             \
-        for (; p + PANELS_FOR(r) <= end; p += PANELS_FOR(r)) I8_ROWS(r, PANELS_FOR(r));            \
-        for (; p < end; p++) I8_ROWS(r, 1);                                                        \
-    } while (0)
-            IN_TILES(row, count, TILE)
-#undef TILE
-#undef I8_ROWS
-        }
-    }
 }
-
-/* ---- int4 ------------------------------------------------------------------------------------ */
 
 INLINE float from_fp16(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16;
@@ -485,183 +418,266 @@ INLINE vf widen_u8(const uint8_t *at) {
     return out;
 }
 
-/* the products of one group of one panel, the weights as they come: sums[rows][PARTS] */
-INLINE void i4_group(const int rows, const int8_t *q, const uint8_t *w, vi *sums, long k) {
-#if defined(VNNI)
-    const __m512i low = _mm512_set1_epi8(15);
-    __m512i sum[TILE_ROWS];
-    UNROLL for (int r = 0; r < rows; r++) sum[r] = _mm512_setzero_si512();
-    UNROLL for (int i = 0; i < GROUP; i += 8) {
-        const __m512i bytes = _mm512_loadu_si512(w + i / 8 * 64);
-        const __m512i first = _mm512_and_si512(bytes, low);
-        const __m512i second = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low);
-        UNROLL for (int r = 0; r < rows; r++) {
-            int32_t four[2];
-            memcpy(four, q + r * k + i, 8);
-            sum[r] = _mm512_dpbusd_epi32(sum[r], first, _mm512_set1_epi32(four[0]));
-            sum[r] = _mm512_dpbusd_epi32(sum[r], second, _mm512_set1_epi32(four[1]));
-        }
-    }
-    UNROLL for (int r = 0; r < rows; r++) sums[r] = (vi)sum[r];
-#elif defined(__AVX2__)
-    /* pairs of products stay below 2 * 15 * 127, so eight of them fit into 16 bits */
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    UNROLL for (int i = 0; i < rows * 2; i++) sums[i] = (vi){};
-    for (int i = 0; i < GROUP; i += 32) {
-        __m256i part[TILE_ROWS][2];
-        UNROLL for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
-        UNROLL for (int j = i; j < i + 32; j += 8) {
-            __m256i first[2], second[2];
-            __builtin_prefetch(w + j * 8 + AHEAD);
-            UNROLL for (int p = 0; p < 2; p++) {
-                const __m256i bytes = _mm256_loadu_si256((const __m256i *)(w + j * 8) + p);
-                first[p] = _mm256_and_si256(bytes, low);
-                second[p] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
-            }
-            UNROLL for (int r = 0; r < rows; r++) {
-                const __m256i one = four_bytes(q + r * k + j), two = four_bytes(q + r * k + j + 4);
-                UNROLL for (int p = 0; p < 2; p++) { /* the weights are the unsigned operand */
-                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], first[p], one);
-                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], second[p], two);
-                }
-            }
-        }
-        UNROLL for (int r = 0; r < rows; r++)
-            UNROLL for (int p = 0; p < 2; p++)
-                sums[r * 2 + p] += (vi)_mm256_madd_epi16(part[r][p], ones);
-    }
-#else
-    for (int r = 0; r < rows; r++) {
-        int32_t sum[PANEL] = {0};
-        for (int i = 0; i < GROUP; i += 8)
-            for (int j = 0; j < PANEL; j++)
-                for (int b = 0; b < 4; b++) {
-                    const uint8_t two = w[i / 8 * 64 + 4 * j + b];
-                    sum[j] += (two & 15) * q[r * k + i + b] + (two >> 4) * q[r * k + i + 4 + b];
-                }
-        memcpy(sums + r * PARTS, sum, sizeof sum);
-    }
-#endif
-}
-
-/* sums[rows][PARTS] += what the whole numbers of one group of one panel stand for */
-INLINE void i4_add(const int rows, const vi *exact, const float *scales, const int32_t *q_sums,
-                   const uint16_t *w_scales, const uint8_t *zeros, vf *sums, long groups) {
+/* sums[rows] += what the whole numbers of group g of one panel stand for; rows lie `apart` vectors from
+ * each other */
+INLINE void i4_add(const int rows, const linear *l, rows_of_x x, long row, long panel, long g,
+                   const vf *exact, vf *sums, const long apart) {
+    const long at = (panel * x.groups + g) * PANEL;
+    const float *scales = x.scales + row * x.groups + g;
+    const int32_t *q_sums = x.sums + row * x.groups + g;
     UNROLL for (int p = 0; p < PARTS; p++) {
-        const vf scale = widen_fp16(w_scales + p * LANES), zero = widen_u8(zeros + p * LANES);
+        const vf scale = widen_fp16((const uint16_t *)l->scales + at + p * LANES);
+        const vf zero = widen_u8((const uint8_t *)l->zeros + at + p * LANES);
         UNROLL for (int r = 0; r < rows; r++) {
-            const vf product = __builtin_convertvector(exact[r * PARTS + p], vf);
-            const vf above = product - zero * splat((float)q_sums[r * groups]);
-            sums[r * PARTS + p] += above * (scale * splat(scales[r * groups]));
+            const vf product = __builtin_convertvector((vi)exact[r * apart + p], vf);
+            const vf above = product - zero * splat((float)q_sums[r * x.groups]);
+            sums[r * apart + p] += above * (scale * splat(scales[r * x.groups]));
         }
     }
 }
 
-#if defined(I8_WIDE)
-/* [GROUP / 4][16 outputs][4] */
-INLINE void widen_i4(const uint8_t *w, __m256i *wide) {
-    const __m256i low = _mm256_set1_epi8(15);
-    for (int i = 0; i < GROUP / 8; i++)
-        UNROLL for (int p = 0; p < 2; p++) {
-            const __m256i bytes = _mm256_loadu_si256((const __m256i *)w + i * 2 + p);
-            wide[i * 4 + p] = _mm256_and_si256(bytes, low);
-            wide[i * 4 + 2 + p] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+/* one panel of one row of y, from sums in fp32 or, of int8, in whole numbers */
+INLINE void finish(const enum kind kind, const linear *l, rows_of_x x, long row, long panel,
+                   const vf *sums, float *y) {
+    vf out[PARTS];
+    UNROLL for (int p = 0; p < PARTS; p++) {
+        out[p] = sums[p];
+        if (kind == INT8) {
+            const vf w_scale = *(const vfu *)((const float *)l->scales + panel * PANEL + p * LANES);
+            const vi exact = (vi)sums[p] - 128 * x.sums[row];
+            out[p] = __builtin_convertvector(exact, vf) * (w_scale * splat(x.scales[row]));
         }
+    }
+    put(y + row * l->n, l->bias, out, panel * PANEL, l->n);
 }
 
-/* sums[WIDE_ROWS][2] += a group: a tile [GROUP / 4][WIDE_ROWS][4] of q times a widened block */
-INLINE void i4_wide_tile(const int8_t *q, const __m256i *wide, vi *sums) {
+INLINE void few_tile(const enum kind kind, const int rows, const int panels, const linear *l,
+                     rows_of_x x, long row, long panel, float *y) {
+    const long k = l->k, apart = k / DEPTH(kind);
+    const uint32_t *words = x.words + row * apart;
+    vf sums[TILE_ROWS * 4 * PARTS];
+    if (kind == BF16) {
+        bf16_tile(rows, panels, words, apart, (const uint16_t *)l->panels + panel * k * PANEL, sums, k);
+    } else if (kind == INT8) {
+        i8_tile(rows, panels, words, apart, (const uint8_t *)l->panels + panel * k * PANEL, sums, k);
+    } else {
+        UNROLL for (int i = 0; i < rows * PARTS; i++) sums[i] = splat(0);
+        for (long g = 0; g < x.groups; g++) {
+            const uint8_t *w = (const uint8_t *)l->panels + (panel * k + g * GROUP) * PANEL / 2;
+            vf exact[TILE_ROWS * PARTS];
+            i4_group(rows, words + g * (GROUP / DEPTH(kind)), apart, w, exact);
+            i4_add(rows, l, x, row, panel, g, exact, sums, PARTS);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int p = 0; p < panels; p++)
+            finish(kind, l, x, row + r, panel + p, sums + (r * panels + p) * PARTS, y);
+}
+
+/* panels from `first` to `end` of all rows */
+INLINE void few_panels(const enum kind kind, const linear *l, rows_of_x x, long first, long end,
+                       long m, float *y) {
+    long row = 0;
+#define TILE(r)                                                                                    \
+    do {                                                                                           \
+        long p = first;                                                                            \
+        for (; p + PANELS_FOR(kind, r) <= end; p += PANELS_FOR(kind, r))                           \
+            few_tile(kind, r, PANELS_FOR(kind, r), l, x, row, p, y);                               \
+        for (; p < end; p++) few_tile(kind, r, 1, l, x, row, p, y);                                \
+    } while (0)
+    IN_TILES(row, m, TILE)
+#undef TILE
+}
+
+static void few_rows(const linear *l, const float *x, void *scratch, float *y, long m) {
+    const long panels = (l->n + PANEL - 1) / PANEL, step = PANELS_FOR(l->kind, least(m, TILE_ROWS));
+    rows_of_x rows = laid_out(l, scratch, m);
+    if (l->kind == BF16 && !BF16_DOT)
+        rows.words = (uint32_t *)x; /* they are words */
+    else
+#pragma omp parallel for schedule(static) if (m > 4)
+        for (long row = 0; row < m; row++) lay(l, x, rows, row, rows.words + row * words_of(l), 1);
+#pragma omp parallel for schedule(static)
+    for (long p = 0; p < panels; p += step)
+        FOR_KIND(l->kind, few_panels, l, rows, p, least(p + step, panels), m, y);
+}
+
+/* ---- many rows: widened blocks --------------------------------------------------------------- */
+
+/* `count` words of a panel from word `at` on, [count][PANEL]: where they are stored, or in `to` */
+INLINE const uint32_t *widened(const enum kind kind, const linear *l, long panel, long at,
+                               long count, uint32_t *to) {
+    const long first = (panel * l->k + at * DEPTH(kind)) * PANEL;
+    if (AS_STORED(kind)) {
+        return (const uint32_t *)l->panels + first / DEPTH(kind);
+    } else if (kind == BF16) {
+        const uint16_t *w = (const uint16_t *)l->panels + first;
+        for (long i = 0; i < count; i += 2)
+            UNROLL for (int p = 0; p < PARTS; p++) {
+                const vu pairs = *(const vuu *)(w + i * PANEL + p * LANES * 2);
+                *(vuu *)(to + i * PANEL + p * LANES) = pairs << 16;
+                *(vuu *)(to + (i + 1) * PANEL + p * LANES) = pairs & 0xffff0000;
+            }
+    } else if (kind == INT8) {
+        const uint8_t *w = (const uint8_t *)l->panels + first;
+        for (long i = 0; i < count; i += 4 / DEPTH(kind))
+            UNROLL for (int p = 0; p < PARTS; p++) {
+                const vu bytes = *(const vuu *)(w + i * DEPTH(kind) * PANEL + p * LANES * 4);
+                uint32_t *at_part = to + i * PANEL + p * LANES;
+                if (DEPTH(kind) == 2) {
+                    *(vuu *)at_part = bytes & 0x00ff00ff;
+                    *(vuu *)(at_part + PANEL) = bytes >> 8 & 0x00ff00ff;
+                } else {
+                    UNROLL for (int j = 0; j < 4; j++)
+                        *(vuu *)(at_part + j * PANEL) = bytes >> 8 * j & 255;
+                }
+            }
+    } else {
+        const uint8_t *w = (const uint8_t *)l->panels + first / 2;
+        for (long i = 0; i < count; i += 8 / DEPTH(kind))
+            UNROLL for (int p = 0; p < PARTS; p++) {
+                const vu bytes = *(const vuu *)(w + i * DEPTH(kind) / 2 * PANEL + p * LANES * 4);
+                uint32_t *at_part = to + i * PANEL + p * LANES;
+                if (DEPTH(kind) == 4) {
+                    *(vuu *)at_part = bytes & 0x0f0f0f0f;
+                    *(vuu *)(at_part + PANEL) = bytes >> 4 & 0x0f0f0f0f;
+                } else {
+                    UNROLL for (int j = 0; j < 4; j++) {
+                        *(vuu *)(at_part + j * PANEL) = bytes >> 8 * j & 15;
+                        *(vuu *)(at_part + (j + 4) * PANEL) = bytes >> (8 * j + 4) & 15;
+                    }
+                }
+            }
+    }
+    return to;
+}
+
+/* sums[WIDE_ROWS][WIDE] += a tile [words][WIDE_ROWS] of x times the same words of WIDE_PANELS panels */
+INLINE void wide_tile(const enum kind kind, const uint32_t *x, const uint32_t *const *w, vf *sums,
+                      long words) {
+    vf sum[WIDE_ROWS][WIDE];
+    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
+        UNROLL for (int v = 0; v < WIDE; v++) sum[r][v] = sums[r * WIDE + v];
+#if defined(__AVX2__) && !VNNI
     const __m256i ones = _mm256_set1_epi16(1);
-    for (int i = 0; i < GROUP / 4; i += 8) { /* eight sums of two products fit into 16 bits */
-        __m256i part[WIDE_ROWS][2];
-        UNROLL for (int r = 0; r < WIDE_ROWS; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
-        for (int j = i; j < i + 8; j++) {
-            __m256i weights[2] = {wide[j * 2], wide[j * 2 + 1]};
-            UNROLL for (int p = 0; p < 2; p++) HELD(weights[p]);
+    for (long i = 0; kind == INT4 && i < words; i += 8) { /* eight sums of two fit into 16 bits */
+        vi part[WIDE_ROWS][WIDE];
+        UNROLL for (int r = 0; r < WIDE_ROWS; r++)
+            UNROLL for (int v = 0; v < WIDE; v++) part[r][v] = (vi){};
+        for (long j = i; j < i + 8; j++) {
+            vi weights[WIDE];
+            UNROLL for (int v = 0; v < WIDE; v++) {
+                weights[v] = *(const viu *)(w[v / PARTS] + j * PANEL + v % PARTS * LANES);
+                HELD(weights[v]);
+            }
             UNROLL for (int r = 0; r < WIDE_ROWS; r++) {
-                const __m256i values = four_bytes(q + (j * WIDE_ROWS + r) * 4);
-                UNROLL for (int p = 0; p < 2; p++)
-                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][p], weights[p], values);
+                const vi word = same_word(x + j * WIDE_ROWS + r);
+                UNROLL for (int v = 0; v < WIDE; v++)
+                    SUM_OF_PRODUCTS("vpmaddubsw", "vpaddw", part[r][v], weights[v], word);
             }
         }
         UNROLL for (int r = 0; r < WIDE_ROWS; r++)
-            UNROLL for (int p = 0; p < 2; p++)
-                sums[r * 2 + p] += (vi)_mm256_madd_epi16(part[r][p], ones);
+            UNROLL for (int v = 0; v < WIDE; v++)
+                sum[r][v] = (vf)((vi)sum[r][v] + (vi)_mm256_madd_epi16((__m256i)part[r][v], ones));
     }
+    if (kind == INT4) words = 0;
+#endif
+    for (long i = 0; i < words; i++) {
+        vf weights[WIDE];
+        UNROLL for (int v = 0; v < WIDE; v++) {
+            weights[v] = *(const vfu *)(w[v / PARTS] + i * PANEL + v % PARTS * LANES);
+            HELD(weights[v]);
+        }
+        UNROLL for (int r = 0; r < WIDE_ROWS; r++) {
+            const vf word = (vf)same_word(x + i * WIDE_ROWS + r);
+            UNROLL for (int v = 0; v < WIDE; v++) {
+                if (kind == BF16 && !BF16_DOT)
+                    sum[r][v] += weights[v] * word;
+#if BF16_DOT
+                else if (kind == BF16)
+                    DOTS("vdpbf16ps", sum[r][v], weights[v], word);
+#endif
+#if VNNI
+                else
+                    DOTS("vpdpbusd", sum[r][v], weights[v], word);
+#elif defined(__AVX2__)
+                else
+                    SUM_OF_PRODUCTS("vpmaddwd", "vpaddd", sum[r][v], weights[v], word);
+#else
+                else
+                    sum[r][v] = (vf)((vi)sum[r][v] + (vi)weights[v] * (vi)word);
+#endif
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < WIDE_ROWS; r++)
+        UNROLL for (int v = 0; v < WIDE; v++) sums[r * WIDE + v] = sum[r][v];
 }
-#endif
 
-/* k a multiple of 128 */
-void qvl_linear_i4(const float *x, void *scratch, const uint8_t *w, const uint16_t *w_scales,
-                   const uint8_t *zeros, const float *bias, float *y, long m, long n, long k) {
-    const long panels = (n + PANEL - 1) / PANEL, groups = k / GROUP;
-    float *scales = scratch;
-    int32_t *q_sums = (int32_t *)(scales + m * groups);
-    int8_t *q = (int8_t *)(q_sums + m * groups);
-#if defined(I8_WIDE)
-    for (long from = 0; m > FEW_ROWS && from < m; from += ROWS_AT_ONCE) {
-        const long count = least(ROWS_AT_ONCE, m - from);
-#pragma omp parallel for schedule(static)
+/* WIDE_PANELS panels from `panel` on of `count` rows from `from` on, whose tiles are laid */
+INLINE void many_panels(const enum kind kind, const linear *l, rows_of_x x, long panel, long from,
+                        long count, float *y) {
+    const long panels = (l->n + PANEL - 1) / PANEL, words = l->k / DEPTH(kind);
+    const long block = kind == INT4 ? GROUP / DEPTH(kind) : BLOCK_WORDS;
+    uint32_t blocks[WIDE_PANELS][BLOCK_WORDS * PANEL];
+    const uint32_t *w[WIDE_PANELS];
+    vf sums[ROWS_AT_ONCE * WIDE];
+    for (long i = 0; i < least(ROWS_AT_ONCE, count + WIDE_ROWS) * WIDE; i++) sums[i] = splat(0);
+    for (long at = 0; at < words; at += block) {
+        const long here = least(block, words - at);
+        for (int j = 0; j < WIDE_PANELS; j++) /* behind the last one it comes once more */
+            w[j] = widened(kind, l, least(panel + j, panels - 1), at, here, blocks[j]);
         for (long row = 0; row < count; row += WIDE_ROWS) {
-            const long rows = least(WIDE_ROWS, count - row);
-            if (rows < WIDE_ROWS) memset(q + row * k, 0, (size_t)(WIDE_ROWS * k));
-            for (long i = 0; i < rows * groups; i++) {
-                const long r = i / groups, g = i % groups, at = (from + row) * groups + i;
-                scales[at] = i4_quantised(x + at * GROUP, GROUP,
-                                          q + row * k + g * GROUP * WIDE_ROWS + r * 4,
-                                          WIDE_ROWS * 4, q_sums + at);
+            const uint32_t *tile = x.words + row * words + at * WIDE_ROWS;
+            vf *to = sums + row * WIDE;
+            if (kind != INT4) {
+                wide_tile(kind, tile, w, to, here);
+                continue;
             }
-        }
-#pragma omp parallel for schedule(static)
-        for (long p = 0; p < panels; p++) {
-            __m256i wide[GROUP * PANEL / 32];
-            vf sums[ROWS_AT_ONCE * PARTS] = {0};
-            for (long g = 0; g < groups; g++) {
-                const long block = p * groups + g;
-                widen_i4(w + block * GROUP * PANEL / 2, wide);
-                for (long row = 0; row < count; row += WIDE_ROWS) {
-                    const long at = (from + row) * groups + g;
-                    vi exact[WIDE_ROWS * PARTS] = {0};
-                    i4_wide_tile(q + row * k + g * GROUP * WIDE_ROWS, wide, exact);
-                    i4_add(least(WIDE_ROWS, count - row), exact, scales + at, q_sums + at,
-                           w_scales + block * PANEL, zeros + block * PANEL, sums + row * PARTS,
-                           groups);
-                }
+            vf exact[WIDE_ROWS * WIDE];
+            UNROLL for (int i = 0; i < WIDE_ROWS * WIDE; i++) exact[i] = splat(0);
+            wide_tile(kind, tile, w, exact, here);
+            for (int j = 0; j < WIDE_PANELS; j++) {
+                const long p = least(panel + j, panels - 1), g = at / block;
+                const vf *const part = exact + j * PARTS;
+                if (row + WIDE_ROWS <= count)
+                    i4_add(WIDE_ROWS, l, x, from + row, p, g, part, to + j * PARTS, WIDE);
+                else
+                    i4_add((int)(count - row), l, x, from + row, p, g, part, to + j * PARTS, WIDE);
             }
-            for (long row = 0; row < count; row++)
-                put(y + (from + row) * n, bias, (float *)(sums + row * PARTS), p * PANEL, n);
         }
     }
-    if (m > FEW_ROWS) return;
-#endif
-#pragma omp parallel for schedule(static) if (m > TILE_ROWS)
-    for (long g = 0; g < m * groups; g++)
-        scales[g] = i4_quantised(x + g * GROUP, GROUP, q + g * GROUP, 4, q_sums + g);
+    for (long row = 0; row < count; row++)
+        for (long j = 0; j < least(WIDE_PANELS, panels - panel); j++)
+            finish(kind, l, x, from + row, panel + j, sums + row * WIDE + j * PARTS, y);
+}
+
+static void many_rows(const linear *l, const float *x, void *scratch, float *y, long m) {
+    const long panels = (l->n + PANEL - 1) / PANEL, words = words_of(l);
+    const rows_of_x rows = laid_out(l, scratch, m);
     for (long from = 0; from < m; from += ROWS_AT_ONCE) {
         const long count = least(ROWS_AT_ONCE, m - from);
 #pragma omp parallel for schedule(static)
-        for (long p = 0; p < panels; p++) {
-            vf sums[ROWS_AT_ONCE * PARTS];
-            memset(sums, 0, (size_t)count * PARTS * sizeof *sums);
-            for (long g = 0; g < groups; g++) {
-                const long block = p * groups + g;
-                const uint8_t *from_w = w + block * GROUP * PANEL / 2;
-                long row = 0;
-#define TILE(r)                                                                                    \
-    do {                                                                                           \
-        const long at = (from + row) * groups + g;                                                 \
-        vi exact[TILE_ROWS * PARTS];                                                               \
-        i4_group(r, q + at * GROUP, from_w, exact, k);                                                                  \
-        i4_add(r, exact, scales + at, q_sums + at, w_scales + block * PANEL, zeros + block * PANEL,\
-               sums + row * PARTS, groups);                                                        \
-    } while (0)
-                IN_TILES(row, count, TILE)
-#undef TILE
+        for (long row = 0; row < count; row += WIDE_ROWS)
+            for (long r = 0; r < WIDE_ROWS; r++) {
+                uint32_t *to = rows.words + row * words + r;
+                if (row + r < count)
+                    lay(l, x, rows, from + row + r, to, WIDE_ROWS);
+                else
+                    for (long i = 0; i < words; i++) to[i * WIDE_ROWS] = 0;
             }
-            for (long row = 0; row < count; row++)
-                put(y + (from + row) * n, bias, (float *)(sums + row * PARTS), p * PANEL, n);
-        }
+#pragma omp parallel for schedule(static)
+        for (long p = 0; p < panels; p += WIDE_PANELS)
+            FOR_KIND(l->kind, many_panels, l, rows, p, from, count, y);
     }
+}
+
+/* y [m][n] of x [m][k]; scratch has room for 4 k + 8 bytes of m + WIDE_ROWS rows */
+void qvl_linear(const linear *l, const float *x, void *scratch, float *y, long m) {
+    if (m > FEW_ROWS)
+        many_rows(l, x, scratch, y, m);
+    else
+        few_rows(l, x, scratch, y, m);
 }
 
 /* ---- between the products -------------------------------------------------------------------- */
@@ -783,17 +799,21 @@ INLINE void add_values(const float *scores, long count, const float *values, lon
 
 /* scores to probabilities, those from `count` up to a full vector to 0 */
 INLINE void softmax(float *scores, long count) {
-    float most = -INFINITY;
-    for (long j = 0; j < count; j++) most = scores[j] > most ? scores[j] : most;
-    vf sum = splat(0);
+    const vf never = splat(-INFINITY);
+    vf most = never, sum = splat(0);
+    for (long j = count; j % LANES; j++) scores[j] = -INFINITY;
     for (long j = 0; j < count; j += LANES) {
-        vf part = exponential(*(vfu *)(scores + j) - splat(most));
-        for (long i = count - j; i < LANES; i++) part[i] = 0;
-        *(vfu *)(scores + j) = part;
-        sum += part;
+        const vf part = *(vfu *)(scores + j);
+        most = chosen(part > most, part, most);
     }
-    const float inverse = 1.0f / total(sum);
-    for (long j = 0; j < count; j++) scores[j] *= inverse;
+    for (int j = 1; j < LANES; j++) most[0] = most[j] > most[0] ? most[j] : most[0];
+    for (long j = 0; j < count; j += LANES) {
+        const vf part = *(vfu *)(scores + j), power = exponential(part - splat(most[0]));
+        *(vfu *)(scores + j) = chosen(part == never, splat(0), power);
+        sum += *(vfu *)(scores + j);
+    }
+    const vf inverse = splat(1.0f / total(sum));
+    for (long j = 0; j < count; j += LANES) *(vfu *)(scores + j) *= inverse;
 }
 
 /* Keys and values of `tokens` new tokens into the cache, then their causal attention over it.
@@ -853,31 +873,93 @@ void qvl_attend(const float *q, const float *k, const float *v, long q_apart, lo
     }
 }
 
+/* ---- attention of whole sequences: the vision tower ------------------------------------------ */
+
+/* `count` words of x rows (a tile [words][WIDE_ROWS]) times each panel [words][PANEL]: out[row][...] */
+INLINE void tile_by_panels(const uint32_t *tile, const uint32_t *panels, long words, long count,
+                           float *out, long apart) {
+    for (long p = 0; p < count; p += WIDE_PANELS) {
+        const uint32_t *w[WIDE_PANELS];
+        vf sums[WIDE_ROWS * WIDE];
+        for (int j = 0; j < WIDE_PANELS; j++) w[j] = panels + least(p + j, count - 1) * words * PANEL;
+        UNROLL for (int i = 0; i < WIDE_ROWS * WIDE; i++) sums[i] = splat(0);
+        wide_tile(BF16, tile, w, sums, words);
+        for (int j = 0; j < least(WIDE_PANELS, count - p); j++)
+            for (int r = 0; r < WIDE_ROWS; r++)
+                UNROLL for (int v = 0; v < PARTS; v++)
+                    *(vfu *)(out + r * apart + (p + j) * PANEL + v * LANES) =
+                        sums[r * WIDE + j * PARTS + v];
+    }
+}
+
+/* Full attention within each segment bounds[i] .. bounds[i + 1] of tokens. Rows of q, k and v lie
+ * `apart` numbers from each other, out is [tokens][heads][width]; width even. Keys, values and
+ * probabilities are multiplied as the words of bf16 products are. */
+void qvl_attend_whole(const float *q, const float *k, const float *v, long apart,
+                      const int64_t *bounds, long segments, float *out, long heads, long width) {
+    const long words = width / DEPTH(BF16), wide = (width + PANEL - 1) / PANEL;
+    const float scale = 1.0f / sqrtf((float)width);
+    long longest = 0;
+    for (long i = 0; i < segments; i++)
+        longest = longest > bounds[i + 1] - bounds[i] ? longest : bounds[i + 1] - bounds[i];
+    const long room = (longest + PANEL - 1) / PANEL * PANEL; /* keys, up to a full panel */
+    const size_t key_size = (size_t)(room * words), value_size = (size_t)(room * wide * PANEL);
+    const size_t tile_size = (size_t)(WIDE_ROWS * (room > width ? room : width));
+#pragma omp parallel
+    {
+        uint32_t *keys = malloc((key_size + value_size + 2 * tile_size) * sizeof *keys);
+        uint32_t *values = keys + key_size, *tile = values + value_size;
+        float *scores = (float *)(tile + tile_size), found[WIDE_ROWS * 16 * PANEL];
+#pragma omp for schedule(dynamic, 1)
+        for (long item = 0; item < segments * heads; item++) {
+            const long first = bounds[item / heads], count = bounds[item / heads + 1] - first;
+            const long at = item % heads * width, panels = (count + PANEL - 1) / PANEL;
+            const long pairs = panels * PANEL / DEPTH(BF16); /* of keys that a word of values holds */
+            const float *from = v + first * apart + at;
+            memset(keys, 0, (size_t)(panels * PANEL * words) * sizeof *keys);
+            memset(values, 0, (size_t)(pairs * wide * PANEL) * sizeof *values);
+            for (long j = 0; j < count; j++)
+                rounded(k + (first + j) * apart + at, width,
+                        keys + j / PANEL * words * PANEL + j % PANEL, PANEL);
+            for (long i = 0; i * DEPTH(BF16) < count; i++)
+                for (long d = 0; d < width; d++) {
+                    float pair[2] = {from[i * DEPTH(BF16) * apart + d], 0};
+                    if (DEPTH(BF16) == 2 && i * 2 + 1 < count) pair[1] = from[(i * 2 + 1) * apart + d];
+                    rounded(pair, DEPTH(BF16), values + (d / PANEL * pairs + i) * PANEL + d % PANEL, 1);
+                }
+            for (long row = 0; row < count; row += WIDE_ROWS) {
+                const long rows = least(WIDE_ROWS, count - row);
+                memset(tile, 0, (size_t)(words * WIDE_ROWS) * sizeof *tile);
+                for (long r = 0; r < rows; r++)
+                    rounded(q + (first + row + r) * apart + at, width, tile + r, WIDE_ROWS);
+                tile_by_panels(tile, keys, words, panels, scores, room);
+                for (long r = 0; r < rows; r++) {
+                    float *of_row = scores + r * room;
+                    for (long j = 0; j < panels * PANEL; j += LANES) *(vfu *)(of_row + j) *= splat(scale);
+                    softmax(of_row, count);
+                    for (long j = (count + LANES - 1) / LANES * LANES; j < panels * PANEL; j++)
+                        of_row[j] = 0;
+                    rounded(of_row, panels * PANEL, tile + r, WIDE_ROWS);
+                }
+                tile_by_panels(tile, values, pairs, wide, found, wide * PANEL);
+                for (long r = 0; r < rows; r++)
+                    memcpy(out + ((first + row + r) * heads) * width + at, found + r * wide * PANEL,
+                           (size_t)width * sizeof *out);
+            }
+        }
+        free(keys);
+    }
+}
+
 /* ---- a decoder layer, up to its attention and from there on ---------------------------------- */
 
-/* as kernels/parts.py fills them */
-typedef struct {
-    const char *kind; /* "bf16", "int8" or "int4" */
-    const void *panels, *scales, *zeros;
-    const float *bias;
-    long n, k;
-} linear;
-
+/* as kernels/parts.py fills it */
 typedef struct {
     linear qkv, o, gate_up, down;
     const float *before, *after, *q_norm, *k_norm; /* weights of norms, the last two maybe NULL */
     float eps;
     long heads, kv_heads, width;
 } layer;
-
-static void multiply(const linear *l, const float *x, void *scratch, float *y, long m) {
-    if (l->kind[0] == 'b')
-        qvl_linear_bf16(x, scratch, l->panels, l->bias, y, m, l->n, l->k);
-    else if (l->kind[3] == '8')
-        qvl_linear_i8(x, scratch, l->panels, l->scales, l->bias, y, m, l->n, l->k);
-    else
-        qvl_linear_i4(x, scratch, l->panels, l->scales, l->zeros, l->bias, y, m, l->n, l->k);
-}
 
 static void add(const float *a, const float *b, float *y, long count) {
 #pragma omp parallel for schedule(static) if (count > ALONE)
@@ -888,7 +970,7 @@ static void add(const float *a, const float *b, float *y, long count) {
 void qvl_before_attention(const layer *l, const float *x, const float *cos, const float *sin,
                           float *work, void *scratch, float *qkv, long m) {
     qvl_norm(x, l->before, l->eps, work, m, l->qkv.k);
-    multiply(&l->qkv, work, scratch, qkv, m);
+    qvl_linear(&l->qkv, work, scratch, qkv, m);
     qvl_rotate(qkv, l->q_norm, l->k_norm, l->eps, cos, sin, m, l->heads, l->kv_heads, l->width);
 }
 
@@ -898,11 +980,11 @@ void qvl_after_attention(const layer *l, const float *x, const float *attended, 
                          void *scratch, float *y, long m) {
     const long hidden = l->o.n, width = l->down.k;
     float *gate_up = work + m * hidden, *inner = gate_up + m * 2 * width;
-    multiply(&l->o, attended, scratch, work, m);
+    qvl_linear(&l->o, attended, scratch, work, m);
     add(x, work, y, m * hidden);
     qvl_norm(y, l->after, l->eps, work, m, hidden);
-    multiply(&l->gate_up, work, scratch, gate_up, m);
+    qvl_linear(&l->gate_up, work, scratch, gate_up, m);
     qvl_silu_mul(gate_up, inner, m, width);
-    multiply(&l->down, inner, scratch, work, m);
+    qvl_linear(&l->down, inner, scratch, work, m);
     add(y, work, y, m * hidden);
 }

@@ -7,10 +7,10 @@ A row of the input gives the same row of the output, bit for bit, alone or among
 
 from __future__ import annotations
 
+import ctypes
 from abc import abstractmethod
-from ctypes import CDLL
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,22 @@ OUTPUTS_AT_ONCE = 2048  # of a weight that `plain` unpacks
 PACKED_AT_ONCE = 1 << 20  # numbers, so that packing needs little memory beside the packed weight
 
 
+class LinearStruct(ctypes.Structure):
+    """`linear` of cpu.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("panels", "scales", "zeros", "bias")),
+        *((name, ctypes.c_long) for name in ("kind", "n", "k")),
+    )
+
+
 class PackedLinear(nn.Module):
     """y = x W^T + b for x [..., K] in fp32; N and K are those of the weight it was made from.
 
     Of a weight on the meta device only the names and sizes are made, there.
     """
 
+    KIND: ClassVar[int]  # of cpu.c
     panels: Tensor
     bias: Tensor | None
 
@@ -78,15 +88,20 @@ class PackedLinear(nn.Module):
             return self.plain(rows_mk).view(*x.shape[:-1], self.out_features)
         y_mn = rows_mk.new_empty(len(rows_mk), self.out_features)
         if len(rows_mk):
-            self.call(kernels, rows_mk, y_mn)
+            room = scratch(len(rows_mk), self.in_features)
+            kernels.qvl_linear(
+                ctypes.byref(self.struct()), pointer(rows_mk), pointer(room), pointer(y_mn),
+                len(rows_mk),
+            )  # fmt: skip
         return y_mn.view(*x.shape[:-1], self.out_features)
 
-    @abstractmethod
-    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
-        """Fill y_mn by the compiled kernel."""
-
-    def sizes(self, rows_mk: Tensor) -> tuple[int, int, int]:
-        return len(rows_mk), self.out_features, self.in_features
+    def struct(self) -> LinearStruct:
+        """Where its parts lie; good as long as they stay there."""
+        return LinearStruct(
+            panels=pointer(self.panels), scales=pointer(self._buffers.get("scales")),
+            zeros=pointer(self._buffers.get("zeros")), bias=pointer(self.bias),
+            kind=self.KIND, n=self.out_features, k=self.in_features,
+        )  # fmt: skip
 
     def plain(self, rows_mk: Tensor) -> Tensor:
         """The same numbers in PyTorch, up to the order of sums in fp32."""
@@ -117,6 +132,8 @@ def rows_of(panels: Tensor) -> Tensor:
 
 
 class Bf16Linear(PackedLinear):
+    KIND = 0
+
     @staticmethod
     def pack(weight_nk: Tensor) -> dict[str, Tensor]:
         pairs = weight_nk.bfloat16().unflatten(0, (-1, PANEL)).unflatten(2, (-1, 2))
@@ -124,14 +141,6 @@ class Bf16Linear(PackedLinear):
 
     def weight(self) -> Tensor:
         return rows_of(self.panels)[: self.out_features].float()
-
-    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
-        m, n, k = self.sizes(rows_mk)
-        room = scratch(m, k)
-        kernels.qvl_linear_bf16(
-            pointer(rows_mk), pointer(room), pointer(self.panels), pointer(self.bias),
-            pointer(y_mn), m, n, k,
-        )  # fmt: skip
 
     def product(self, rows_mk: Tensor) -> Tensor:
         step = OUTPUTS_AT_ONCE // PANEL
@@ -163,6 +172,7 @@ def quantised_rows(rows_mk: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]
 class Int8Linear(PackedLinear):
     """A scale for each output; K a multiple of 4."""
 
+    KIND = 1
     scales: Tensor
 
     @staticmethod
@@ -184,14 +194,6 @@ class Int8Linear(PackedLinear):
     def weight(self) -> Tensor:
         return (self.values().float() * self.scales.flatten().unsqueeze(1))[: self.out_features]
 
-    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
-        m, n, k = self.sizes(rows_mk)
-        room = scratch(m, k)
-        kernels.qvl_linear_i8(
-            pointer(rows_mk), pointer(room), pointer(self.panels), pointer(self.scales),
-            pointer(self.bias), pointer(y_mn), m, n, k,
-        )  # fmt: skip
-
     def product(self, rows_mk: Tensor) -> Tensor:
         values, scales, _ = quantised_rows(rows_mk, self.in_features)
         exact = torch._int_mm(values, self.values().T)
@@ -201,6 +203,7 @@ class Int8Linear(PackedLinear):
 class Int4Linear(PackedLinear):
     """A scale and a zero point for each output and 128 inputs; K a multiple of 128."""
 
+    KIND = 2
     scales: Tensor
     zeros: Tensor
 
@@ -255,14 +258,6 @@ class Int4Linear(PackedLinear):
     def weight(self) -> Tensor:
         scales, zeros = (part.unsqueeze(-1) for part in self.per_output())
         return ((self.values().float() - zeros) * scales).flatten(1)[: self.out_features]
-
-    def call(self, kernels: CDLL, rows_mk: Tensor, y_mn: Tensor) -> None:
-        m, n, k = self.sizes(rows_mk)
-        room = scratch(m, k)
-        kernels.qvl_linear_i4(
-            pointer(rows_mk), pointer(room), pointer(self.panels), pointer(self.scales),
-            pointer(self.zeros), pointer(self.bias), pointer(y_mn), m, n, k,
-        )  # fmt: skip
 
     def product(self, rows_mk: Tensor) -> Tensor:
         values, row_scales, sums = quantised_rows(rows_mk, GROUP)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qvl.kernels.build import library
 from qvl.kernels.linear import (
     Int4Linear,
-    Int8Linear,
+    LinearStruct,
     PackedLinear,
     PackedName,
     packed,
@@ -69,17 +69,6 @@ def compiled_act(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return x
 
     return gate
-
-
-class LinearStruct(ctypes.Structure):
-    """`linear` of cpu.c."""
-
-    _fields_ = (
-        ("kind", ctypes.c_char_p),
-        *((name, ctypes.c_void_p) for name in ("panels", "scales", "zeros", "bias")),
-        ("n", ctypes.c_long),
-        ("k", ctypes.c_long),
-    )
 
 
 class LayerStruct(ctypes.Structure):
@@ -220,9 +209,9 @@ def struct_of(layer: PackedLayer) -> LayerStruct:
     dense = (mlp.gate_up_proj, mlp.down_proj) if isinstance(mlp, PackedMLP) else ()
     q_norm, k_norm = (pointer(n.weight) if isinstance(n, RMSNorm) else None for n in norms)
     return LayerStruct(
-        qkv=linear_struct(layer.qkv_proj),
-        o=linear_struct(layer.o_proj),
-        **{name: linear_struct(p) for name, p in zip(("gate_up", "down"), dense, strict=False)},
+        qkv=layer.qkv_proj.struct(),
+        o=layer.o_proj.struct(),
+        **{name: p.struct() for name, p in zip(("gate_up", "down"), dense, strict=False)},
         before=pointer(layer.input_layernorm.weight),
         after=pointer(layer.post_attention_layernorm.weight),
         q_norm=q_norm,
@@ -232,15 +221,3 @@ def struct_of(layer: PackedLayer) -> LayerStruct:
         kv_heads=layer.sizes[1],
         width=layer.head_dim,
     )
-
-
-def linear_struct(linear: PackedLinear) -> LinearStruct:
-    kind, scales, zeros = b"bf16", None, None
-    if isinstance(linear, Int8Linear):
-        kind, scales = b"int8", pointer(linear.scales)
-    elif isinstance(linear, Int4Linear):
-        kind, scales, zeros = b"int4", pointer(linear.scales), pointer(linear.zeros)
-    return LinearStruct(
-        kind=kind, panels=pointer(linear.panels), scales=scales, zeros=zeros,
-        bias=pointer(linear.bias), n=linear.out_features, k=linear.in_features,
-    )  # fmt: skip

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMemoryError, nearest
+from qvl.kernels.attention import attend_whole
 from qvl.kernels.build import library
 from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedLinear, PackedName, packed
 from qvl.kernels.parts import PackedLayer, PackedMLP, RowNorm, compiled_act
@@ -43,7 +44,7 @@ from qvl.models.config import ModelConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
 from qvl.models.qwen_vl import QwenVL
-from qvl.models.vision import GatedMLP, TwoLinearMLP
+from qvl.models.vision import GatedMLP, TwoLinearMLP, VisionAttention
 from qvl.processing.chat import vision_marks
 from qvl.processing.patches import PixelRules
 from qvl.processing.tokenizer import Tokenizer
@@ -277,6 +278,8 @@ def pack(
             replace(name, RowNorm(module))
         elif isinstance(module, TwoLinearMLP):
             module.act = compiled_act(module.act)
+        elif isinstance(module, VisionAttention):
+            module.attend = attend_whole
     if tied and isinstance(model.lm_head, Bf16Linear):
         rows = Bf16Embedding(model.lm_head)
         model.set_submodule("model.language_model.embed_tokens", rows)
