@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from qvl.kernels.linear import in_large_pages
+
 READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}  # far more than any cache holds
 GEMM_SIDE = {"cpu": 1536, "cuda": 8192}
 ROUNDS = 5
@@ -25,7 +27,7 @@ def measured(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Limits:
     """Of a device, the product in `dtype`; one other than CUDA is measured as a CPU is."""
     kind = torch.device(device).type
     read_bytes, side = (sizes.get(kind, sizes["cpu"]) for sizes in (READ_BYTES, GEMM_SIDE))
-    numbers = torch.ones(read_bytes // 4, device=device)
+    numbers = in_large_pages(torch.empty(read_bytes // 4, device=device)).fill_(1)
     a, b = torch.randn(2, side, side, device=device).to(dtype).unbind()
     # the items wait for the device
     return Limits(
