@@ -875,79 +875,105 @@ void qvl_attend(const float *q, const float *k, const float *v, long q_apart, lo
 
 /* ---- attention of whole sequences: the vision tower ------------------------------------------ */
 
-/* `count` words of x rows (a tile [words][WIDE_ROWS]) times each panel [words][PANEL]: out[row][...] */
-INLINE void tile_by_panels(const uint32_t *tile, const uint32_t *panels, long words, long count,
-                           float *out, long apart) {
-    for (long p = 0; p < count; p += WIDE_PANELS) {
-        const uint32_t *w[WIDE_PANELS];
-        vf sums[WIDE_ROWS * WIDE];
-        for (int j = 0; j < WIDE_PANELS; j++) w[j] = panels + least(p + j, count - 1) * words * PANEL;
-        UNROLL for (int i = 0; i < WIDE_ROWS * WIDE; i++) sums[i] = splat(0);
-        wide_tile(BF16, tile, w, sums, words);
-        for (int j = 0; j < least(WIDE_PANELS, count - p); j++)
-            for (int r = 0; r < WIDE_ROWS; r++)
-                UNROLL for (int v = 0; v < PARTS; v++)
-                    *(vfu *)(out + r * apart + (p + j) * PANEL + v * LANES) =
-                        sums[r * WIDE + j * PARTS + v];
-    }
+#define QUERIES (WIDE_PANELS * PANEL) /* that meet all keys together, each in a lane of its own */
+
+/* two probabilities, or with fp32 words one, as a word in each lane */
+INLINE vu probable(vf first, vf second) {
+    if (DEPTH(BF16) == 1) return (vu)first;
+    const vu low = ((vu)first + 0x7fff + ((vu)first >> 16 & 1)) >> 16;
+    return low | (((vu)second + 0x7fff + ((vu)second >> 16 & 1)) & 0xffff0000);
 }
 
 /* Full attention within each segment bounds[i] .. bounds[i + 1] of tokens. Rows of q, k and v lie
- * `apart` numbers from each other, out is [tokens][heads][width]; width even. Keys, values and
- * probabilities are multiplied as the words of bf16 products are. */
+ * `apart` numbers from each other, out is [tokens][heads][width]; width even. Queries, keys, values
+ * and probabilities are multiplied as the words of bf16 products are: keys, and the values' columns,
+ * are the rows of x, queries and their probabilities the panels. */
 void qvl_attend_whole(const float *q, const float *k, const float *v, long apart,
                       const int64_t *bounds, long segments, float *out, long heads, long width) {
-    const long words = width / DEPTH(BF16), wide = (width + PANEL - 1) / PANEL;
+    const long depth = DEPTH(BF16), words = width / depth;
+    const long columns = (width + WIDE_ROWS - 1) / WIDE_ROWS; /* tiles of values' columns */
     const float scale = 1.0f / sqrtf((float)width);
     long longest = 0;
     for (long i = 0; i < segments; i++)
         longest = longest > bounds[i + 1] - bounds[i] ? longest : bounds[i + 1] - bounds[i];
-    const long room = (longest + PANEL - 1) / PANEL * PANEL; /* keys, up to a full panel */
-    const size_t key_size = (size_t)(room * words), value_size = (size_t)(room * wide * PANEL);
-    const size_t tile_size = (size_t)(WIDE_ROWS * (room > width ? room : width));
+    const long room = (longest + 2 * WIDE_ROWS) / (2 * WIDE_ROWS) * 2 * WIDE_ROWS; /* even tiles */
+    const size_t sizes[5] = {(size_t)(room * QUERIES), (size_t)(room * words),
+                             (size_t)(columns * WIDE_ROWS * room), (size_t)(room * QUERIES),
+                             (size_t)(words * QUERIES)};
 #pragma omp parallel
     {
-        uint32_t *keys = malloc((key_size + value_size + 2 * tile_size) * sizeof *keys);
-        uint32_t *values = keys + key_size, *tile = values + value_size;
-        float *scores = (float *)(tile + tile_size), found[WIDE_ROWS * 16 * PANEL];
+        const size_t all = (sizes[0] + sizes[1] + sizes[2] + sizes[3] + sizes[4]) * 4;
+        vf *scores = aligned_alloc(64, (all + 63) / 64 * 64);
+        uint32_t *keys = (uint32_t *)scores + sizes[0], *values = keys + sizes[1];
+        uint32_t *likely = values + sizes[2], *asked = likely + sizes[3];
 #pragma omp for schedule(dynamic, 1)
         for (long item = 0; item < segments * heads; item++) {
             const long first = bounds[item / heads], count = bounds[item / heads + 1] - first;
-            const long at = item % heads * width, panels = (count + PANEL - 1) / PANEL;
-            const long pairs = panels * PANEL / DEPTH(BF16); /* of keys that a word of values holds */
-            const float *from = v + first * apart + at;
-            memset(keys, 0, (size_t)(panels * PANEL * words) * sizeof *keys);
-            memset(values, 0, (size_t)(pairs * wide * PANEL) * sizeof *values);
+            const long at = item % heads * width, pairs = (count + depth - 1) / depth;
+            const float *of_k = k + first * apart + at, *of_v = v + first * apart + at;
+            memset(keys, 0, (size_t)((count + WIDE_ROWS) * words) * sizeof *keys);
             for (long j = 0; j < count; j++)
-                rounded(k + (first + j) * apart + at, width,
-                        keys + j / PANEL * words * PANEL + j % PANEL, PANEL);
-            for (long i = 0; i * DEPTH(BF16) < count; i++)
+                rounded(of_k + j * apart, width,
+                        keys + j / WIDE_ROWS * words * WIDE_ROWS + j % WIDE_ROWS, WIDE_ROWS);
+            memset(values, 0, (size_t)(columns * WIDE_ROWS * pairs) * sizeof *values);
+            for (long i = 0; i < pairs; i++)
                 for (long d = 0; d < width; d++) {
-                    float pair[2] = {from[i * DEPTH(BF16) * apart + d], 0};
-                    if (DEPTH(BF16) == 2 && i * 2 + 1 < count) pair[1] = from[(i * 2 + 1) * apart + d];
-                    rounded(pair, DEPTH(BF16), values + (d / PANEL * pairs + i) * PANEL + d % PANEL, 1);
+                    const float *pair = of_v + i * depth * apart + d;
+                    const vf one = splat(pair[0]);
+                    const vf two = splat(depth == 2 && i * 2 + 1 < count ? pair[apart] : 0);
+                    values[(d / WIDE_ROWS * pairs + i) * WIDE_ROWS + d % WIDE_ROWS] =
+                        probable(one, two)[0];
                 }
-            for (long row = 0; row < count; row += WIDE_ROWS) {
-                const long rows = least(WIDE_ROWS, count - row);
-                memset(tile, 0, (size_t)(words * WIDE_ROWS) * sizeof *tile);
-                for (long r = 0; r < rows; r++)
-                    rounded(q + (first + row + r) * apart + at, width, tile + r, WIDE_ROWS);
-                tile_by_panels(tile, keys, words, panels, scores, room);
-                for (long r = 0; r < rows; r++) {
-                    float *of_row = scores + r * room;
-                    for (long j = 0; j < panels * PANEL; j += LANES) *(vfu *)(of_row + j) *= splat(scale);
-                    softmax(of_row, count);
-                    for (long j = (count + LANES - 1) / LANES * LANES; j < panels * PANEL; j++)
-                        of_row[j] = 0;
-                    rounded(of_row, panels * PANEL, tile + r, WIDE_ROWS);
+            for (long row = 0; row < count; row += QUERIES) {
+                const long queries = least(QUERIES, count - row);
+                const uint32_t *w[WIDE_PANELS], *p[WIDE_PANELS];
+                vf most[WIDE], sum[WIDE];
+                memset(asked, 0, sizes[4] * 4);
+                for (long r = 0; r < queries; r++)
+                    rounded(q + (first + row + r) * apart + at, width,
+                            asked + r / PANEL * words * PANEL + r % PANEL, PANEL);
+                for (int j = 0; j < WIDE_PANELS; j++) {
+                    w[j] = asked + j * words * PANEL;
+                    p[j] = likely + j * pairs * PANEL;
                 }
-                tile_by_panels(tile, values, pairs, wide, found, wide * PANEL);
-                for (long r = 0; r < rows; r++)
-                    memcpy(out + ((first + row + r) * heads) * width + at, found + r * wide * PANEL,
-                           (size_t)width * sizeof *out);
+                UNROLL for (int i = 0; i < WIDE; i++) most[i] = splat(-INFINITY), sum[i] = splat(0);
+                for (long j = 0; j < count; j += WIDE_ROWS) {
+                    vf *to = scores + j * WIDE;
+                    UNROLL for (int i = 0; i < WIDE_ROWS * WIDE; i++) to[i] = splat(0);
+                    wide_tile(BF16, keys + j * words, w, to, words);
+                    for (long r = 0; r < least(WIDE_ROWS, count - j); r++)
+                        UNROLL for (int i = 0; i < WIDE; i++) {
+                            const vf score = to[r * WIDE + i] * splat(scale);
+                            to[r * WIDE + i] = score;
+                            most[i] = chosen(score > most[i], score, most[i]);
+                        }
+                }
+                for (long i = 0; i < pairs; i++)
+                    UNROLL for (int j = 0; j < WIDE; j++) {
+                        const vf *of = scores + i * depth * WIDE + j;
+                        const vf one = exponential(of[0] - most[j]);
+                        vf two = splat(0);
+                        if (depth == 2 && i * 2 + 1 < count) two = exponential(of[WIDE] - most[j]);
+                        sum[j] += one + two;
+                        *(vuu *)(likely + (j / PARTS * pairs + i) * PANEL + j % PARTS * LANES) =
+                            probable(one, two);
+                    }
+                UNROLL for (int j = 0; j < WIDE; j++) sum[j] = splat(1) / sum[j];
+                for (long c = 0; c < columns; c++) {
+                    vf found[WIDE_ROWS * WIDE];
+                    UNROLL for (int i = 0; i < WIDE_ROWS * WIDE; i++) found[i] = splat(0);
+                    wide_tile(BF16, values + c * pairs * WIDE_ROWS, p, found, pairs);
+                    for (long r = 0; r < least(WIDE_ROWS, width - c * WIDE_ROWS); r++) {
+                        float column[QUERIES], *to = out + (first + row) * heads * width + at;
+                        UNROLL for (int i = 0; i < WIDE; i++)
+                            *(vfu *)(column + i * LANES) = found[r * WIDE + i] * sum[i];
+                        for (long i = 0; i < queries; i++)
+                            to[i * heads * width + c * WIDE_ROWS + r] = column[i];
+                    }
+                }
             }
         }
-        free(keys);
+        free(scores);
     }
 }
 
