@@ -261,9 +261,8 @@ def test_a_call_follows_the_reasoning(tmp_path: Path) -> None:
     model = LocalModel(str(tmp_path), dtype="fp32")
     request = Request(
         messages=(Message.user("hello"),),
-        sampling=Sampling(max_new_tokens=300, temperature=1.0, seed=1),
+        sampling=Sampling(max_new_tokens=300, thinking_tokens=20, temperature=1.0, seed=1),
         tools=(Tool("f", "", record(n={"type": "boolean"})),),
-        thinking_tokens=20,
         tool_choice="f",
     )
     (told,) = model.generate([request])
