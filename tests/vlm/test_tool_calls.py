@@ -18,7 +18,7 @@ from qvl.errors import InvalidParamError
 from qvl.processing.chat import render
 from qvl.types import Message, Request, Sampling, Text, Tool, ToolCall
 from qvl.vlm.local import LocalModel
-from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader, split_calls
+from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader
 from schemas import SCHEMAS, Schema, record
 from tiny import QWEN3, save_tiny
 
@@ -39,6 +39,13 @@ pieces = st.sampled_from(
     ]
 )
 answers = st.lists(pieces, max_size=10).map("".join)
+
+
+def split_calls(answer: str) -> tuple[str, tuple[ToolCall, ...], tuple[str, ...]]:
+    """The text of an answer without its calls, the calls, and a note for each that stays in it."""
+    reader = CallReader()
+    text = reader.push(answer) + reader.finish()
+    return text, tuple(reader.calls), tuple(reader.notes)
 
 
 @given(st.text(alphabet="ab\n{}ж", max_size=8), st.lists(calls, max_size=3).map(tuple))

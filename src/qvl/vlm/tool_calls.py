@@ -115,13 +115,6 @@ class CallReader:
         return said
 
 
-def split_calls(answer: str) -> tuple[str, tuple[ToolCall, ...], tuple[str, ...]]:
-    """The text of an answer without its calls, the calls, and a note for each that stays in it."""
-    reader = CallReader()
-    text = reader.push(answer) + reader.finish()
-    return text, tuple(reader.calls), tuple(reader.notes)
-
-
 def _read(block: str) -> ToolCall | None:
     try:
         match json.loads(block, parse_constant=_refuse):
