@@ -94,6 +94,17 @@ def test_what_a_call_can_look_like() -> None:
         assert split_calls(answer)[:2] == (text, made)
 
 
+def test_a_string_without_an_end_takes_no_later_call_with_it() -> None:
+    spoilt, good = f'{OPEN}{{"name": "f, "arguments": {{"x": "y}}}}{CLOSE}', f"{OPEN}{WHOLE}{CLOSE}"
+    endless = f'{OPEN}{{"name": "f}}{CLOSE}'
+    for bad in (spoilt, endless):
+        for after in ("", " So.", "\n" + good[: len(OPEN)]):
+            text, made, notes = split_calls(f"{bad}\n{good}{after}")
+            assert (text, made) == (bad + after, (ToolCall("f", {}),))
+            assert len(notes) == 1 + after.endswith(OPEN)
+    assert split_calls(endless + "Z")[0] == endless + "Z"
+
+
 def test_a_call_that_cannot_be_read_stays_with_a_note() -> None:
     for block in (
         "",
@@ -113,7 +124,10 @@ def test_a_call_that_cannot_be_read_stays_with_a_note() -> None:
             assert len(note) < 200
 
 
-@pytest.mark.parametrize("said", ["word ", "<", CLOSE, OPEN, f"{OPEN}{WHOLE}{CLOSE}", '{"'])
+@pytest.mark.parametrize(
+    "said",
+    ["word ", "<", CLOSE, OPEN, f"{OPEN}{WHOLE}{CLOSE}", '{"', f'{OPEN}{{"{CLOSE}', CLOSE + OPEN],
+)
 def test_a_long_answer_is_read_in_time(said: str) -> None:
     began_s = time.process_time()
     for start in ("", OPEN, f'{OPEN}{{"name": "'):
