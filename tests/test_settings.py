@@ -43,7 +43,7 @@ def test_without_any_source_the_defaults_hold():
         "device": "auto",
         "dtype": "auto",
         "style": "plain",
-        "max_new_tokens": 512,
+        "max_new_tokens": None,
     }
     assert {origin_of(key) for key in KEYS} == {"default"}
 
@@ -121,7 +121,7 @@ def test_an_unknown_name_like_no_other_lists_the_known_ones():
             "dtype is 'bf8' in qvl.toml: input should be 'auto', 'fp32', 'bf16', 'fp8', 'int8' or 'int4'",
         ),
         ("max_new_tokens = 0", "max_new_tokens is 0 in qvl.toml: "),
-        ("max_new_tokens = 4097", "max_new_tokens is 4097 in qvl.toml: "),
+        ("max_new_tokens = 40961", "max_new_tokens is 40961 in qvl.toml: "),
         ("max_new_tokens = true", "max_new_tokens is True in qvl.toml: "),
         ('max_new_tokens = "64"', "max_new_tokens is '64' in qvl.toml: "),
         ('language = "Russian"', "language is 'Russian' in qvl.toml: it should be a code such as"),

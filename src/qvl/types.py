@@ -23,7 +23,9 @@ DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 # "loop": the model repeated itself without end, and was stopped; "reasoning": the tokens ended before
 # the reasoning did, so there is no answer
 FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
-MAX_NEW_TOKENS = 4096
+# what the authors of Qwen3-VL give a Thinking edition, reasoning and answer together
+MAX_NEW_TOKENS = 40_960
+NEW_TOKENS = 512  # where none are asked for, and nothing is reasoned
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Message:
 # name -> (smallest, largest); the ranges are the product's, the same in every door
 SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
     "max_new_tokens": (1, MAX_NEW_TOKENS),
+    "thinking_tokens": (1, MAX_NEW_TOKENS),
     "temperature": (0.1, 2.0),
     "top_p": (0.05, 1.0),
     "top_k": (1, 1000),
@@ -148,6 +151,11 @@ SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
 class Sampling:
     """How tokens are chosen. None means: the checkpoint's own default; temperature 0 is greedy.
 
+    `max_new_tokens` None is 512, of a Thinking edition as many as there is room for, up to 40960;
+    they count reasoning and answer together. `thinking_tokens` is for the Thinking editions:
+    reasoning that has not ended after so many tokens is closed, and the answer follows; None takes
+    three quarters of `max_new_tokens`.
+
     `logit_bias` is added to the logits of token ids, `allowed_token_ids` (empty: all) are the only
     ones chosen, `stop_token_ids` end the text besides the checkpoint's own; with `logprobs` the
     completion tells that many of the likeliest tokens at each place. The text ends before the first
@@ -158,7 +166,8 @@ class Sampling:
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}  # where it comes as JSON
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
+    thinking_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -218,17 +227,12 @@ class Request:
 
     `tool_choice` "auto" leaves it to the model whether to call one of the `tools`, "none" forbids it,
     "required" demands a call, and a tool's name demands a call of that one.
-
-    `thinking_tokens` is for the Thinking editions: reasoning that has not ended after so many tokens
-    is closed, and the answer follows; None takes three quarters of `max_new_tokens`, which counts
-    reasoning and answer together.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
-    thinking_tokens: int | None = None
     response_format: ResponseFormat | None = None
     priority: int = 0
     deadline_s: float | None = None

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from qvl.cli.draw import draw
 from qvl.cli.formats import columns, csv_row
 from qvl.cli.output import Outcome
 from qvl.tasks import TASKS
+from qvl.vlm.chat_model import EMBEDDED_FOLDER
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
 ONE, TWO, THREE = PICTURES
@@ -39,6 +41,19 @@ def test_commands_say_what_the_methods_say(qvl: Run, vlm: VLM) -> None:
     (point, *_) = vlm.ground(ONE, phrases=("cat",), points=True).points
     assert row["points"][0] == {"label": "cat", "x": point.x, "y": point.y}
     assert row["boxes"] == []
+
+
+def test_a_thinking_edition_answers_after_so_many_tokens(qvl: Run, tmp_path: Path) -> None:
+    thinking = tmp_path / "thinking"
+    shutil.copytree(EMBEDDED_FOLDER, thinking)
+    ending = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    (thinking / "chat_template.jinja").write_text(ending)
+    flags = ("--model", thinking, "--thinking-tokens", "7", *SHORT, "--json")
+    row = json.loads(qvl("ask", ONE, "-p", "What is it?", *flags).out)
+    assert row["usage"]["reasoning_tokens"] == 7 + 3  # with `</think>` and two line breaks
+    refused = qvl("ask", ONE, "-p", "What is it?", "--thinking-tokens", "7")
+    assert refused.code == 2
+    assert "does not reason" in refused.err
 
 
 def test_a_clip_on_stdin_is_the_clip_in_the_file(qvl: Run, tmp_path: Path) -> None:

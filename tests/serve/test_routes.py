@@ -261,7 +261,7 @@ def test_the_state_of_the_server(server: Running) -> None:
     assert get(server, "/version") == {"version": qvl.__version__}
     limits = get(server, "/v1/limits")
     assert limits["body_bytes"] == Limits().body_bytes
-    assert (limits["images"], limits["n"], limits["max_tokens"]) == (32, 8, 4096)
+    assert (limits["images"], limits["n"], limits["max_tokens"]) == (32, 8, 40_960)
     assert limits["prompt_characters"] == 8 * 4096
 
 

@@ -294,10 +294,13 @@ def test_a_tool_that_is_forbidden_is_as_one_that_is_not_offered(model: ChatModel
     assert (told.text, told.tool_calls) == (CALLS, ())
 
 
-def reasoned(bias: float = 4.0, **choices: Any) -> list[Request]:
+def reasoned(
+    bias: float = 4.0, thinking_tokens: int | None = None, **choices: Any
+) -> list[Request]:
     """Three that end their reasoning sooner or later by themselves, as `bias` has it."""
     sampling = Sampling(
         max_new_tokens=100,
+        thinking_tokens=thinking_tokens,
         temperature=2.0,
         top_p=1.0,
         top_k=1000,
@@ -325,10 +328,10 @@ def test_tokens_that_end_within_the_reasoning_are_told(thinking: ChatModel) -> N
 
 def test_a_thinking_budget_out_of_range_is_refused(model: ChatModel, thinking: ChatModel) -> None:
     with pytest.raises(InvalidParamError, match="does not reason"):
-        model.generate([replace(request(1), thinking_tokens=5)])
-    for budget in (0, -1, 5000):
-        with pytest.raises(InvalidParamError, match="outside 1 to 4096"):
-            thinking.generate([replace(request(1), thinking_tokens=budget)])
+        model.generate([request(1, sampling=replace(SHORT, thinking_tokens=5))])
+    for budget in (0, -1, 50_000):
+        with pytest.raises(InvalidParamError, match="outside 1 to 40960"):
+            thinking.generate([request(1, sampling=replace(SHORT, thinking_tokens=budget))])
 
 
 def test_choices_are_requests_of_their_own(model: ChatModel) -> None:

@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 
 import clips
 from qvl.engine.blocks import BLOCK_TOKENS
+from qvl.engine.engine import Engine
 from qvl.errors import (
     InvalidParamError,
     OutOfMemoryError,
@@ -40,7 +41,7 @@ from qvl.types import (
     choices,
 )
 from qvl.vlm import local
-from qvl.vlm.local import LocalModel, resolved, shown_bytes
+from qvl.vlm.local import LocalModel, new_tokens, resolved, shown_bytes
 from tiny import GENERATIONS, save_tiny, token_id
 
 SHORT = Sampling(max_new_tokens=12, temperature=0)
@@ -172,10 +173,13 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     return LocalModel(str(folder), dtype="fp32")
 
 
-def reasoned(words: str = "hello", bias: float = 4.0, **choices: Any) -> list[Request]:
+def reasoned(
+    words: str = "hello", bias: float = 4.0, thinking_tokens: int | None = None, **choices: Any
+) -> list[Request]:
     """Three that end their reasoning sooner or later by themselves, as `bias` has it."""
     sampling = Sampling(
         max_new_tokens=100,
+        thinking_tokens=thinking_tokens,
         temperature=2.0,
         top_p=1.0,
         top_k=1000,
@@ -217,6 +221,33 @@ def test_a_budget_that_is_reached_leaves_an_answer(
         assert completion.finish_reason == "stop"
         assert 0 <= json.loads(completion.text)["n"] <= 9
         assert raw(thinking, completion) == f"{completion.reasoning}</think>\n\n{completion.text}"
+
+
+def test_unless_asked_otherwise_a_thinking_edition_has_all_the_room(
+    model: LocalModel, thinking: LocalModel
+) -> None:
+    ending = tuple((token_id("qwen3_vl", end), 100.0) for end in ("</think>", "<|im_end|>"))
+    asked = request(1, sampling=Sampling(logit_bias=ending))
+    (told,) = model.generate([asked])
+    assert told.provenance.sampling.max_new_tokens == 512
+    (told,) = thinking.generate([asked])
+    assert told.provenance.sampling.max_new_tokens == 2048 - told.usage.prompt_tokens
+    assert new_tokens(200_000, thinks=True) == 40_960
+    room = 3 * BLOCK_TOKENS
+    thinking._engine, whole = (
+        Engine(
+            thinking._loaded.model,
+            token_bytes=thinking._token_bytes,
+            vocab_size=thinking._loaded.tokenizer.vocab_size,
+            cache_tokens=room,
+        ),
+        thinking._engine,
+    )
+    try:
+        (told,) = thinking.generate([asked])
+    finally:
+        thinking._engine = whole
+    assert told.provenance.sampling.max_new_tokens == room - told.usage.prompt_tokens
 
 
 def test_a_stream_shows_reasoning_apart(thinking: LocalModel) -> None:
@@ -351,7 +382,7 @@ def test_values_out_of_range_are_refused_before_any_work(model: LocalModel) -> N
         Sampling(temperature=5),
         Sampling(temperature=float("nan")),
         Sampling(max_new_tokens=0),
-        Sampling(max_new_tokens=4097),
+        Sampling(max_new_tokens=40_961),
         Sampling(top_p=0.0),
         Sampling(top_k=0),
         Sampling(seed=-1),

@@ -235,8 +235,7 @@ def test_a_video_goes_as_pictures_after_their_times(serve: Serve) -> None:
 def test_what_a_server_may_not_know_is_noted(serve: Serve) -> None:
     asked = replace(
         HELLO,
-        sampling=Sampling(top_k=5, repetition_penalty=1.1, temperature=0),
-        thinking_tokens=7,
+        sampling=Sampling(thinking_tokens=7, top_k=5, repetition_penalty=1.1, temperature=0),
         tenant="shop",
     )
     vllm, llama, other = (

@@ -23,6 +23,7 @@ from qvl.chat.mcp_tools import mcp_functions
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
 from qvl.cli.output import FLAGS
+from qvl.cli.tasks import NEW_TOKENS_HELP, THINKING_HELP
 from qvl.errors import InputNotFoundError, QvlError, UsageError, nearest
 from qvl.log import wants_colour
 from qvl.settings import load_settings
@@ -63,8 +64,9 @@ def chat(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", "-n", help="1 to 4096.")
+        int | None, typer.Option("--max-new-tokens", "-n", help=NEW_TOKENS_HELP)
     ] = None,
+    thinking_tokens: Annotated[int | None, typer.Option(help=THINKING_HELP)] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", "-t", help="0.1 to 2.0; 0 is greedy.")
     ] = None,
@@ -79,6 +81,7 @@ def chat(
     settings = load_settings(model=model, device=device, dtype=dtype, max_new_tokens=max_new_tokens)
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens,
+        thinking_tokens=thinking_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,

@@ -29,10 +29,14 @@ from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
-from qvl.types import Sampling
+from qvl.types import MAX_NEW_TOKENS, Sampling
 
 log = logging.getLogger(__name__)
 SOURCES = "Pictures, videos, PDFs, folders, globs, addresses, or - for a picture on stdin."
+
+
+NEW_TOKENS_HELP = f"1 to {MAX_NEW_TOKENS}; of a Thinking edition with its reasoning."
+THINKING_HELP = "A Thinking edition begins its answer after so many, if it has not by itself."
 
 
 def option(kind: Any, *names: str, help: str) -> Any:
@@ -46,7 +50,8 @@ COMMON: Mapping[str, Any] = {
     "offline": option(bool, "--offline", help="Open no connection."),
     "device": option(str | None, help="auto, cpu, cuda."),
     "dtype": option(str | None, help="auto, fp32, bf16, fp8, int8, int4."),
-    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help="1 to 4096."),
+    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help=NEW_TOKENS_HELP),
+    "thinking_tokens": option(int | None, help=THINKING_HELP),
     "temperature": option(float | None, "--temperature", "-t", help="0.1 to 2.0; 0 is greedy."),
     "top_p": option(float | None, help="0.05 to 1.0."),
     "top_k": option(int | None, help="1 to 1000."),
@@ -67,7 +72,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         )
     }
 }
-SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+SAMPLING = ("thinking_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 def command(task: type[Task[Any]]) -> Callable[..., None]:

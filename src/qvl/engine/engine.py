@@ -124,6 +124,11 @@ class Engine:
         return not self._requests
 
     @property
+    def cache_tokens(self) -> int:
+        """For how many tokens the cache has room: of one request, and of all together."""
+        return self._pool.total * BLOCK_TOKENS
+
+    @property
     def cache_usage(self) -> float:
         """The share of the cache that requests hold."""
         return 1 - self._pool.free / self._pool.total
@@ -138,11 +143,10 @@ class Engine:
             raise EngineError(f"a request with the id {request.id!r} is running already")
         number, config = next(self._numbers), self._model.config
         state = new_state(request, number, config, self._token_bytes)
-        room = self._pool.total * BLOCK_TOKENS
-        if state.max_tokens > room:
+        if state.max_tokens > self.cache_tokens:
             raise OutOfMemoryError(
                 f"request {request.id!r} may need {state.max_tokens} tokens of cache,"
-                f" there is room for {room}",
+                f" there is room for {self.cache_tokens}",
                 hint="ask for fewer new tokens, or give smaller pictures",
             )
         self._requests[request.id] = state

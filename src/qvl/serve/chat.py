@@ -120,10 +120,12 @@ class ChatBody(Sampled):
             ignored.append("tools")  # the form leaves no room for a call
         return Request(
             messages=messages_of(self.messages, ignored),
-            sampling=self.sampling(max_tokens=limit, logprobs=logprobs),
+            sampling=replace(
+                self.sampling(max_tokens=limit, logprobs=logprobs),
+                thinking_tokens=self.thinking_token_budget,
+            ).checked(),
             tools=tools,
             tool_choice=check_choice(named, tools),
-            thinking_tokens=self.thinking_token_budget,
             response_format=form,
             priority=self.priority or 0,
         )

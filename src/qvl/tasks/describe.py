@@ -21,7 +21,7 @@ from qvl.vlm.chat_model import ChatModel
 
 LENGTHS = ("short", "medium", "long")
 TONES = ("neutral", "friendly", "expert", "persuasive")
-BOXES_SAMPLING = Sampling(max_new_tokens=512, temperature=0.0)
+BOXES_SAMPLING = Sampling(temperature=0.0)
 LISTING: dict[str, Any] = {
     "type": "object",
     "properties": {

@@ -55,6 +55,7 @@ from qvl.processing.tokenizer import Tokenizer
 from qvl.structured.grammar import Grammar, Grammars
 from qvl.types import (
     MAX_NEW_TOKENS,
+    NEW_TOKENS,
     Completion,
     Delta,
     DType,
@@ -318,9 +319,13 @@ class LocalModel:
         loaded = self._loaded
         sampling = resolved(request.sampling.checked(), loaded.defaults)
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
-        thinking = reasoning_of(request, loaded)
         tools, demanded = offered_tools(request), demanded_tools(request)
         prompt = self._prompt(request)
+        if sampling.max_new_tokens is None:
+            whole = min(self._engine.cache_tokens, loaded.config.decoder.max_positions)
+            most = new_tokens(whole - len(prompt.ids), thinks=loaded.thinks)
+            sampling = replace(sampling, max_new_tokens=most)
+        thinking = reasoning_of(sampling, loaded)
         grammar = None
         if demanded:
             marks = (loaded.tokenizer.encode_control(OPEN), loaded.tokenizer.encode_control(CLOSE))
@@ -528,23 +533,26 @@ def engine_image(image: PromptImage) -> EngineImage:
     )
 
 
-def reasoning_of(request: Request, loaded: LoadedModel) -> Reasoning | None:
+def new_tokens(room: int, *, thinks: bool) -> int:
+    """How many an answer may have that nobody has limited; a part of them is reasoning's alone."""
+    return max(1, min(MAX_NEW_TOKENS, room)) if thinks else NEW_TOKENS
+
+
+def reasoning_of(sampling: Sampling, loaded: LoadedModel) -> Reasoning | None:
     """How long a Thinking edition may reason, and what ends that; None for any other model.
 
-    Raises InvalidParamError for a budget out of range, or where nothing is reasoned; ConfigError for
-    a tokenizer that does not know the marks.
+    Raises InvalidParamError for a budget where nothing is reasoned; ConfigError for a tokenizer that
+    does not know the marks.
     """
-    asked, tokenizer = request.thinking_tokens, loaded.tokenizer
+    asked, tokenizer = sampling.thinking_tokens, loaded.tokenizer
     if asked is not None and not loaded.thinks:
         raise InvalidParamError(
             "thinking_tokens is given, and this model does not reason before it answers",
             hint="leave it out, or take a Thinking edition",
         )
-    if asked is not None and not 1 <= asked <= MAX_NEW_TOKENS:
-        raise InvalidParamError(f"thinking_tokens is {asked}, outside 1 to {MAX_NEW_TOKENS}")
     if not loaded.thinks:
         return None
-    limit = pick(asked, max(1, request.sampling.max_new_tokens * 3 // 4))
+    limit = pick(asked, max(1, pick(sampling.max_new_tokens, NEW_TOKENS) * 3 // 4))
     return Reasoning((tokenizer.encode_control("</think>"), *tokenizer.encode_text("\n\n")), limit)
 
 
@@ -610,7 +618,7 @@ def pick(asked: T | None, default: T) -> T:
 
 def engine_params(sampling: Sampling, stop_ids: Iterable[int]) -> SamplingParams:
     return SamplingParams(
-        max_new_tokens=sampling.max_new_tokens,
+        max_new_tokens=pick(sampling.max_new_tokens, NEW_TOKENS),
         seed=sampling.seed or 0,
         temperature=pick(sampling.temperature, 0.0),
         top_k=sampling.top_k or 0,

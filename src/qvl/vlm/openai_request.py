@@ -31,7 +31,7 @@ from qvl.processing.image import Picture, read_original
 from qvl.processing.patches import smart_resize
 from qvl.processing.video import read_frames
 from qvl.types import (
-    MAX_NEW_TOKENS,
+    NEW_TOKENS,
     Image,
     ImageInfo,
     Message,
@@ -99,14 +99,11 @@ def chat_body(
     sampling = request.sampling.checked()
     if sampling.temperature != 0 and sampling.seed is None:
         sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
-    budget = request.thinking_tokens
-    if budget is not None and not 1 <= budget <= MAX_NEW_TOKENS:
-        raise InvalidParamError(f"thinking_tokens is {budget}, outside 1 to {MAX_NEW_TOKENS}")
     check_conversation(request.messages, request.tools)
     tools, demanded = offered_tools(request), demanded_tools(request)
     fields: dict[str, Any] = {
         "model": model,
-        "max_tokens": sampling.max_new_tokens,
+        "max_tokens": sampling.max_new_tokens or NEW_TOKENS,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -131,7 +128,7 @@ def chat_body(
         "repetition_penalty": sampling.repetition_penalty,
         "allowed_token_ids": list(sampling.allowed_token_ids),
         "stop_token_ids": list(sampling.stop_token_ids),
-        "thinking_token_budget": budget,
+        "thinking_token_budget": sampling.thinking_tokens,
         "priority": request.priority or None,
         "cache_salt": request.tenant or None,
     }
