@@ -71,6 +71,24 @@ def test_an_answer_of_the_embedded_model_fits(vlm: VLM, name: str) -> None:
     assert all(f.confidence is not None and 0 <= f.confidence <= 1 for f in found.fields)
 
 
+def test_a_schema_is_checked_once_however_many_pictures_it_is_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A check of a schema takes as long as several of its tokens."""
+    checked: list[object] = []
+    check = jsonschema.Draft202012Validator.check_schema
+    monkeypatch.setattr(
+        jsonschema.Draft202012Validator,
+        "check_schema",
+        lambda schema: (checked.append(schema), check(schema)),
+    )
+    schema = {"type": "object", "properties": {"checked once": {"type": "integer"}}}
+    model = Telling(lambda _: '{"checked once": 1}')
+    for _ in range(3):
+        Extract(schema=schema).run(model, SEEN)
+    assert checked == [schema]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_field_of_a_profile_is_there_or_null(profile: str) -> None:
     task = Extract(profile=profile, language="ru")
