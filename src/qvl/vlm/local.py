@@ -325,9 +325,11 @@ class LocalModel:
         if demanded:
             marks = (loaded.tokenizer.encode_control(OPEN), loaded.tokenizer.encode_control(CLOSE))
             several = request.tool_choice == "required"
-            grammar = self._grammars().compile_calls(demanded, marks=marks, several=several)
+            grammar = self._grammars().compile_calls(
+                demanded, marks=marks, several=several, tenant=request.tenant
+            )
         elif request.response_format is not None:
-            grammar = self._grammars().compile(request.response_format)
+            grammar = self._grammars().compile(request.response_format, tenant=request.tenant)
         key = str(next(self._keys))
         calls = CallReader() if tools else None
         return _Answer(key, request, prompt, sampling, began_s, grammar, thinking, calls)
