@@ -43,7 +43,7 @@ def test_without_any_source_the_defaults_hold():
         "device": "auto",
         "dtype": "auto",
         "style": "plain",
-        "max_new_tokens": 512,
+        "max_new_tokens": None,
     }
     assert {origin_of(key) for key in KEYS} == {"default"}
 

@@ -24,6 +24,7 @@ DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 # the reasoning did, so there is no answer
 FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
 MAX_NEW_TOKENS = 4096
+NEW_TOKENS = 512  # of an answer of which nothing says how long it may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen. None means: the checkpoint's own default; temperature 0 is greedy.
+    """How tokens are chosen. None means: the checkpoint's own default, of `max_new_tokens` the task's
+    or NEW_TOKENS; temperature 0 is greedy.
 
     `logit_bias` is added to the logits of token ids, `allowed_token_ids` (empty: all) are the only
     ones chosen, `stop_token_ids` end the text besides the checkpoint's own; with `logprobs` the
@@ -158,7 +160,7 @@ class Sampling:
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}  # where it comes as JSON
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -173,6 +175,11 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     stop_loops: bool = True
+
+    @property
+    def new_tokens(self) -> int:
+        """How many tokens an answer may have."""
+        return NEW_TOKENS if self.max_new_tokens is None else self.max_new_tokens
 
     def checked(self) -> Sampling:
         """Itself; raises InvalidParamError for a value outside SAMPLING_RANGES."""

@@ -29,7 +29,7 @@ from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
-from qvl.types import Sampling
+from qvl.types import MAX_NEW_TOKENS, Sampling
 
 log = logging.getLogger(__name__)
 SOURCES = "Pictures, videos, PDFs, folders, globs, addresses, or - for a picture on stdin."
@@ -46,7 +46,7 @@ COMMON: Mapping[str, Any] = {
     "offline": option(bool, "--offline", help="Open no connection."),
     "device": option(str | None, help="auto, cpu, cuda."),
     "dtype": option(str | None, help="auto, fp32, bf16, fp8, int8, int4."),
-    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help="1 to 4096."),
+    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help=""),
     "temperature": option(float | None, "--temperature", "-t", help="0.1 to 2.0; 0 is greedy."),
     "top_p": option(float | None, help="0.05 to 1.0."),
     "top_k": option(int | None, help="1 to 1000."),
@@ -77,6 +77,8 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
     if together:
         flags["together"] = option(bool, "--together", help="Ask about all pictures at once.")
     flags |= {**COMMON, **OWN.get(task.name, {})}
+    limits = f"1 to {MAX_NEW_TOKENS}; {task.new_tokens} if nothing is given."
+    flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=limits)
     annotations = {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags}
 
     def run(**given: Any) -> None:

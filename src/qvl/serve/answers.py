@@ -155,7 +155,7 @@ def tokens_of(request: Request) -> int:
     pictures = len(parts) - len(texts)
     characters = sum(map(len, texts))
     read = characters // CHARACTERS_PER_TOKEN + pictures * TOKENS_PER_PICTURE
-    return read + request.sampling.max_new_tokens
+    return read + request.sampling.new_tokens
 
 
 async def unless_left(receive: Receive, work: Coroutine[object, object, T]) -> T:

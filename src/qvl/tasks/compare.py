@@ -43,6 +43,7 @@ class Compare(Task[Comparison]):
     name: ClassVar[str] = "compare"
     least: ClassVar[int] = 2
     most: ClassVar[int] = 8
+    new_tokens: ClassVar[int] = 1024
     videos: ClassVar[bool] = False
 
     kind: Annotated[

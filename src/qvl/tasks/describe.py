@@ -55,6 +55,7 @@ class Describe(Task[Description]):
     """Describe a picture or a video: plainly, as a product, for a menu, as alt text."""
 
     name: ClassVar[str] = "describe"
+    new_tokens: ClassVar[int] = 1024
 
     style: Annotated[
         str,

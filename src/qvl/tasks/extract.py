@@ -56,6 +56,7 @@ class Extract(Task[Extraction]):
     """
 
     name: ClassVar[str] = "extract"
+    new_tokens: ClassVar[int] = 2048
 
     schema: Annotated[
         str | Mapping[str, Any] | SkipJsonSchema[type[pydantic.BaseModel]] | None,

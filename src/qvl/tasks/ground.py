@@ -33,6 +33,7 @@ class Ground(Task[Found]):
 
     name: ClassVar[str] = "ground"
     videos: ClassVar[bool] = False
+    new_tokens: ClassVar[int] = 2048  # of a crowd, some sixty boxes
 
     phrases: Annotated[
         tuple[str, ...],

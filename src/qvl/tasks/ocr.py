@@ -43,6 +43,7 @@ class Ocr(Task[Reading]):
 
     name: ClassVar[str] = "ocr"
     videos: ClassVar[bool] = False
+    new_tokens: ClassVar[int] = 4096  # a dense page
 
     answer_as: Annotated[
         str,

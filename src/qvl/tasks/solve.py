@@ -56,6 +56,7 @@ class Solve(Task[Solution]):
 
     name: ClassVar[str] = "solve"
     most: ClassVar[int] = 8
+    new_tokens: ClassVar[int] = 2048
 
     question: Annotated[
         str | None,

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from qvl.errors import InvalidParamError, QvlError, as_fault, nearest
 from qvl.tasks.prompts import LANGUAGES
 from qvl.types import (
+    NEW_TOKENS,
     Box,
     Completion,
     Image,
@@ -85,6 +86,7 @@ class Task(ABC, Generic[R_co]):
     most: ClassVar[int] = 1  # pictures and videos that one run may see together
     least: ClassVar[int] = 1
     videos: ClassVar[bool] = True  # it may see them
+    new_tokens: ClassVar[int] = NEW_TOKENS  # of an answer, unless the sampling says how many
 
     language: Annotated[
         str,
@@ -97,7 +99,10 @@ class Task(ABC, Generic[R_co]):
 
     def __post_init__(self) -> None:
         check_known("language", self.language, LANGUAGES)
-        self.sampling.checked()
+        sampling = self.sampling.checked()
+        if sampling.max_new_tokens is None:
+            sampling = replace(sampling, max_new_tokens=self.new_tokens)
+            object.__setattr__(self, "sampling", sampling)
 
     @abstractmethod
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> R_co:

@@ -65,6 +65,7 @@ class Watch(Task[Watched]):
     """Say what happens in a video, list its events with their times, or ask about it."""
 
     name: ClassVar[str] = "video"
+    new_tokens: ClassVar[int] = 2048
 
     prompt: Annotated[
         str | None,

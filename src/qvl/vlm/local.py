@@ -546,7 +546,7 @@ def reasoning_of(request: Request, loaded: LoadedModel) -> Reasoning | None:
         raise InvalidParamError(f"thinking_tokens is {asked}, outside 1 to {MAX_NEW_TOKENS}")
     if not loaded.thinks:
         return None
-    limit = pick(asked, max(1, request.sampling.max_new_tokens * 3 // 4))
+    limit = pick(asked, max(1, request.sampling.new_tokens * 3 // 4))
     return Reasoning((tokenizer.encode_control("</think>"), *tokenizer.encode_text("\n\n")), limit)
 
 
@@ -584,6 +584,7 @@ def resolved(asked: Sampling, defaults: GenerationDefaults) -> Sampling:
     keep_limits = asked.temperature is None or defaults.top_k != 1
     sampling = replace(
         asked,
+        max_new_tokens=asked.new_tokens,
         temperature=temperature,
         top_p=pick(asked.top_p, defaults.top_p if keep_limits else 1.0),
         top_k=pick(asked.top_k, defaults.top_k if keep_limits else None),
@@ -612,7 +613,7 @@ def pick(asked: T | None, default: T) -> T:
 
 def engine_params(sampling: Sampling, stop_ids: Iterable[int]) -> SamplingParams:
     return SamplingParams(
-        max_new_tokens=sampling.max_new_tokens,
+        max_new_tokens=sampling.new_tokens,
         seed=sampling.seed or 0,
         temperature=pick(sampling.temperature, 0.0),
         top_k=sampling.top_k or 0,

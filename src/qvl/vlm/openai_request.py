@@ -97,6 +97,7 @@ def chat_body(
     what no model takes, and the errors of `read_image` and `read_video`.
     """
     sampling = request.sampling.checked()
+    sampling = replace(sampling, max_new_tokens=sampling.new_tokens)
     if sampling.temperature != 0 and sampling.seed is None:
         sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
     budget = request.thinking_tokens
