@@ -29,10 +29,13 @@ from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
+from qvl.tasks.video import Watch
 from qvl.types import MAX_NEW_TOKENS, Sampling
 
 log = logging.getLogger(__name__)
 SOURCES = "Pictures, videos, PDFs, folders, globs, addresses, or - for a picture on stdin."
+LIVE = " A camera (/dev/video0) or a live stream (rtsp://...) is watched until Ctrl-C."
+WINDOW_S = 10.0
 
 
 def option(kind: Any, *names: str, help: str) -> Any:
@@ -65,7 +68,14 @@ OWN: Mapping[str, Mapping[str, Any]] = {
             Path | None,
             help="Put copies of the pictures, with the texts in them, into this folder.",
         )
-    }
+    },
+    "video": {
+        "window": option(
+            float | None,
+            help=f"Of a camera or a live stream: so many last seconds at a time; {WINDOW_S:g} "
+            "if nothing is given.",
+        )
+    },
 }
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
@@ -79,7 +89,8 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
     flags |= {**COMMON, **OWN.get(task.name, {})}
     limits = f"1 to {MAX_NEW_TOKENS}; {task.new_tokens} if nothing is given."
     flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=limits)
-    annotations = {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags}
+    described = SOURCES + LIVE * (task is Watch)
+    annotations = {"sources": Annotated[list[str], typer.Argument(help=described)], **flags}
 
     def run(**given: Any) -> None:
         sources: list[str] = given.pop("sources")
@@ -100,6 +111,7 @@ def run_command(
     task: type[Task[Any]], sources: Sequence[str], given: Mapping[str, Any], *, together: bool
 ) -> None:
     from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
+    from qvl.processing.live import is_live  # brings numpy
 
     settings = load_settings(**{key: given[key] for key in KEYS if key in given})
     options = {**given, **{key: getattr(settings, key) for key in KEYS}}
@@ -112,6 +124,13 @@ def run_command(
     asked = list(tasks(task, options, sampling))
     form = chosen_format(given["format"], as_json=given["as_json"])
     set_policy(offline=given["offline"])
+    if any(map(is_live, sources)):
+        from qvl.cli.live import watch
+
+        watch(sources, asked, options, form)
+        return
+    if options.get("window") is not None:
+        raise UsageError("--window is of a camera or a live stream", hint="leave it out")
     found = pictures(sources)
     usable = [item for item in found if not isinstance(item, Unusable)]
     outcomes = [Outcome(item.name, item.error) for item in found if isinstance(item, Unusable)]
