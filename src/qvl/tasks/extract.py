@@ -142,7 +142,9 @@ class Extract(Task[Extraction]):
 
 
 def _sure(answer: Completion, leaf: Leaf) -> float | None:
-    """To four digits: the ones after them depend on what else was computed in the same batch."""
+    """To four digits: in fp32, unlike bf16, and on a GPU later ones depend on what else was computed in
+    the same batch.
+    """
     found = probability(answer, leaf)
     return None if found is None else round(found, 4)
 
