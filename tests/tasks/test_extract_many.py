@@ -34,15 +34,17 @@ def pictures(count: int) -> list[Image]:
     return found
 
 
-def cases(numbers: range) -> list[tuple[Extract, list[Image]]]:
+def cases(numbers: range) -> Iterator[tuple[Extract, list[Image]]]:
     drawn = pictures(40)
-    return [(task(number), [drawn[number % len(drawn)]]) for number in numbers]
+    for number in numbers:
+        sampling = Sampling(max_new_tokens=LIMIT, temperature=number % 2 * 1.0, seed=number)
+        language = ("en", "ru", "zh")[number % 3]
+        task = Extract(schema=schema_of(number), language=language, sampling=sampling)
+        yield task, [drawn[number % len(drawn)]]
 
 
-def task(number: int) -> Extract:
-    schema = json.dumps(generated(random.Random(number)), ensure_ascii=False)
-    sampling = Sampling(max_new_tokens=LIMIT, temperature=number % 2 * 1.0, seed=number)
-    return Extract(schema=schema, language=("en", "ru", "zh")[number % 3], sampling=sampling)
+def schema_of(number: int) -> str:
+    return json.dumps(generated(random.Random(number)), ensure_ascii=False)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +68,12 @@ def test_what_is_extracted_is_valid(vlm: VLM, numbers: range) -> None:
     """An answer that was cut is an error, and rare."""
     counts: Counter[str] = Counter()
     formats = jsonschema.FormatChecker(("date",))
-    work = cases(numbers)
-    for (task, _), found in zip(work, results(vlm.model, work), strict=True):
+    for number, found in zip(numbers, results(vlm.model, cases(numbers)), strict=True):
         if isinstance(found, AnswerFormError) and "its JSON was whole" in found.message:
             counts["cut"] += 1
             continue
         assert isinstance(found, Extraction), found
-        schema = json.loads(str(task.schema), parse_float=Decimal)
+        schema = json.loads(schema_of(number), parse_float=Decimal)
         answer = json.loads(found.completion.text, parse_float=Decimal)
         jsonschema.Draft202012Validator(schema, format_checker=formats).validate(answer)
         assert found.data == json.loads(found.completion.text)

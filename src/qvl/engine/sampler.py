@@ -123,9 +123,8 @@ def index_of(ids: Sequence[int], like: Tensor) -> Tensor:
 
 
 def best_candidates(scores_v: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, scores) of the `count` best (0: of all), best first, of equals the lower id first.
-
-    Where so many are banned that fewer are left, those.
+    """(ids, scores) of the `count` best that are not banned, fewer where there are fewer (0: of all,
+    the banned last), best first, of equals the lower id first.
     """
     if count == 1:
         best_id = first_best(scores_v)
@@ -133,8 +132,7 @@ def best_candidates(scores_v: Tensor, count: int) -> tuple[np.ndarray, np.ndarra
     if 0 < count < scores_v.numel():
         # topk leaves open which of equal scores it returns, so only its lowest value is used
         worst = float(scores_v.topk(count).values[-1])
-        is_best_v = scores_v > worst if worst == -inf else scores_v >= worst
-        ids = is_best_v.nonzero().squeeze(1)
+        ids = (scores_v > worst if worst == -inf else scores_v >= worst).nonzero().squeeze(1)
     else:
         ids = torch.arange(scores_v.numel(), device=scores_v.device)
     scores, order = scores_v[ids].sort(descending=True, stable=True)
