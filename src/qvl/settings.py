@@ -62,7 +62,8 @@ class Settings(BaseModel):
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
     dtype: DType = "auto"
     style: Annotated[str, Field(min_length=1)] = "plain"
-    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
+    # None: each task's own
+    max_new_tokens: Annotated[int | None, Field(ge=1, le=MAX_NEW_TOKENS)] = None
 
 
 KEYS = tuple(Settings.model_fields)

@@ -25,7 +25,7 @@ DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
 # what the authors of Qwen3-VL give a Thinking edition, reasoning and answer together
 MAX_NEW_TOKENS = 40_960
-NEW_TOKENS = 512  # where none are asked for, and nothing is reasoned
+NEW_TOKENS = 512  # of an answer of which nothing says how long it may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
 class Sampling:
     """How tokens are chosen. None means: the checkpoint's own default; temperature 0 is greedy.
 
-    `max_new_tokens` None is 512, of a Thinking edition as many as there is room for, up to 40960;
-    they count reasoning and answer together. `thinking_tokens` is for the Thinking editions:
+    `max_new_tokens` None is what `Request.tokens_allowed` says; of a Thinking edition they count
+    reasoning and answer together. `thinking_tokens` is for the Thinking editions:
     reasoning that has not ended after so many tokens is closed, and the answer follows; None takes
     three quarters of `max_new_tokens`.
 
@@ -227,6 +227,8 @@ class Request:
 
     `tool_choice` "auto" leaves it to the model whether to call one of the `tools`, "none" forbids it,
     "required" demands a call, and a tool's name demands a call of that one.
+
+    `new_tokens` is how long the answer may be where the sampling does not say it; see `tokens_allowed`.
     """
 
     messages: tuple[Message, ...]
@@ -238,6 +240,16 @@ class Request:
     deadline_s: float | None = None
     tenant: str = ""
     id: str = ""
+    new_tokens: int = NEW_TOKENS
+
+    def tokens_allowed(self, *, reasoning_room: int | None = None) -> int:
+        """How many tokens the answer may have: as the sampling says; else, of a model that reasons
+        first, as many as there is room for, up to MAX_NEW_TOKENS; else `new_tokens`."""
+        if self.sampling.max_new_tokens is not None:
+            return self.sampling.max_new_tokens
+        if reasoning_room is not None:
+            return max(1, min(MAX_NEW_TOKENS, reasoning_room))
+        return self.new_tokens
 
 
 def choices(request: Request, n: int) -> list[Request]:

@@ -72,7 +72,18 @@ def test_a_save_that_fails_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"version": 2, "messages": []}', '{"version": 1, "messages": [{}]}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"version": 2, "messages": []}',
+        '{"version": 1, "messages": [{}]}',
+        '{"version": 1, "messages": ["hello"]}',
+        '{"version": 1, "messages": [{"role": "user", "content": [{"image": 5, "name": "a", "page": 1}]}]}',
+    ],
+    ids=range(8),
 )
 def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)

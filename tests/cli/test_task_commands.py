@@ -79,6 +79,20 @@ def test_a_comparison_takes_all_pictures_at_once(qvl: Run) -> None:
     assert qvl("compare", ONE).code == 2
 
 
+def test_each_task_has_a_length_of_its_own_which_a_setting_and_then_a_flag_overrule(
+    qvl: Run, tmp_path: Path
+) -> None:
+    """A full page does not fit into what describes a picture."""
+
+    def limit(task: str, *flags: str) -> int:
+        row = json.loads(qvl(task, ONE, "--json", *flags).out)
+        return row["meta"]["sampling"]["max_new_tokens"]
+
+    assert (limit("ocr"), limit("ask", "-p", "What?")) == (4096, 512)
+    (tmp_path / "qvl.toml").write_text("max_new_tokens = 30\n")
+    assert (limit("ocr"), limit("ocr", "-n", "20")) == (30, 20)
+
+
 def timeless(text: str) -> str:
     return re.sub(r'"timings": {[^}]*}', "", text)
 

@@ -46,9 +46,7 @@ class Brief:
         raise NotImplementedError
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
-        short = replace(
-            request.sampling, max_new_tokens=min(2, request.sampling.max_new_tokens or 2)
-        )
+        short = replace(request.sampling, max_new_tokens=min(2, request.tokens_allowed()))
         return self.model.stream(replace(request, sampling=short))
 
     def prompt_ids(self, request: Request) -> list[int]:

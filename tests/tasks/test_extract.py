@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ from qvl import VLM, Image, QvlError, Sampling
 from qvl.cli.main import main
 from qvl.cli.output import Outcome, finish
 from qvl.errors import AnswerFormError, CheckError, InvalidParamError
-from qvl.tasks.extract import Extract, Field
+from qvl.tasks.extract import Extract, Extraction, Field
 from qvl.tasks.leaves import leaves
 from qvl.tasks.prompts import shipped
 from qvl.tasks.task import adapter, as_row, from_json, results, run_task
@@ -71,6 +72,24 @@ def test_an_answer_of_the_embedded_model_fits(vlm: VLM, name: str) -> None:
     assert all(f.confidence is not None and 0 <= f.confidence <= 1 for f in found.fields)
 
 
+def test_a_schema_is_checked_once_however_many_pictures_it_is_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A check of a schema takes as long as several of its tokens."""
+    checked: list[object] = []
+    check = jsonschema.Draft202012Validator.check_schema
+    monkeypatch.setattr(
+        jsonschema.Draft202012Validator,
+        "check_schema",
+        lambda schema: (checked.append(schema), check(schema)),
+    )
+    schema = {"type": "object", "properties": {"checked once": {"type": "integer"}}}
+    model = Telling(lambda _: '{"checked once": 1}')
+    for _ in range(3):
+        Extract(schema=schema).run(model, SEEN)
+    assert checked == [schema]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_field_of_a_profile_is_there_or_null(profile: str) -> None:
     task = Extract(profile=profile, language="ru")
@@ -98,6 +117,19 @@ def test_alone_as_among_others(vlm: VLM) -> None:
             for one, other in zip(alone.fields, together.fields, strict=True):
                 # logits differ in their last digits with the shape of a step
                 assert one.confidence == pytest.approx(other.confidence, rel=1e-3)
+
+
+def test_in_bf16_the_probabilities_are_the_same_to_the_last_digit_in_any_batch() -> None:
+    with closing(VLM(dtype="bf16")) as opened:
+        schema = '{"type": "object", "properties": {"word": {"type": "string", "maxLength": 9}}}'
+        task = Extract(schema=schema, sampling=SHORT)
+        work = [(task, [Image.of(path)]) for path in PICTURES]
+        together = [told(found) for found in results(opened.model, work)]
+        assert together == [told(run_task(opened.model, *one)) for one in work]
+
+
+def told(found: Extraction | QvlError) -> object:
+    return str(found) if isinstance(found, QvlError) else found.completion.logprobs
 
 
 @pytest.mark.parametrize("as_file", [True, False])

@@ -41,7 +41,7 @@ from qvl.types import (
     choices,
 )
 from qvl.vlm import local
-from qvl.vlm.local import LocalModel, new_tokens, resolved, shown_bytes
+from qvl.vlm.local import LocalModel, resolved, shown_bytes
 from tiny import GENERATIONS, save_tiny, token_id
 
 SHORT = Sampling(max_new_tokens=12, temperature=0)
@@ -232,7 +232,11 @@ def test_unless_asked_otherwise_a_thinking_edition_has_all_the_room(
     assert told.provenance.sampling.max_new_tokens == 512
     (told,) = thinking.generate([asked])
     assert told.provenance.sampling.max_new_tokens == 2048 - told.usage.prompt_tokens
-    assert new_tokens(200_000, thinks=True) == 40_960
+    assert asked.tokens_allowed(reasoning_room=200_000) == 40_960
+    (told,) = thinking.generate([replace(asked, new_tokens=30)])  # what a task asks for
+    assert told.provenance.sampling.max_new_tokens == 2048 - told.usage.prompt_tokens
+    (told,) = model.generate([replace(asked, new_tokens=30)])
+    assert told.provenance.sampling.max_new_tokens == 30
     room = 3 * BLOCK_TOKENS
     thinking._engine, whole = (
         Engine(

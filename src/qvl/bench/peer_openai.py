@@ -20,7 +20,7 @@ import httpx2
 
 from qvl.bench.work import Runner, Timed
 from qvl.errors import EngineError, InvalidParamError, QvlError, UsageError
-from qvl.types import NEW_TOKENS, Image, Part, Request, Text, Video
+from qvl.types import Image, Part, Request, Text, Video
 
 WAIT = httpx2.Timeout(600, connect=10)  # s; a long prompt is silent until its first token
 
@@ -52,7 +52,7 @@ def run_openai(url: str) -> Runner:
             began = time.perf_counter()
             answers = list(pool.map(lambda body: answer(client, url, body, began), bodies))
         for request, found in zip(requests, answers, strict=True):
-            check_length(url, found, request.sampling.max_new_tokens or NEW_TOKENS)
+            check_length(url, found, request.tokens_allowed())
         return Timed(
             requests=len(requests),
             prompt_tokens=round(median(a.prompt_tokens for a in answers)),
@@ -88,7 +88,7 @@ def as_json(request: Request, model: str) -> dict[str, Any]:
             {"role": message.role, "content": [part_json(part) for part in message.content]}
             for message in request.messages
         ],
-        "max_tokens": request.sampling.max_new_tokens or NEW_TOKENS,
+        "max_tokens": request.tokens_allowed(),
         "temperature": 0,
         "ignore_eos": True,
         "cache_prompt": False,

@@ -23,7 +23,7 @@ from qvl.loading.rules import parse_pixel_rules
 from qvl.loading.template import opens_reasoning
 from qvl.processing.prompt import Prompt, build_prompt
 from qvl.processing.tokenizer import Tokenizer
-from qvl.types import NEW_TOKENS, Request
+from qvl.types import Request
 
 log = logging.getLogger(__name__)
 KINDS = {
@@ -75,8 +75,7 @@ def run_transformers(folder: Path, dtype: str) -> Runner:
         inputs = batched(prompts, config.image_token_id)
         sampling = requests[0].sampling
         never = [token_id for token_id, _ in sampling.logit_bias]
-        new_tokens = sampling.max_new_tokens or NEW_TOKENS
-        times_s = token_times_s(model, inputs, new_tokens, never)
+        times_s = token_times_s(model, inputs, requests[0].tokens_allowed(), never)
         rate = (len(times_s) - 1) / (times_s[-1] - times_s[0])
         return Timed(
             requests=len(requests),

@@ -67,7 +67,7 @@ def load(path: Path) -> list[Message]:
         if whole["version"] != VERSION:
             raise ValueError
         return [_message(row) for row in whole["messages"]]
-    except (OSError, ValueError, LookupError, TypeError) as err:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
         raise InputError(
             f"{path.name!r} is not a conversation that this version can read",
             hint=f"move it out of {path.parent}",

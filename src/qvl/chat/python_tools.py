@@ -44,12 +44,12 @@ def _run(path: Path) -> ModuleType:
     spec = spec_from_file_location(MODULE, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{str(path)!r} is not a Python file", hint="its name ends with .py")
+    if not path.is_file():
+        raise UsageError(f"{str(path)!r} does not exist", hint="check the path of --tools")
     module = module_from_spec(spec)
     sys.modules[MODULE] = module  # where hints that are text are looked up
     try:
         spec.loader.exec_module(module)
-    except FileNotFoundError as err:
-        raise UsageError(f"{str(path)!r} does not exist", hint="check the path of --tools") from err
     except Exception as err:  # somebody else's code may raise anything
         raise UsageError(f"{path.name!r} cannot be run: {type(err).__name__}: {err}") from err
     return module

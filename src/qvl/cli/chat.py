@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,13 +24,13 @@ from qvl.chat.mcp_tools import mcp_functions
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
 from qvl.cli.output import FLAGS
-from qvl.cli.tasks import NEW_TOKENS_HELP, THINKING_HELP
-from qvl.errors import InputNotFoundError, QvlError, UsageError, nearest
+from qvl.cli.tasks import THINKING_HELP, new_tokens_help
+from qvl.errors import InputError, InputNotFoundError, QvlError, UsageError, nearest
 from qvl.log import wants_colour
 from qvl.settings import load_settings
 from qvl.tasks.guards import FLAG_OF_REASON
 from qvl.tasks.task import Seen
-from qvl.types import Completion, Delta, Image, Message, Sampling, Text, ToolCall
+from qvl.types import NEW_TOKENS, Completion, Delta, Message, Sampling, Text, ToolCall
 
 log = logging.getLogger(__name__)
 MCP = "mcp:"
@@ -64,7 +65,7 @@ def chat(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", "-n", help=NEW_TOKENS_HELP)
+        int | None, typer.Option("--max-new-tokens", "-n", help=new_tokens_help(NEW_TOKENS))
     ] = None,
     thinking_tokens: Annotated[int | None, typer.Option(help=THINKING_HELP)] = None,
     temperature: Annotated[
@@ -200,7 +201,7 @@ class Talk:
 
     def answer(self, question: str) -> None:
         shown, self.shown = self.shown, []
-        thinking = Thinking()
+        thinking, began = Thinking(), len(self.conversation.messages)
         try:
             for event in self.conversation.say(*shown, question):
                 if isinstance(event, Called):
@@ -210,6 +211,12 @@ class Talk:
                 print(event.text, end="", flush=True)
                 if event.completion is not None:
                     finish(event.completion)
+        except InputError:  # a picture may be what cannot be used
+            raise
+        except BaseException:
+            if len(self.conversation.messages) == began:  # the turn was taken back
+                self.shown = shown
+            raise
         finally:
             self.save()
 
@@ -254,7 +261,7 @@ def named(source: str) -> list[Seen]:
     for one in pictures([source]):
         if isinstance(one, Unusable):
             raise one.error
-        if isinstance(one, Image) and isinstance(one.source, Path) and not one.source.exists():
+        if isinstance(one.source, Path) and not os.path.exists(one.source):
             raise InputNotFoundError(f"{source!r} does not exist", hint="check the path")
         found.append(one)
     return found
@@ -276,7 +283,7 @@ def approved(call: ToolCall) -> bool:
     if not sys.stdin.isatty():
         log.warning("%s was not called: --approve-tools allows it where nobody is asked", call.name)
         return False
-    print(f"call {spelt(call)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"call {spelt(call, whole=True)}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -285,9 +292,11 @@ def tell(event: Called) -> None:
     print(dim(f"[{spelt(event.call)} -> {result}]"), file=sys.stderr)
 
 
-def spelt(call: ToolCall) -> str:
+def spelt(call: ToolCall, *, whole: bool = False) -> str:
+    """To be approved, the whole of it: what is cut off could be anything."""
     arguments = json.dumps(call.arguments, ensure_ascii=False)
-    return f"{call.name}({arguments if len(arguments) <= SHOWN else arguments[:SHOWN] + '...'})"
+    is_cut = len(arguments) > SHOWN and not whole
+    return f"{call.name}({arguments[:SHOWN] + '...' if is_cut else arguments})"
 
 
 def dim(text: str) -> str:

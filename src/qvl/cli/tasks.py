@@ -29,14 +29,21 @@ from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
+from qvl.tasks.video import Watch
 from qvl.types import MAX_NEW_TOKENS, Sampling
 
 log = logging.getLogger(__name__)
 SOURCES = "Pictures, videos, PDFs, folders, globs, addresses, or - for a picture on stdin."
-
-
-NEW_TOKENS_HELP = f"1 to {MAX_NEW_TOKENS}; of a Thinking edition with its reasoning."
+LIVE = " A camera (/dev/video0) or a live stream (rtsp://...) is watched until Ctrl-C."
+WINDOW_S = 10.0
 THINKING_HELP = "A Thinking edition begins its answer after so many, if it has not by itself."
+
+
+def new_tokens_help(usual: int) -> str:
+    return (
+        f"1 to {MAX_NEW_TOKENS}; {usual} if nothing is given, of a Thinking edition all that there "
+        "is room for, with its reasoning."
+    )
 
 
 def option(kind: Any, *names: str, help: str) -> Any:
@@ -50,7 +57,7 @@ COMMON: Mapping[str, Any] = {
     "offline": option(bool, "--offline", help="Open no connection."),
     "device": option(str | None, help="auto, cpu, cuda."),
     "dtype": option(str | None, help="auto, fp32, bf16, fp8, int8, int4."),
-    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help=NEW_TOKENS_HELP),
+    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help=""),
     "thinking_tokens": option(int | None, help=THINKING_HELP),
     "temperature": option(float | None, "--temperature", "-t", help="0.1 to 2.0; 0 is greedy."),
     "top_p": option(float | None, help="0.05 to 1.0."),
@@ -70,7 +77,14 @@ OWN: Mapping[str, Mapping[str, Any]] = {
             Path | None,
             help="Put copies of the pictures, with the texts in them, into this folder.",
         )
-    }
+    },
+    "video": {
+        "window": option(
+            float | None,
+            help=f"Of a camera or a live stream: so many last seconds at a time; {WINDOW_S:g} "
+            "if nothing is given.",
+        )
+    },
 }
 SAMPLING = ("thinking_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
@@ -82,7 +96,10 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
     if together:
         flags["together"] = option(bool, "--together", help="Ask about all pictures at once.")
     flags |= {**COMMON, **OWN.get(task.name, {})}
-    annotations = {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags}
+    most = new_tokens_help(task.new_tokens)
+    flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=most)
+    described = SOURCES + LIVE * (task is Watch)
+    annotations = {"sources": Annotated[list[str], typer.Argument(help=described)], **flags}
 
     def run(**given: Any) -> None:
         sources: list[str] = given.pop("sources")
@@ -103,6 +120,7 @@ def run_command(
     task: type[Task[Any]], sources: Sequence[str], given: Mapping[str, Any], *, together: bool
 ) -> None:
     from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
+    from qvl.processing.live import is_live  # brings numpy
 
     settings = load_settings(**{key: given[key] for key in KEYS if key in given})
     options = {**given, **{key: getattr(settings, key) for key in KEYS}}
@@ -115,6 +133,13 @@ def run_command(
     asked = list(tasks(task, options, sampling))
     form = chosen_format(given["format"], as_json=given["as_json"])
     set_policy(offline=given["offline"])
+    if any(map(is_live, sources)):
+        from qvl.cli.live import watch
+
+        watch(sources, asked, options, form)
+        return
+    if options.get("window") is not None:
+        raise UsageError("--window is of a camera or a live stream", hint="leave it out")
     found = pictures(sources)
     usable = [item for item in found if not isinstance(item, Unusable)]
     outcomes = [Outcome(item.name, item.error) for item in found if isinstance(item, Unusable)]

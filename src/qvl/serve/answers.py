@@ -21,13 +21,7 @@ from starlette.types import Receive, Scope, Send
 from qvl.errors import as_fault
 from qvl.serve.admission import Admission
 from qvl.serve.errors import Refusal
-from qvl.serve.limits import (
-    CHARACTERS_PER_TOKEN,
-    CHOICES,
-    DEFAULT_MAX_TOKENS,
-    TOKENS_PER_PICTURE,
-    Limits,
-)
+from qvl.serve.limits import CHARACTERS_PER_TOKEN, CHOICES, TOKENS_PER_PICTURE, Limits
 from qvl.serve.metrics import Metrics
 from qvl.types import Completion, Delta, Request, Text
 from qvl.vlm.chat_model import ChatModel
@@ -161,7 +155,7 @@ def tokens_of(request: Request) -> int:
     pictures = len(parts) - len(texts)
     characters = sum(map(len, texts))
     read = characters // CHARACTERS_PER_TOKEN + pictures * TOKENS_PER_PICTURE
-    return read + (request.sampling.max_new_tokens or DEFAULT_MAX_TOKENS)
+    return read + request.tokens_allowed()
 
 
 async def unless_left(receive: Receive, work: Coroutine[object, object, T]) -> T:

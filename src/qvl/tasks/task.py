@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from qvl.errors import InvalidParamError, QvlError, as_fault, nearest
 from qvl.tasks.prompts import LANGUAGES
 from qvl.types import (
+    NEW_TOKENS,
     Box,
     Completion,
     Image,
@@ -85,6 +86,7 @@ class Task(ABC, Generic[R_co]):
     most: ClassVar[int] = 1  # pictures and videos that one run may see together
     least: ClassVar[int] = 1
     videos: ClassVar[bool] = True  # it may see them
+    new_tokens: ClassVar[int] = NEW_TOKENS  # of an answer, unless the sampling says how many
 
     language: Annotated[
         str,
@@ -98,6 +100,18 @@ class Task(ABC, Generic[R_co]):
     def __post_init__(self) -> None:
         check_known("language", self.language, LANGUAGES)
         self.sampling.checked()
+
+    def request(
+        self,
+        seen: Sequence[Seen],
+        words: str,
+        sampling: Sampling | None = None,
+        *,
+        form: ResponseFormat | None = None,
+    ) -> Request:
+        """What is seen, then the words about it, answered as long as this task's answers may be."""
+        asked = question(seen, words, sampling or self.sampling, form=form)
+        return replace(asked, new_tokens=self.new_tokens)
 
     @abstractmethod
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> R_co:

@@ -54,7 +54,6 @@ from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.processing.tokenizer import Tokenizer
 from qvl.structured.grammar import Grammar, Grammars
 from qvl.types import (
-    MAX_NEW_TOKENS,
     NEW_TOKENS,
     Completion,
     Delta,
@@ -321,18 +320,19 @@ class LocalModel:
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
         tools, demanded = offered_tools(request), demanded_tools(request)
         prompt = self._prompt(request)
-        if sampling.max_new_tokens is None:
-            whole = min(self._engine.cache_tokens, loaded.config.decoder.max_positions)
-            most = new_tokens(whole - len(prompt.ids), thinks=loaded.thinks)
-            sampling = replace(sampling, max_new_tokens=most)
-        thinking = reasoning_of(sampling, loaded)
+        room = min(self._engine.cache_tokens, loaded.config.decoder.max_positions) - len(prompt.ids)
+        most = request.tokens_allowed(reasoning_room=room if loaded.thinks else None)
+        sampling = replace(sampling, max_new_tokens=most)
+        thinking = reasoning_of(sampling, most, loaded)
         grammar = None
         if demanded:
             marks = (loaded.tokenizer.encode_control(OPEN), loaded.tokenizer.encode_control(CLOSE))
             several = request.tool_choice == "required"
-            grammar = self._grammars().compile_calls(demanded, marks=marks, several=several)
+            grammar = self._grammars().compile_calls(
+                demanded, marks=marks, several=several, tenant=request.tenant
+            )
         elif request.response_format is not None:
-            grammar = self._grammars().compile(request.response_format)
+            grammar = self._grammars().compile(request.response_format, tenant=request.tenant)
         key = str(next(self._keys))
         calls = CallReader() if tools else None
         return _Answer(key, request, prompt, sampling, began_s, grammar, thinking, calls)
@@ -533,13 +533,8 @@ def engine_image(image: PromptImage) -> EngineImage:
     )
 
 
-def new_tokens(room: int, *, thinks: bool) -> int:
-    """How many an answer may have that nobody has limited; a part of them is reasoning's alone."""
-    return max(1, min(MAX_NEW_TOKENS, room)) if thinks else NEW_TOKENS
-
-
-def reasoning_of(sampling: Sampling, loaded: LoadedModel) -> Reasoning | None:
-    """How long a Thinking edition may reason, and what ends that; None for any other model.
+def reasoning_of(sampling: Sampling, most: int, loaded: LoadedModel) -> Reasoning | None:
+    """How long a Thinking edition may reason of `most` tokens, and what ends that; None for any other model.
 
     Raises InvalidParamError for a budget where nothing is reasoned; ConfigError for a tokenizer that
     does not know the marks.
@@ -552,7 +547,7 @@ def reasoning_of(sampling: Sampling, loaded: LoadedModel) -> Reasoning | None:
         )
     if not loaded.thinks:
         return None
-    limit = pick(asked, max(1, pick(sampling.max_new_tokens, NEW_TOKENS) * 3 // 4))
+    limit = pick(asked, max(1, most * 3 // 4))
     return Reasoning((tokenizer.encode_control("</think>"), *tokenizer.encode_text("\n\n")), limit)
 
 

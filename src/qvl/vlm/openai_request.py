@@ -31,7 +31,6 @@ from qvl.processing.image import Picture, read_original
 from qvl.processing.patches import smart_resize
 from qvl.processing.video import read_frames
 from qvl.types import (
-    NEW_TOKENS,
     Image,
     ImageInfo,
     Message,
@@ -96,14 +95,14 @@ def chat_body(
     `generation` None: pictures are resized in a way that is not known. Raises InvalidParamError for
     what no model takes, and the errors of `read_image` and `read_video`.
     """
-    sampling = request.sampling.checked()
+    sampling = replace(request.sampling.checked(), max_new_tokens=request.tokens_allowed())
     if sampling.temperature != 0 and sampling.seed is None:
         sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
     check_conversation(request.messages, request.tools)
     tools, demanded = offered_tools(request), demanded_tools(request)
     fields: dict[str, Any] = {
         "model": model,
-        "max_tokens": sampling.max_new_tokens or NEW_TOKENS,
+        "max_tokens": sampling.max_new_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
