@@ -44,6 +44,7 @@ from qvl.types import (
     Video,
     VideoInfo,
 )
+from qvl.vlm.chat_model import check_asked
 from qvl.vlm.tool_calls import demanded_tools, offered_tools
 
 MOST_FRAMES = 32  # of a video's file
@@ -103,6 +104,7 @@ def chat_body(
     if budget is not None and not 1 <= budget <= MAX_NEW_TOKENS:
         raise InvalidParamError(f"thinking_tokens is {budget}, outside 1 to {MAX_NEW_TOKENS}")
     check_conversation(request.messages, request.tools)
+    check_asked(request)
     tools, demanded = offered_tools(request), demanded_tools(request)
     fields: dict[str, Any] = {
         "model": model,
