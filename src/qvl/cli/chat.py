@@ -24,7 +24,7 @@ from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
 from qvl.cli.output import FLAGS
 from qvl.errors import InputNotFoundError, QvlError, UsageError, nearest
-from qvl.log import wants_colour
+from qvl.log import visible, wants_colour
 from qvl.settings import load_settings
 from qvl.tasks.guards import FLAG_OF_REASON
 from qvl.tasks.task import Seen
@@ -188,7 +188,7 @@ class Talk:
                 self.shown += named(rest.strip())
             case "/thoughts":
                 last = self.conversation.messages[-1:]
-                print(last[0].reasoning if last and last[0].reasoning else "(none)")
+                print(visible(last[0].reasoning) if last and last[0].reasoning else "(none)")
             case "/help":
                 print("\n".join(COMMANDS.values()), file=sys.stderr)
             case _:
@@ -204,7 +204,7 @@ class Talk:
                     tell(event)
                     continue
                 thinking.see(event)
-                print(event.text, end="", flush=True)
+                print(visible(event.text), end="", flush=True)
                 if event.completion is not None:
                     finish(event.completion)
         finally:
@@ -273,13 +273,13 @@ def approved(call: ToolCall) -> bool:
     if not sys.stdin.isatty():
         log.warning("%s was not called: --approve-tools allows it where nobody is asked", call.name)
         return False
-    print(f"call {spelt(call)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"call {visible(spelt(call))}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def tell(event: Called) -> None:
     result = event.said if len(event.said) <= SHOWN else event.said[:SHOWN] + "..."
-    print(dim(f"[{spelt(event.call)} -> {result}]"), file=sys.stderr)
+    print(dim(visible(f"[{spelt(event.call)} -> {result}]")), file=sys.stderr)
 
 
 def spelt(call: ToolCall) -> str:
