@@ -59,7 +59,9 @@ class Notes(logging.Handler):
 def noted_log() -> Iterator[list[str]]:
     """Every line from INFO on that qvl logs meanwhile."""
     logger, notes = logging.getLogger("qvl"), Notes()
-    before = logger.level
+    before, others = logger.level, {handler: handler.level for handler in logger.handlers}
+    for handler in others:  # that of a command that ran in this process shows what it did before
+        handler.setLevel(max(handler.level, logger.getEffectiveLevel()))
     logger.addHandler(notes)
     if logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)
@@ -68,6 +70,8 @@ def noted_log() -> Iterator[list[str]]:
     finally:
         logger.removeHandler(notes)
         logger.setLevel(before)
+        for handler, level in others.items():
+            handler.setLevel(level)
 
 
 @contextmanager

@@ -580,7 +580,7 @@ def test_not_even_the_most_talkative_log_holds_a_prompt_a_picture_or_a_key(
     with running(StandIn(), keys=keys) as server:
         for body in (
             said({"type": "text", "text": "SECRETWORD"}, part),
-            said({"type": "text", "text": "SECRETWORD"}, part, {"type": "SECRETWORD"}),
+            said({"type": "text", "text": "SECRETWORD"}, part, {"type": "other"}),
             chat(model="other", user="SECRETWORD"),
             b'{"SECRETWORD',
         ):
