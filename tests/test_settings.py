@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,8 @@ def test_an_unknown_name_like_no_other_lists_the_known_ones():
             "dtype is 'bf8' in qvl.toml: input should be 'auto', 'fp32', 'bf16', 'fp8', 'int8' or 'int4'",
         ),
         ("max_new_tokens = 0", "max_new_tokens is 0 in qvl.toml: "),
+        ("max_new_tokens = -1", "max_new_tokens is -1 in qvl.toml: "),
+        ('max_new_tokens = "unlimited"', "max_new_tokens is 'unlimited' in qvl.toml: "),
         ("max_new_tokens = 40961", "max_new_tokens is 40961 in qvl.toml: "),
         ("max_new_tokens = true", "max_new_tokens is True in qvl.toml: "),
         ('max_new_tokens = "64"', "max_new_tokens is '64' in qvl.toml: "),
@@ -155,6 +158,33 @@ def test_malformed_toml_names_file_and_line():
     write_here('model = "sprout"\nlanguage ru\n')
     with pytest.raises(UsageError, match=r"qvl\.toml is not valid TOML: .*line 2"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: !!python/object/apply:os.system ['touch was-run']\n",
+        "max_new_tokens = null\n",
+        "a = &a [lol]\nb = [*a, *a]\n",
+        "<model>sprout</model>",
+    ],
+    ids=["F001", "F004", "F006 YAML", "XML"],
+)
+def test_only_toml_is_read(text: str):
+    write_here(text)
+    with pytest.raises(UsageError, match=r"qvl\.toml is not valid TOML: ") as caught:
+        load_settings()
+    assert caught.value.hint
+    assert not Path("was-run").exists()
+
+
+def test_a_file_that_is_too_large_is_not_read():
+    """F006."""
+    write_here("# " + "x" * (10 * 2**20))
+    began_s = time.monotonic()
+    with pytest.raises(UsageError, match=r"qvl\.toml has 10485762 bytes, the limit is 1048576"):
+        load_settings()
+    assert time.monotonic() - began_s < 1
 
 
 def test_a_file_that_is_not_text_is_named():

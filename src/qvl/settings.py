@@ -24,6 +24,7 @@ from qvl.types import MAX_NEW_TOKENS, DType
 
 FILE_NAME = "qvl.toml"
 ENV_PREFIX = "QVL_"
+MAX_FILE_BYTES = 2**20  # of a settings file or one of prompts; a longer one is something else
 # Read elsewhere (by libraries, the terminal code, kernels/build.py, vlm/remote.py, cli/serve.py);
 # shown as they change what is done.
 HONOURED = (
@@ -170,8 +171,18 @@ def _file_source(path: Path) -> _Source:
     return _Source(f"in {path}", {key: key for key in KEYS}, _read_toml(path))
 
 
+def check_size(path: Path) -> None:
+    """Raises UsageError for a file that is too large to be settings, and OSError."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UsageError(
+            f"{path} has {size} bytes, the limit is {MAX_FILE_BYTES}", hint="shorten or remove it"
+        )
+
+
 def _read_toml(path: Path) -> dict[str, object]:
     try:
+        check_size(path)
         return tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin a file with a BOM
     except FileNotFoundError:
         return {}

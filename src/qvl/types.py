@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +27,9 @@ FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
 # what the authors of Qwen3-VL give a Thinking edition, reasoning and answer together
 MAX_NEW_TOKENS = 40_960
 NEW_TOKENS = 512  # of an answer of which nothing says how long it may be
+MAX_CHOICES = 8  # answers to one request
+MAX_PICTURES = 32  # and videos, of one request
+TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,18 @@ class Image:
     name: str = "image"
     page: int | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Path | bytes | Url):
+            raise _no_source("picture", self.source)
+
     @classmethod
     def of(cls, source: str | Path | bytes) -> Image:
-        """An Image named after its file or address; bytes are called "image"."""
+        """An Image named after its file or address; bytes are called "image".
+
+        Raises InvalidParamError for what is neither, such as an array.
+        """
+        if not isinstance(source, str | bytes | PathLike):
+            raise _no_source("picture", source)
         if isinstance(source, bytes):
             return cls(source)
         if is_address(str(source)):
@@ -77,12 +90,28 @@ class Video:
     start_s: float | None = None
     end_s: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Path | bytes | Url | tuple):
+            raise _no_source("video", self.source)
+
     @classmethod
     def of(cls, source: str | Path) -> Video:
         """The whole video of a file or an address, named after it."""
         if is_address(str(source)):
             return cls(source=Url(str(source)), name=without_password(str(source)))
         return cls(source=Path(source), name=str(source))
+
+
+def _no_source(what: str, source: object) -> InvalidParamError:
+    """An object of some library: its type is told, and no more of it, as its repr may be anything."""
+    kind = f"{type(source).__module__}.{type(source).__name__}".removeprefix("builtins.")
+    shape = "".join(
+        f", {name} {getattr(source, name)}" for name in ("dtype", "shape") if hasattr(source, name)
+    )
+    return InvalidParamError(
+        f"a {what} is a {kind}{shape}, not a path, an address or the bytes of a file",
+        hint="save it as PNG, into a file or an io.BytesIO, and give the path or the bytes",
+    )
 
 
 def is_address(source: str) -> bool:
@@ -198,11 +227,34 @@ class Sampling:
                     f"{name} is {value}, outside {low} to {high}{zero}",
                     hint=f"give a {name} from {low} to {high}{zero}",
                 )
+        self._check_types()
         if len(self.stop) > 8 or any(not 1 <= len(s) <= 256 for s in self.stop):
             raise InvalidParamError("at most 8 stop strings of 1 to 256 characters")
         if any(not -100 <= bias <= 100 for _, bias in self.logit_bias):
             raise InvalidParamError("a logit bias lies outside -100 to 100")
         return self
+
+    def _check_types(self) -> None:
+        """Raises InvalidParamError for a list that does not hold what it should."""
+        if not isinstance(self.stop, tuple) or any(not isinstance(s, str) for s in self.stop):
+            raise InvalidParamError("stop is not a tuple of strings", hint='as in stop=("\\n",)')
+        for name in ("allowed_token_ids", "stop_token_ids"):
+            ids = getattr(self, name)
+            if not isinstance(ids, tuple) or any(type(one) is not int for one in ids):
+                raise InvalidParamError(f"{name} is not a tuple of token ids")
+        pairs = self.logit_bias
+        if not isinstance(pairs, tuple) or not all(map(_is_bias, pairs)):
+            raise InvalidParamError(
+                "logit_bias is not a tuple of token ids with their biases",
+                hint="as in logit_bias=((42, 5.0),)",
+            )
+
+
+def _is_bias(pair: object) -> bool:
+    match pair:
+        case (int(token_id), int() | float()):
+            return not isinstance(token_id, bool)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +309,12 @@ def choices(request: Request, n: int) -> list[Request]:
 
     Choice 0 has the request's own seed, or one that is drawn now. Choice i has the first 63 bits of
     SHA-256 of the text "SEED/i", so it is the same however many there are. Greedy choices are all
-    alike. Raises InvalidParamError for an `n` below 1.
+    alike. Raises InvalidParamError for an `n` outside 1 to MAX_CHOICES.
     """
-    if n < 1:
-        raise InvalidParamError(f"n is {n}, not at least 1")
+    if not 1 <= n <= MAX_CHOICES:
+        raise InvalidParamError(
+            f"n is {n}, outside 1 to {MAX_CHOICES}", hint="ask again for more, with other seeds"
+        )
     first = request.sampling.seed
     first = secrets.randbits(63) if first is None else first
     digests = [hashlib.sha256(f"{first}/{i}".encode()).digest() for i in range(1, n)]

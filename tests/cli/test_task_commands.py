@@ -19,7 +19,10 @@ from qvl.cli import formats
 from qvl.cli.draw import draw
 from qvl.cli.formats import columns, csv_row
 from qvl.cli.output import Outcome
+from qvl.errors import InputNotFoundError
+from qvl.log import visible
 from qvl.tasks import TASKS
+from qvl.tasks.describe import Describe
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
@@ -155,6 +158,18 @@ FORMULAS = [
 def test_no_cell_is_a_formula(payload: str) -> None:
     (row,) = csv.reader(io.StringIO(csv_row([payload, "a", ""]), newline=""))
     assert row == ["'" + payload, "a", ""]
+
+
+def test_no_control_code_reaches_a_terminal(qvl: Run, tmp_path: Path) -> None:
+    """A047: neither of an answer nor of a name; lines, tabs and letters of any script stay."""
+    said = Outcome("a\x1b[31m.png", InputNotFoundError("no \x1b[2J file"))
+    assert "\x1b" not in formats.item(said, Describe, "md", alone=False)
+    told = visible("\x1b[31mred\x07 \u202egnp.exe\r\n\tשלום 你好\x9b1m")
+    assert told == "\\x1b[31mred\\x07 \\u202egnp.exe\\r\n\tשלום 你好\\x9b1m"
+    (tmp_path / "b\x1b[31m.png").write_bytes(b"no picture")
+    ended = qvl("ask", "b\x1b[31m.png", ONE, "-p", "\x1b[31mHow many?", "--max-new-tokens", "4")
+    assert ended.code == 3
+    assert "\x1b" not in ended.out + ended.err
 
 
 def test_a_drawing_is_the_picture_with_its_boxes(qvl: Run, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 import documents
+from qvl.serve.auth import read_keys
 from qvl.serve.errors import param_of
 from qvl.serve.limits import JSON_VALUES, Limits
 from qvl.vlm.local import LocalModel
-from served import Running, StandIn, ask, data_url, png, running, until
+from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -181,6 +182,13 @@ BODIES: list[tuple[str, bytes, int, str, str | None]] = [
     (
         "S041 33",
         said(*[{"type": "image_url", "image_url": "https://a.example/x.png"}] * 33),
+        400,
+        "too_many_images",
+        "messages",
+    ),
+    (
+        "S041 500 of one",
+        said(*[{"type": "image_url", "image_url": "https://a.example/x.png"}] * 500),
         400,
         "too_many_images",
         "messages",
@@ -435,7 +443,9 @@ def test_a_route_or_method_that_is_not_there(
     assert status != 405 or headers["allow"]
 
 
-@pytest.mark.parametrize("asked", ["my-id.7_x", "a" * 65, "x y", "${jndi:ldap://x}", "\u00e9"])
+@pytest.mark.parametrize(
+    "asked", ["my-id.7_x", "a" * 65, "x y", "${jndi:ldap://x}", "\u00e9", "a" * 10_000]
+)
 def test_an_id_is_echoed_only_if_it_can_do_no_harm(server: Running, asked: str) -> None:
     """S062."""
     _, headers, _ = ask(
@@ -560,13 +570,35 @@ def test_logs_hold_no_contents(server: Running, caplog: pytest.LogCaptureFixture
     assert re.fullmatch(r"req-\w+ /v1/chat/completions 200 [0-9.]+ s", lines(caplog)[0])
 
 
+def test_not_even_the_most_talkative_log_holds_a_prompt_a_picture_or_a_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """F012."""
+    caplog.set_level("DEBUG")
+    keys, shown = read_keys([f"tests:{KEY}"]), data_url(png(1))
+    part = {"type": "image_url", "image_url": shown}
+    with running(StandIn(), keys=keys) as server:
+        for body in (
+            said({"type": "text", "text": "SECRETWORD"}, part),
+            said({"type": "text", "text": "SECRETWORD"}, part, {"type": "other"}),
+            chat(model="other", user="SECRETWORD"),
+            b'{"SECRETWORD',
+        ):
+            ask(server.port, "POST", CHAT, {**JSON, "Authorization": f"Bearer {KEY}"}, body)
+            ask(server.port, "POST", CHAT, {**JSON, "Authorization": f"Bearer {KEY}x"}, body)
+        until(lambda: len(lines(caplog)) >= 8)
+    assert "SECRETWORD" not in caplog.text
+    assert KEY not in caplog.text
+    assert shown[-60:] not in caplog.text
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name.startswith("qvl.serve")]
 
 
 def test_a_fault_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
     model = StandIn(error=ValueError("a secret of /home/somebody at 0x7f0000000000"))
-    with running(model) as server:
+    with running(model, may_fail=True) as server:
         status, _, answer = ask(server.port, "POST", CHAT, JSON, chat())
     assert status == 500
     assert json.loads(answer)["error"]["type"] == "server_error"

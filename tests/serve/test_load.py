@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_a_key_runs_only_so_many_at_once() -> None:
 def test_a_request_that_takes_too_long_is_given_up() -> None:
     model = StandIn()
     model.gate.clear()
-    with running(model, limits=Limits(request_s=0.2)) as server:
+    with running(model, may_fail=True, limits=Limits(request_s=0.2)) as server:
         status, headers, body = post(server, {"messages": TEXT})
         assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
         assert "x-should-retry" not in headers
@@ -166,6 +167,41 @@ def test_a_stream_without_words_is_kept_alive() -> None:
         while b"[DONE]" not in received:
             received += sock.recv(4096)
     assert b'"role": "assistant"' in received
+
+
+def test_a_client_that_does_not_read_is_given_up() -> None:
+    """S052: what waits for it is bounded by one answer, and its time by that of a request."""
+    model, limits = StandIn(words=("x" * 100_000,) * 300), Limits(request_s=0.5, ping_s=0.2)
+    with running(model, limits=limits) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        body = json.dumps({"messages": TEXT, "stream": True}).encode()
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        assert sock.recv(1) == b"H"
+        until(lambda: not server.server.server_state.tasks and model.working == 0, within_s=5)
+        assert server.app.state.serving.admission.running == 0
+        assert post(server, {"messages": TEXT})[0] == 200
+
+
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
+def test_a_clock_that_is_set_ends_nothing(jump_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S069: time limits are of a clock that only goes on, and no id is given twice."""
+    model, real = StandIn(), time.time
+    model.gate.clear()
+    limits = Limits(request_s=20, body_s=20, header_s=20)
+    with running(model, limits=limits) as server, ThreadPoolExecutor(2) as pool:
+        taken = [pool.submit(post, server, {"messages": TEXT}) for _ in range(2)]
+        until(lambda: model.working == 2)
+        monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+        time.sleep(0.1)
+        model.gate.set()
+        answers = [future.result() for future in taken] + [post(server, {"messages": TEXT})]
+    assert [status for status, _, _ in answers] == [200] * 3
+    assert len({body["id"] for _, _, body in answers}) == 3
+    assert len({headers["x-request-id"] for _, headers, _ in answers}) == 3
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +346,7 @@ def test_a_signal_lets_what_was_taken_end(process: Any) -> None:
     here = Running(None, port, None, None)  # type: ignore[arg-type]
     server.send_signal(signal.SIGHUP)  # a closed terminal, a rotated log
     server.send_signal(signal.SIGUSR1)
+    server.send_signal(signal.SIGPIPE)
     ends = map(tokenizer().encode_control, ("<|endoftext|>", "<|im_end|>"))
     never = {str(number): -100 for number in ends}
     fields = {"messages": TEXT, "max_tokens": 200, "temperature": 2.0, "logit_bias": never}
@@ -342,3 +379,25 @@ def test_a_signal_lets_what_was_taken_end(process: Any) -> None:
         sock.close()
     assert refused
     assert server.wait(30) == 0
+
+
+def test_who_is_answered_by_a_process_that_is_killed_is_told_and_another_takes_its_place(
+    process: Any,
+) -> None:
+    """S049: engine and server are one process, so nobody hangs when it dies; a supervisor starts anew."""
+    server, port = process()
+    ends = map(tokenizer().encode_control, ("<|endoftext|>", "<|im_end|>"))
+    never = {str(number): -100 for number in ends}
+    fields = {"messages": TEXT, "max_tokens": 2000, "temperature": 2.0, "logit_bias": never}
+    with opened(Running(None, port, None, None), fields | {"stream": True}) as sock:  # type: ignore[arg-type]
+        assert b" 200 " in sock.recv(64)
+        server.kill()
+        with suppress(ConnectionError):
+            while sock.recv(65536):
+                pass
+    began_s = time.monotonic()
+    _, again = process("--port", str(port))
+    print(f"answers again after {time.monotonic() - began_s:.1f} s")  # noqa: T201
+    assert again == port
+    here = Running(None, port, None, None)  # type: ignore[arg-type]
+    assert post(here, {"messages": TEXT, "max_tokens": 2})[0] == 200

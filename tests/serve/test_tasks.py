@@ -31,7 +31,7 @@ def test_a_task_is_answered_under_the_served_name() -> None:
 
 def test_errors_of_a_task_are_those_of_the_server() -> None:
     model = StandIn(error=DeadlineError("too late"))
-    with running(model) as server:
+    with running(model, may_fail=True) as server:
         late = posted(server.url, "describe", BODY)
         unknown = posted(server.url, "discribe", BODY)
         wrong = posted(server.url, "describe", {**BODY, "style": "plane"})

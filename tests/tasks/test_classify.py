@@ -22,7 +22,7 @@ from qvl.tasks.choice import odds
 from qvl.tasks.classify import Classify
 from qvl.tasks.prompts import wording
 from qvl.tasks.task import Flag, from_json, question, results, run_task
-from qvl.types import Request, ResponseFormat, choices
+from qvl.types import Request, ResponseFormat
 from qvl.vlm.local import LocalModel
 from telling import Telling, chosen, completion, words_of
 
@@ -117,7 +117,10 @@ def test_probabilities_are_how_often_each_is_said(vlm: VLM) -> None:
     drawn = Sampling(max_new_tokens=16, temperature=1.0, top_k=1000, top_p=1.0, seed=3)
     form = ResponseFormat("choice", json.dumps(answers))
     times = 800
-    told = vlm.generate(choices(replace(asked(words), sampling=drawn, response_format=form), times))
+    request = replace(asked(words), sampling=drawn, response_format=form)
+    told = vlm.generate(
+        replace(request, sampling=replace(drawn, seed=number)) for number in range(times)
+    )
     said = Counter(one.text for one in told)
     for answer, probability in found.items():
         assert said[answer] / times == pytest.approx(probability, abs=0.06)  # over three deviations

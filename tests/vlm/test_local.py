@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import random
 import threading
 import time
@@ -15,12 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
+from safetensors.torch import load_file, save_file
 
 import clips
 from qvl.engine.blocks import BLOCK_TOKENS
 from qvl.engine.engine import Engine
 from qvl.errors import (
+    EngineError,
     InvalidParamError,
     OutOfMemoryError,
     PromptTooLongError,
@@ -422,6 +426,19 @@ def test_a_name_that_leads_nowhere_is_one_plain_error(name: str) -> None:
         LocalModel(name, offline=True)
     assert isinstance(caught.value, UnknownModelError)
     assert caught.value.hint
+
+
+def test_weights_that_are_no_numbers_are_an_error_of_each_answer(tmp_path: Path) -> None:
+    """L021: and not text without sense or end."""
+    save_tiny(tmp_path, "qwen2_vl")
+    file = tmp_path / "model.safetensors"
+    weights = {name: torch.full_like(values, math.nan) for name, values in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    model = LocalModel(str(tmp_path), dtype="fp32")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="finite"):
+            model.generate([request(1)])
+    model.close()
 
 
 def test_a_closed_model_holds_no_weights(tmp_path: Path) -> None:

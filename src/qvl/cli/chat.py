@@ -26,7 +26,7 @@ from qvl.cli.model import open_chosen
 from qvl.cli.output import FLAGS
 from qvl.cli.tasks import THINKING_HELP, new_tokens_help
 from qvl.errors import InputError, InputNotFoundError, QvlError, UsageError, nearest
-from qvl.log import wants_colour
+from qvl.log import visible, wants_colour
 from qvl.settings import load_settings
 from qvl.tasks.guards import FLAG_OF_REASON
 from qvl.tasks.task import Seen
@@ -192,7 +192,7 @@ class Talk:
                 self.shown += named(rest.strip())
             case "/thoughts":
                 last = self.conversation.messages[-1:]
-                print(last[0].reasoning if last and last[0].reasoning else "(none)")
+                print(visible(last[0].reasoning) if last and last[0].reasoning else "(none)")
             case "/help":
                 print("\n".join(COMMANDS.values()), file=sys.stderr)
             case _:
@@ -208,7 +208,7 @@ class Talk:
                     tell(event)
                     continue
                 thinking.see(event)
-                print(event.text, end="", flush=True)
+                print(visible(event.text), end="", flush=True)
                 if event.completion is not None:
                     finish(event.completion)
         except InputError:  # a picture may be what cannot be used
@@ -283,13 +283,14 @@ def approved(call: ToolCall) -> bool:
     if not sys.stdin.isatty():
         log.warning("%s was not called: --approve-tools allows it where nobody is asked", call.name)
         return False
-    print(f"call {spelt(call, whole=True)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    said = visible(spelt(call, whole=True))
+    print(f"call {said}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def tell(event: Called) -> None:
     result = event.said if len(event.said) <= SHOWN else event.said[:SHOWN] + "..."
-    print(dim(f"[{spelt(event.call)} -> {result}]"), file=sys.stderr)
+    print(dim(visible(f"[{spelt(event.call)} -> {result}]")), file=sys.stderr)
 
 
 def spelt(call: ToolCall, *, whole: bool = False) -> str:

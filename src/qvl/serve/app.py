@@ -32,7 +32,7 @@ from qvl.serve.serving import Serving
 from qvl.serve.tasks import task_routes
 from qvl.serve.tokens import DetokenizeBody, TokenizeBody, Tokenizes
 from qvl.types import choices
-from qvl.vlm.chat_model import ChatModel
+from qvl.vlm.chat_model import ChatModel, check_length
 
 
 class ErrorDetail(BaseModel):
@@ -184,7 +184,7 @@ async def tokenize(body: TokenizeBody, http: Request, serving: Here) -> Response
         ids = await asyncio.to_thread(tokenizer.prompt_ids, request)
     else:
         text = body.prompt or ""
-        serving.check_length(len(text))
+        check_length(len(text), serving.model.info.max_positions)
         ids = await asyncio.to_thread(tokenizer.text_ids, text)
     limit = serving.model.info.max_positions
     return Json({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": None})

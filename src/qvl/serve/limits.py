@@ -12,12 +12,18 @@ from dataclasses import asdict, dataclass
 from qvl import fetch
 from qvl.processing import image, patches, pdf, source, video
 from qvl.processing.chat import MAX_TOOLS
-from qvl.types import MAX_NEW_TOKENS, SAMPLING_RANGES
+from qvl.types import (
+    MAX_CHOICES,
+    MAX_NEW_TOKENS,
+    MAX_PICTURES,
+    SAMPLING_RANGES,
+    TEXT_PER_POSITION,
+)
 
 MESSAGES = 256
 PARTS = 1024  # of all messages together
-PICTURES = 32
-CHOICES = 8
+PICTURES = MAX_PICTURES
+CHOICES = MAX_CHOICES
 TOP_LOGPROBS = 20
 LOGIT_BIASES = 300
 TOKEN_IDS = 1024
@@ -25,7 +31,6 @@ STOPS, STOP_CHARACTERS = 8, 256
 TOOLS = MAX_TOOLS
 SCHEMA_BYTES, SCHEMA_DEPTH = 64 * 2**10, 32
 DEFAULT_MAX_TOKENS = 1024
-TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
 JSON_NESTING = 64
 JSON_VALUES = 200_000
 # a request's share of the queue before anything of it is read: a guess that need not be exact

@@ -13,16 +13,15 @@ from fastapi import Request, Response
 
 import qvl
 from qvl import types
-from qvl.errors import PromptTooLongError
 from qvl.serve.admission import Admission
 from qvl.serve.answers import Answers, EventStream, Piece, unless_left
 from qvl.serve.chat import Shape, new_id
 from qvl.serve.errors import Json, Refusal, error_object, failure_of, shown, to_json
 from qvl.serve.fields import Body, header_of
-from qvl.serve.limits import TEXT_PER_POSITION, Limits
+from qvl.serve.limits import Limits
 from qvl.serve.metrics import Metrics
-from qvl.types import Completion, Text
-from qvl.vlm.chat_model import ChatModel
+from qvl.types import Completion
+from qvl.vlm.chat_model import ChatModel, characters_of, check_length
 
 WARNINGS = 20  # of one request
 
@@ -74,21 +73,8 @@ class Serving:
 
     def own(self, request: types.Request, asked: Asked) -> types.Request:
         """The request as its key's; raises PromptTooLongError before so long a text is read."""
-        characters = sum(
-            len(part.text) for m in request.messages for part in m.content if isinstance(part, Text)
-        )
-        self.check_length(characters)
+        check_length(characters_of(request), self.model.info.max_positions)
         return replace(request, tenant=asked.key, id=asked.id)
-
-    def check_length(self, characters: int) -> None:
-        """Raises PromptTooLongError for a text that no tokenizer need see."""
-        context = self.model.info.max_positions  # 0: a remote one's, which is not known
-        if context and characters > TEXT_PER_POSITION * context:
-            raise PromptTooLongError(
-                f"the text has {characters} characters, over {TEXT_PER_POSITION} for each of the"
-                f" {context} tokens of the model's context",
-                hint="shorten the text",
-            )
 
     def shape(self, body: Body, asked: Asked, prefix: str, **more: Any) -> Shape:
         """Raises Refusal for ignored fields where nothing may be ignored."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import secrets
 import threading
 import time
@@ -32,6 +33,7 @@ from qvl.engine.request import (
     Token,
 )
 from qvl.errors import (
+    EngineClosedError,
     EngineError,
     InvalidParamError,
     QvlError,
@@ -66,7 +68,17 @@ from qvl.types import (
     TokenLogprob,
     Usage,
 )
-from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, REMOTE, ModelInfo, completed, refuse_later
+from qvl.vlm.chat_model import (
+    EMBEDDED,
+    EMBEDDED_FOLDER,
+    REMOTE,
+    ModelInfo,
+    characters_of,
+    check_asked,
+    check_length,
+    completed,
+    refuse_later,
+)
 from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader, demanded_tools, offered_tools
 from qvl.vlm.turns import Turns
 
@@ -158,6 +170,7 @@ class LocalModel:
         offline: bool | None = None,
         draft_tokens: int = 3,
     ) -> None:
+        self._process_id: int | None = os.getpid()  # None once it is closed
         folder = model_folder(model, revision=revision, offline=offline)
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # a container's quota
         loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
@@ -211,10 +224,22 @@ class LocalModel:
 
     def close(self) -> None:
         """Free the weights; what is being computed ends with an error, and nothing can be asked."""
+        if self._process_id != os.getpid():  # closed before, or somebody else's
+            return
+        self._process_id = None
         with self._turns.visit():
             self._end_all("the model was closed")
             self._stepper.shutdown()
             del self._engine, self._loaded
+
+    def _check_open(self) -> None:
+        if self._process_id is None:
+            raise EngineClosedError("the model was closed", hint="open it again")
+        if self._process_id != os.getpid():  # the threads that compute are not here
+            raise EngineClosedError(
+                "the model was opened by another process, which this one was forked from",
+                hint="open the model after the fork",
+            )
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
         """All completions, in order; raises the first error."""
@@ -226,6 +251,7 @@ class LocalModel:
         Pictures of the next requests are read by threads while the model computes, as far as there
         is room for them.
         """
+        self._check_open()
         waiting = iter(requests)
         ahead: deque[Future[_Answer | QvlError]] = deque()  # being read
         front: deque[_Answer | QvlError] = deque()  # in the engine, or ended
@@ -255,6 +281,7 @@ class LocalModel:
 
         There is a delta for each step of the engine, if only an empty one, so whoever reads can leave.
         """
+        self._check_open()
         answer = self._prepare(request)
         self._enter(answer)
         shown = thought = 0
@@ -289,6 +316,7 @@ class LocalModel:
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The ids that the model would read, one for each visual token. Raises as `stream` does."""
+        self._check_open()
         return self._prompt(request).ids.tolist()
 
     def text_ids(self, text: str) -> list[int]:
@@ -301,6 +329,8 @@ class LocalModel:
 
     def _prompt(self, request: Request) -> Prompt:
         loaded = self._loaded
+        check_asked(request)
+        check_length(characters_of(request), loaded.config.decoder.max_positions)
         return build_prompt(
             request.messages,
             tokenizer=loaded.tokenizer,

@@ -43,6 +43,7 @@ from qvl.types import (
     Video,
     VideoInfo,
 )
+from qvl.vlm.chat_model import check_asked
 from qvl.vlm.tool_calls import demanded_tools, offered_tools
 
 MOST_FRAMES = 32  # of a video's file
@@ -99,6 +100,7 @@ def chat_body(
     if sampling.temperature != 0 and sampling.seed is None:
         sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
     check_conversation(request.messages, request.tools)
+    check_asked(request)
     tools, demanded = offered_tools(request), demanded_tools(request)
     fields: dict[str, Any] = {
         "model": model,
