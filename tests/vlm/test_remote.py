@@ -35,6 +35,8 @@ from qvl.errors import (
     UnknownModelError,
     UsageError,
 )
+from qvl.tasks.classify import Classify
+from qvl.tasks.task import run_task
 from qvl.types import (
     Completion,
     Image,
@@ -47,7 +49,7 @@ from qvl.types import (
     ToolCall,
     Video,
 )
-from qvl.vlm import servers
+from qvl.vlm import remote_form, servers
 from qvl.vlm.chat_model import ChatModel
 from qvl.vlm.open_model import open_model
 from qvl.vlm.openai_answer import Thoughts
@@ -464,6 +466,30 @@ def test_a_choice_or_a_pattern_is_wrapped_where_it_is_not_known(
     assert isinstance(failure(serve(saying(bad), [card(owner="vllm")]), asked), RemoteError)
 
 
+def test_the_tokens_around_a_wrapped_answer_are_not_told_as_its_own(serve: Serve) -> None:
+    told = [
+        {"token": t, "logprob": -1.0, "bytes": None} for t in ('{"', "answer", '": "', "no", '"}')
+    ]
+    server = serve(
+        saying(chunk(None, {"content": told}, content='{"answer": "no"}')), [card(owner="sglang")]
+    )
+    said = answer(server, formed("choice", ["yes", "no"], logprobs=5))
+    assert (said.text, said.logprobs) == ("no", ())
+    assert said.confidence == pytest.approx(np.exp(-1))
+    seen = [Image(file_of("PNG"), "a.png")]
+    found = run_task(remote(server), Classify(labels=("yes", "no")), seen)
+    assert isinstance(found, InvalidParamError)
+    assert "tells no probabilities" in found.message
+
+
+def test_a_probability_above_one_is_one(serve: Serve) -> None:
+    over = {"token": "a", "logprob": 1e300, "top_logprobs": [{"token": "a", "logprob": 1e300}]}
+    server = serve(saying(chunk(None, {"content": [over]}, content="a")))
+    told = answer(server, replace(HELLO, sampling=Sampling(temperature=0, logprobs=1)))
+    assert told.confidence == 1
+    assert (told.logprobs[0].logprob, told.logprobs[0].best) == (0.0, ((b"a", 0.0),))
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -471,12 +497,69 @@ def test_a_choice_or_a_pattern_is_wrapped_where_it_is_not_known(
         ("json_schema", '{"type": 3}'),
         ("json_schema", '{"$ref": "#/nowhere"}'),
         ("choice", "[1]"),
+        ("json_schema", '{"maximum": NaN}'),
+        ("json_schema", '{"maximum": 1e999}'),
+        ("json_schema", '{"pattern": "a{99999999999999999999}"}'),
         ("regex", "["),
+        ("regex", "a{99999999999999999999}"),
         ("lark", 'start: "a"'),
     ],
 )
 def test_a_form_that_cannot_be_used_is_refused(serve: Serve, kind: Any, value: str) -> None:
     assert isinstance(failure(serve(saying("{}")), formed(kind, value)), InvalidParamError)
+
+
+TWICE = {f"{i + 1}": {"allOf": [{"$ref": f"#/$defs/{i}"}] * 2} for i in range(40)}
+BOMB = {"$defs": {"0": True, **TWICE}, "$ref": "#/$defs/40"}
+ENDLESS = "^((a+)+b|a*)$"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("regex", ENDLESS, "a" * 50 + "c"),
+        ("json_schema", {"pattern": ENDLESS}, json.dumps("a" * 50 + "c")),
+        ("json_schema", {"patternProperties": {ENDLESS: {}}}, json.dumps({"a" * 50 + "c": 1})),
+        ("json_schema", BOMB, "1"),
+    ],
+)
+def test_a_form_that_would_be_checked_for_ever_is_refused(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, kind: str, value: Any, said: str
+) -> None:
+    server = serve(saying(said), [card(owner="vllm")])
+    monkeypatch.setattr(remote_form, "CHECK_S", 0.5)
+    began_s = time.monotonic()
+    wrong = failure(server, formed(kind, value))
+    assert isinstance(wrong, InvalidParamError)
+    assert "could not be checked" in wrong.message
+    assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "good", "bad"),
+    [
+        ("regex", ENDLESS, "aaab", "aaac"),
+        ("json_schema", {"pattern": "^[а-я]+$"}, '"кот"', '"cat"'),
+        ("json_schema", {"$defs": {"n": {"minimum": 3}}, "$ref": "#/$defs/n"}, "3", "2"),
+    ],
+)
+def test_what_may_take_long_is_checked_all_the_same(
+    serve: Serve, kind: str, value: Any, good: str, bad: str
+) -> None:
+    cards = [card(owner="vllm")]
+    assert answer(serve(saying(good), cards), formed(kind, value)).text == good
+    assert isinstance(failure(serve(saying(bad), cards), formed(kind, value)), RemoteError)
+
+
+def test_a_number_that_no_reader_of_json_holds_fits_no_form(serve: Serve) -> None:
+    for schema in ({}, {"type": "object"}, {"properties": {"n": {"type": "number"}}}):
+        for number in ("1e999", "-1e999", "NaN", "Infinity"):
+            wrong = failure(serve(saying(f'{{"n": {number}}}')), formed("json_schema", schema))
+            assert isinstance(wrong, RemoteError)
+    said = '<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>'
+    told = answer(serve(saying(said)), TOOLS)
+    assert told.tool_calls == ()
+    assert "cannot be read" in told.notes[-1]
 
 
 def test_no_part_of_a_schema_is_fetched(serve: Serve) -> None:

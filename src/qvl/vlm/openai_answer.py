@@ -11,7 +11,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+)
 
 from qvl.engine.stream import undecided
 from qvl.errors import RemoteError
@@ -27,7 +34,7 @@ class _Wire(BaseModel):
 
 class _Top(_Wire):
     token: str
-    logprob: float
+    logprob: Annotated[float, AfterValidator(lambda logprob: min(logprob, 0.0))]  # when rounded up
     spelt: list[Annotated[int, Field(ge=0, le=255)]] | None = Field(None, alias="bytes")
 
     @property
@@ -205,8 +212,7 @@ class Answer:
 
     @property
     def confidence(self) -> float:
-        known = [math.exp(min(logprob, 0.0)) for logprob in self.logprobs]
-        return sum(known) / max(1, len(known))
+        return sum(map(math.exp, self.logprobs)) / max(1, len(self.logprobs))
 
     def count(self, image_tokens: int) -> Usage:
         """As the server has counted; `image_tokens` where it does not count those."""

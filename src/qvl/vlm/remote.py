@@ -172,7 +172,8 @@ class RemoteModel:
             notes=(*body.notes, *_missing(answer), *(answer.calls.notes if answer.calls else ())),
             finish_reason=answer.reason or "stop",
             token_ids=(),
-            logprobs=tuple(answer.tokens),
+            # those of a wrapping are not the answer's, and one may hold a part of both
+            logprobs=() if form and form.is_wrapped else tuple(answer.tokens),
             confidence=answer.confidence,
             usage=answer.count(sum(image.tokens for image in body.images)),
             timings=Timings(first_token_s=first_token_s or total_s, total_s=total_s),
@@ -247,11 +248,13 @@ def _settle(future: Future[Completion | QvlError], result: Completion | QvlError
 
 def _encoded(body: Body) -> bytes:
     try:
-        return json.dumps(body.fields, ensure_ascii=False).encode()
+        return json.dumps(body.fields, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as err:
         raise InvalidParamError(
             "the text has a lone surrogate", hint="it is no character: read the text as UTF-8"
         ) from err
+    except ValueError as err:
+        raise InvalidParamError("the json_schema has a number that JSON cannot say") from err
 
 
 def _missing(answer: Answer) -> list[str]:
