@@ -255,7 +255,8 @@ def choices(request: Request, n: int) -> list[Request]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens; of the prompt's, `image_tokens` are of pictures and videos, and `cached_tokens` were
-    computed before; of the completion's, `reasoning_tokens` came before the answer.
+    computed before; of the completion's, `reasoning_tokens` came before the answer. `cost` is by the
+    prices of the settings, None where they have none.
     """
 
     prompt_tokens: int
@@ -263,6 +264,7 @@ class Usage:
     image_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from qvl.cli.draw import draw
 from qvl.cli.formats import columns, csv_row
 from qvl.cli.output import Outcome
 from qvl.tasks import TASKS
+from stand_in_openai import MODEL, Handler, chunk, serving, usage
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
 ONE, TWO, THREE = PICTURES
@@ -62,6 +63,30 @@ def test_a_comparison_takes_all_pictures_at_once(qvl: Run) -> None:
     assert len(row["meta"]["images"]) == 2
     assert all(len(difference["each"]) == 2 for difference in row["differences"])
     assert qvl("compare", ONE).code == 2
+
+
+def test_remote_answers_cost_what_the_settings_say(qvl: Run) -> None:
+    counted = usage(1_000, 10, prompt_tokens_details={"cached_tokens": 400})
+
+    def reply(handler: Handler, body: object) -> None:
+        handler.begin()
+        for event in (chunk("stop", content="A cup."), counted, "[DONE]"):
+            handler.event(event)
+
+    with serving(reply) as server:
+        model = ("--model", f"openai:{MODEL}@{server.url}")
+        ended = qvl("describe", ONE, TWO, "--json", *model)
+        assert (ended.code, "cost" in ended.out + ended.err) == (0, False)
+        assert "cost unknown" in qvl("-v", "describe", ONE, *model).err
+        prices = "input = 2.0\ncached_input = 0.5\noutput = 10\n"
+        Path("qvl.toml").write_text(f"[prices.{MODEL}]\n{prices}", "utf-8")
+        ended = qvl("describe", ONE, TWO, "--json", *model)
+        told = [json.loads(line) for line in ended.out.splitlines()]
+        assert [row["usage"]["cost"] for row in told] == pytest.approx([0.0015, 0.0015])
+        assert "cost of 2 answers: 0.003\n" in ended.err
+        assert qvl("chat", *model, stdin=b"Hello!\nAnd?\n").err.endswith(
+            "cost of 2 answers: 0.003\n"
+        )
 
 
 def timeless(text: str) -> str:

@@ -22,13 +22,13 @@ from qvl.chat.conversation import Called, Conversation, Function
 from qvl.chat.mcp_tools import mcp_functions
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
-from qvl.cli.output import FLAGS
+from qvl.cli.output import FLAGS, tell_cost
 from qvl.errors import InputNotFoundError, QvlError, UsageError, nearest
 from qvl.log import wants_colour
 from qvl.settings import load_settings
 from qvl.tasks.guards import FLAG_OF_REASON
 from qvl.tasks.task import Seen
-from qvl.types import Completion, Delta, Image, Message, Sampling, Text, ToolCall
+from qvl.types import Completion, Delta, Image, Message, Sampling, Text, ToolCall, Usage
 
 log = logging.getLogger(__name__)
 MCP = "mcp:"
@@ -106,6 +106,7 @@ def chat(
             dtype=settings.dtype,
             revision=revision,
             offline=offline,
+            prices=settings.prices,
         )
         stack.enter_context(closing(opened))
         conversation = Conversation(
@@ -115,7 +116,11 @@ def chat(
             approve=(lambda _: True) if approve_tools else approved,
             sampling=sampling,
         )
-        Talk(conversation, file, shown).run()
+        talk = Talk(conversation, file, shown)
+        try:
+            talk.run()
+        finally:
+            tell_cost(talk.usages)
 
 
 @contextmanager
@@ -143,6 +148,7 @@ class Talk:
     conversation: Conversation
     file: Path
     shown: list[Seen] = field(default_factory=list)
+    usages: list[Usage] = field(default_factory=list)  # of all answers so far
     asks: bool = field(default_factory=lambda: sys.stdin.isatty())  # somebody sits there
 
     def run(self) -> None:
@@ -206,6 +212,7 @@ class Talk:
                 thinking.see(event)
                 print(event.text, end="", flush=True)
                 if event.completion is not None:
+                    self.usages.append(event.completion.usage)
                     finish(event.completion)
         finally:
             self.save()

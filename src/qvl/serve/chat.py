@@ -338,4 +338,11 @@ def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
             "image_tokens": usages[0].image_tokens,
         },
         "completion_tokens_details": {"reasoning_tokens": sum(u.reasoning_tokens for u in usages)},
+        **cost_field(usages),
     }
+
+
+def cost_field(usages: Sequence[Usage]) -> dict[str, float]:
+    """What they cost together, where that of each is known; as OpenRouter calls it."""
+    costs = [usage.cost for usage in usages if usage.cost is not None]
+    return {"cost": sum(costs)} if len(costs) == len(usages) else {}

@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from qvl.serve.answers import Piece
-from qvl.serve.chat import Shape, calls_of, joined_system, logprobs_object, meta_of, new_id
+from qvl.serve.chat import (
+    Shape,
+    calls_of,
+    cost_field,
+    joined_system,
+    logprobs_object,
+    meta_of,
+    new_id,
+)
 from qvl.serve.content import Content, Nested, check_parts, check_pictures, parts_of
 from qvl.serve.fields import (
     Body,
@@ -316,6 +324,7 @@ def usage_of(completion: Completion) -> dict[str, Any]:
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        **cost_field([usage]),
     }
 
 
