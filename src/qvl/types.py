@@ -24,6 +24,7 @@ DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 # the reasoning did, so there is no answer
 FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
 MAX_NEW_TOKENS = 4096
+Detail = Literal["auto", "low", "high", "original"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,14 @@ class Url:
 class Image:
     """A picture by path, by its encoded bytes or by address; `name` is how messages about it call it.
 
-    Of a PDF it is page number `page`, counted from 1.
+    Of a PDF it is page number `page`, counted from 1. `detail` is OpenAI's: a server is told it; here
+    "low" is 512 x 512 pixels' worth at most, and all others are what the checkpoint likes best.
     """
 
     source: Path | bytes | Url
     name: str = "image"
     page: int | None = None
+    detail: Detail = "auto"
 
     @classmethod
     def of(cls, source: str | Path | bytes) -> Image:

@@ -283,12 +283,20 @@ def test_fields_without_effect_are_named(client: Any) -> None:
     assert "warnings" not in json.loads(plain.text)
 
 
-def test_a_detail_that_has_no_effect_is_named(client: Any) -> None:
-    part = {"type": "image_url", "image_url": {"url": data_url(png(1)), "detail": "low"}}
-    raw = client.chat.completions.with_raw_response.create(
-        model="sprout", messages=[{"role": "user", "content": [part]}], max_tokens=2
-    )
-    assert raw.headers["x-qvl-ignored"] == "messages[0].content[0].detail"
+def test_the_detail_of_a_picture_reaches_the_model() -> None:
+    model, url = StandIn(), data_url(png(1))
+    parts = [
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        {"type": "input_image", "image_url": url, "detail": "high"},
+        {"type": "image_url", "image_url": url},
+    ]
+    with running(model, names=["sprout"]) as server, client_of(server) as client:
+        raw = client.chat.completions.with_raw_response.create(
+            model="sprout", messages=[{"role": "user", "content": parts}]
+        )
+    assert "x-qvl-ignored" not in raw.headers
+    seen = model.asked[0].messages[0].content
+    assert [part.detail for part in seen if isinstance(part, Image)] == ["low", "high", "auto"]
 
 
 @pytest.fixture(scope="module")

@@ -216,6 +216,20 @@ def test_sizes_are_told_as_the_generation_resizes(serve: Serve) -> None:
         assert (info.resized_width_px, info.resized_height_px, info.tokens) == (*size, tokens)
 
 
+def test_the_detail_of_a_picture_is_passed_on(serve: Serve) -> None:
+    wide = file_of("PNG", np.zeros((800, 1200, 3), np.uint8))
+    seen = Message.user(Image(wide), Image(wide, detail="low"), Image(wide, detail="high"))
+    for owner, heeds in (("qvl", True), ("vllm", False), ("", True)):
+        server = serve(saying("Hi."), [card(owner=owner)])
+        told = answer(server, replace(HELLO, messages=(seen,)), "Qwen3-VL")
+        parts = [part["image_url"] for part in sent(server)["messages"][0]["content"]]
+        assert [part.get("detail") for part in parts] == [None, "low", "high"]
+        assert ("the server may not heed detail" in told.notes) is not heeds
+        sizes = [(i.resized_width_px, i.resized_height_px) for i in told.provenance.images]
+        small = (608, 416) if owner == "qvl" else (1216, 800)
+        assert sizes == [(1216, 800), small, (1216, 800)]
+
+
 def test_a_video_goes_as_pictures_after_their_times(serve: Serve) -> None:
     server = serve(saying("Hi."))
     film = Video(source=clips.steady(50, 25), name="film.mp4")

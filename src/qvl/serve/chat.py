@@ -119,7 +119,7 @@ class ChatBody(Sampled):
         if tools and form is not None and named == "auto":
             ignored.append("tools")  # the form leaves no room for a call
         return Request(
-            messages=messages_of(self.messages, ignored),
+            messages=messages_of(self.messages),
             sampling=self.sampling(max_tokens=limit, logprobs=logprobs),
             tools=tools,
             tool_choice=check_choice(named, tools),
@@ -129,13 +129,13 @@ class ChatBody(Sampled):
         )
 
 
-def messages_of(messages: Sequence[ChatMessage], ignored: list[str]) -> tuple[Message, ...]:
+def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Raises QvlError, Refusal for what cannot be shown."""
     check_parts([message.content for message in messages], "messages")
     found: list[Message] = []
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
-        parts = parts_of(message.content, f"{place}.content", ignored)
+        parts = parts_of(message.content, f"{place}.content")
         match message:
             case SystemMessage():
                 found.append(Message("system", parts))
