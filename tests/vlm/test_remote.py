@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import logging
@@ -82,7 +83,7 @@ def serve() -> Iterator[Serve]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses before a server is asked again, which take no time here."""
     seen: list[float] = []
-    monkeypatch.setattr(servers, "sleep_using_event", lambda left: seen.append)
+    monkeypatch.setattr(servers.Servers, "_sleep", lambda _, pause_s, __: seen.append(pause_s))
     for name in ("QVL_REMOTE_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     return seen
@@ -646,12 +647,31 @@ def test_a_pause_that_is_too_long_is_an_error_at_once(
     assert (len(server.chats), waits) == (1, [])
 
 
+def test_another_server_is_asked_instead_of_a_long_pause(serve: Serve, waits: list[float]) -> None:
+    tired, good = serve(refusing(429, Retry_After="3600")), serve(saying("Hi."))
+    model = remote(tired, good)
+    assert [told.text for told in model.generate([HELLO] * 4)] == ["Hi."] * 4
+    assert len(tired.chats) <= 4
+    assert set(waits) <= {0.0}
+    good.reply = refusing(429, Retry_After="3600")
+    (error,) = model.results([HELLO])
+    assert isinstance(error, RemoteError)
+    assert "left alone for 3600 s" in (error.hint or "")
+    assert set(waits) <= {0.0}
+
+
 @pytest.mark.parametrize("value", ["soon", "nan", "-5"])
 def test_a_pause_that_is_none_is_not_believed(serve: Serve, waits: list[float], value: str) -> None:
     server = serve(refusing(429, Retry_After=value))
     assert isinstance(failure(server), RemoteError)
     assert len(server.chats) == 3
     assert all(0 <= wait <= 4 for wait in waits)
+
+
+def test_what_a_busy_server_says_is_told(serve: Serve) -> None:
+    assert "out of quota" in failure(serve(refusing(429, "out of\nquota"))).message
+    page = failure(serve(lambda handler, body: handler.send(503, "<html>")))
+    assert page.message.endswith("status 503 (Service Unavailable)")
 
 
 def test_a_server_says_whether_to_ask_again(serve: Serve) -> None:
@@ -794,6 +814,15 @@ def half(handler: Handler, body: Any) -> None:
     handler.event(chunk(content="A"))
 
 
+def packed(handler: Handler, body: Any) -> None:
+    file = gzip.compress(b"data: " + b"x" * 10_000_000)
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Content-Encoding", "gzip")
+    handler.end_headers()
+    handler.wfile.write(file)
+
+
 LATE = {"error": {"message": "CUDA error", "code": 500}}
 # name -> how it answers, how often it is asked, and what the message says
 LIES: dict[str, tuple[Reply, int, str]] = {
@@ -816,6 +845,8 @@ LIES: dict[str, tuple[Reply, int, str]] = {
         1,
         "no piece",
     ),
+    "packed": (packed, 1, "packed as 'gzip'"),
+    "too large a count": (saying("A", usage(10**400)), 1, "no piece"),
     "negative count": (saying("A", usage(-1)), 1, "no piece"),
     "a late error": (saying("A", LATE), 1, "CUDA error"),
     "an unknown end": (saying("A", chunk("abort")), 1, "'abort'"),
@@ -917,6 +948,30 @@ def test_closing_frees_who_waits_for_a_silent_server(serve: Serve) -> None:
     assert any("was closed" in result.message for result in found if isinstance(result, QvlError))
 
 
+def test_closing_ends_the_pause_before_a_server_is_asked_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # here the pause takes its time
+    server = serve(refusing(429, Retry_After="30"))
+    model = remote(server)
+    found: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            list(model.stream(HELLO))
+        except RemoteError as err:
+            found.append(err)
+
+    waiting = threading.Thread(target=read)
+    waiting.start()
+    while not server.chats:
+        time.sleep(0.01)
+    model.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert "closed" in str(found)
+
+
 def test_nothing_is_asked_again_once_words_have_come(serve: Serve) -> None:
     server = serve(half)
     stream = remote(server).stream(HELLO)
@@ -968,6 +1023,17 @@ def test_a_server_that_fails_is_left_alone_and_taken_back(
     for server in model._servers._servers:
         server.rests_until_s = 0.0
     assert model.generate([HELLO])[0].text == "Ho."
+
+
+def test_a_silent_server_is_left_alone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    hung, good = serve(lambda handler, body: over.wait(5)), serve(saying("Hi."))
+    monkeypatch.setattr(servers, "READ_S", 0.2)
+    model = remote(hung, good)
+    results = [result for _ in range(4) for result in model.results([HELLO])]
+    over.set()
+    assert [isinstance(result, Completion) for result in results].count(False) <= 1
+    assert len(hung.chats) <= 1
 
 
 def test_a_server_that_is_gone_costs_one_try(serve: Serve) -> None:

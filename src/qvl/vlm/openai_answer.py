@@ -16,7 +16,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
     ValidationError,
 )
 
@@ -26,6 +25,9 @@ from qvl.types import FinishReason, TokenLogprob, ToolCall, Usage
 from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader
 
 THINK, THOUGHT = "<think>", "</think>"
+
+
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
 
 
 class _Wire(BaseModel):
@@ -76,17 +78,17 @@ class _Choice(_Wire):
 
 
 class _PromptDetails(_Wire):
-    cached_tokens: NonNegativeInt | None = None
-    image_tokens: NonNegativeInt | None = None
+    cached_tokens: Count | None = None
+    image_tokens: Count | None = None
 
 
 class _CompletionDetails(_Wire):
-    reasoning_tokens: NonNegativeInt | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _Usage(_Wire):
-    prompt_tokens: NonNegativeInt
-    completion_tokens: NonNegativeInt = 0
+    prompt_tokens: Count
+    completion_tokens: Count = 0
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
