@@ -51,8 +51,8 @@ class RemoteModel:
 
     A completion has what the server tells: no token ids, counts and probabilities where it gives them
     (`notes` say what is missing), a cost where `prices` have the model and tokens were counted.
-    `stop_loops` is up to the server. Raises UsageError for a name of
-    another form, OfflineError when `offline`, RemoteError where no server answers.
+    `stop_loops` is up to the server. Raises UsageError for a name of another form, OfflineError when
+    `offline`, RemoteError where no server answers.
     """
 
     def __init__(

@@ -124,7 +124,7 @@ def _fits_in_time(kind: str, form: Any, answer: str) -> bool | None:
         done = subprocess.run(
             [sys.executable, "-P", form_check.__file__],
             input=json.dumps([kind, form, answer]),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
             check=True,
             text=True,
@@ -136,7 +136,7 @@ def _fits_in_time(kind: str, form: Any, answer: str) -> bool | None:
             f"the answer could not be checked by the {kind} within {CHECK_S:g} s",
             hint="repetitions within repetitions, as in (a+)+, may take for ever: ask for less",
         ) from err
-    except subprocess.CalledProcessError as err:
+    except (OSError, subprocess.CalledProcessError) as err:
         raise EngineError(f"the check of an answer by the {kind} failed") from err
     return json.loads(done.stdout)
 

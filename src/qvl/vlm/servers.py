@@ -29,6 +29,7 @@ from tenacity import (
     stop_before_delay,
     wait_random_exponential,
 )
+from tenacity.stop import stop_base
 
 import qvl
 from qvl.errors import (
@@ -171,7 +172,7 @@ class Servers:
             yield self._retried(lambda: self._begun(kept, body, asking), asking)
 
     def _retried(self, ask: Callable[[], T], asking: Asking) -> T:
-        stop = stop_after_attempt(ATTEMPTS) | _is_too_long
+        stop = stop_after_attempt(ATTEMPTS) | _StopBeforeLongPause()
         if asking.deadline_s is not None:
             stop |= stop_before_delay(asking.left_s)
         retrying = Retrying(
@@ -420,9 +421,11 @@ def _timeout(asking: Asking) -> httpx2.Timeout:
     return httpx2.Timeout(min(READ_S, left_s), connect=min(CONNECT_S, left_s), pool=None)
 
 
-def _is_too_long(state: RetryCallState) -> bool:
-    """The pause that a server asks for, where there is no other to ask."""
-    return state.upcoming_sleep > LONGEST_WAIT_S
+class _StopBeforeLongPause(stop_base):
+    """The one that a server asks for, where there is no other to ask."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return retry_state.upcoming_sleep > LONGEST_WAIT_S
 
 
 def _broken(url: str) -> RemoteError:
