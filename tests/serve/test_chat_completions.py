@@ -12,6 +12,7 @@ import openai
 import pytest
 
 import documents
+from qvl.serve.chat import usage_object
 from qvl.types import (
     Image,
     Message,
@@ -20,6 +21,7 @@ from qvl.types import (
     Sampling,
     Tool,
     ToolCall,
+    Usage,
     choices,
 )
 from qvl.vlm.local import LocalModel
@@ -482,3 +484,9 @@ def test_forms_and_samplings_reach_the_model() -> None:
     )
     assert request.priority == -2
     assert request.response_format == ResponseFormat("json_schema", '{"type": "object"}')
+
+
+def test_what_the_choices_cost_adds_up_where_all_of_it_is_known() -> None:
+    one = Usage(prompt_tokens=1, completion_tokens=1, image_tokens=0, cost=0.25)
+    assert usage_object([one, one])["cost"] == 0.5
+    assert "cost" not in usage_object([one, replace(one, cost=None)])
