@@ -10,6 +10,7 @@ import pytest
 
 from qvl.errors import UsageError
 from qvl.settings import KEYS, explain_settings, load_settings, user_settings_file
+from qvl.types import Usage
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,7 @@ def test_without_any_source_the_defaults_hold():
         "dtype": "auto",
         "style": "plain",
         "max_new_tokens": None,
+        "prices": {},
     }
     assert {origin_of(key) for key in KEYS} == {"default"}
 
@@ -64,6 +66,19 @@ def test_each_source_beats_the_next(monkeypatch: pytest.MonkeyPatch):
     )
     assert load_settings(model="flag").model == "flag"
     assert origin_of("model", model="flag") == "--model on the command line"
+
+
+def test_prices_are_a_table_of_models(monkeypatch: pytest.MonkeyPatch):
+    write_here('[prices."Qwen/Qwen3-VL-8B"]\ninput = 2\noutput = 10.5\n')
+    price = load_settings().prices["Qwen/Qwen3-VL-8B"]
+    used = Usage(prompt_tokens=3_000, completion_tokens=100, image_tokens=9, cached_tokens=1_000)
+    assert price.of(used) == pytest.approx((3_000 * 2 + 100 * 10.5) / 1e6)
+    cheaper = price.model_copy(update={"cached_input": 0.5})
+    assert cheaper.of(used) == pytest.approx((2_000 * 2 + 1_000 * 0.5 + 100 * 10.5) / 1e6)
+    for wrong in ("output = -1", "output = nan", "", "output = 1\ncached = 2"):
+        write_here(f"[prices.m]\ninput = 2\n{wrong}\n")
+        with pytest.raises(UsageError, match=r"prices\.m\."):
+            load_settings()
 
 
 def test_sources_mix_key_by_key(monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,7 @@ from platformdirs import user_config_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qvl.errors import UsageError, nearest
-from qvl.types import MAX_NEW_TOKENS, DType
+from qvl.types import MAX_NEW_TOKENS, DType, Usage
 
 FILE_NAME = "qvl.toml"
 ENV_PREFIX = "QVL_"
@@ -53,6 +53,25 @@ def _known_device(value: str) -> str:
     return value
 
 
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Price(BaseModel):
+    """Of a remote model: for a million tokens, in whatever currency; `cached_input` None: as input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Amount
+    output: Amount
+    cached_input: Amount | None = None
+
+    def of(self, usage: Usage) -> float:
+        cached = min(usage.cached_tokens, usage.prompt_tokens)
+        cached_input = self.input if self.cached_input is None else self.cached_input
+        millionths = (usage.prompt_tokens - cached) * self.input + cached * cached_input
+        return (millionths + usage.completion_tokens * self.output) / 1e6
+
+
 class Settings(BaseModel):
     """Frozen; an unknown key or a bad value does not pass."""
 
@@ -65,6 +84,7 @@ class Settings(BaseModel):
     style: Annotated[str, Field(min_length=1)] = "plain"
     # None: each task's own
     max_new_tokens: Annotated[int | None, Field(ge=1, le=MAX_NEW_TOKENS)] = None
+    prices: Mapping[str, Price] = {}  # by the MODEL of openai:MODEL@URL
 
 
 KEYS = tuple(Settings.model_fields)
@@ -75,7 +95,7 @@ class Setting:
     """One row of `qvl settings`; value None means: not set."""
 
     key: str
-    value: str | int | None
+    value: object
     origin: str
 
 
@@ -126,7 +146,9 @@ class _Source:
             return Settings.model_validate(given, strict=True)  # lax mode would read true as 1
         except ValidationError as err:
             first = err.errors(include_url=False)[0]
-            name, reason = origins[str(first["loc"][0])], first["msg"].removeprefix("Value error, ")
+            key, *within = map(str, first["loc"])
+            name = ".".join([origins[key], *within])
+            reason = first["msg"].removeprefix("Value error, ")
             raise UsageError(
                 f"{name} is {first['input']!r} {self.place}: {reason[0].lower()}{reason[1:]}",
                 hint="change the value there, or remove it",

@@ -30,6 +30,7 @@ NEW_TOKENS = 512  # of an answer of which nothing says how long it may be
 MAX_CHOICES = 8  # answers to one request
 MAX_PICTURES = 32  # and videos, of one request
 TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
+Detail = Literal["auto", "low", "high", "original"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,14 @@ class Url:
 class Image:
     """A picture by path, by its encoded bytes or by address; `name` is how messages about it call it.
 
-    Of a PDF it is page number `page`, counted from 1.
+    Of a PDF it is page number `page`, counted from 1. `detail` is OpenAI's: a server is told it; here
+    "low" is 512 x 512 pixels' worth at most, and all others are what the checkpoint likes best.
     """
 
     source: Path | bytes | Url
     name: str = "image"
     page: int | None = None
+    detail: Detail = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Path | bytes | Url):
@@ -325,7 +328,8 @@ def choices(request: Request, n: int) -> list[Request]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens; of the prompt's, `image_tokens` are of pictures and videos, and `cached_tokens` were
-    computed before; of the completion's, `reasoning_tokens` came before the answer.
+    computed before; of the completion's, `reasoning_tokens` came before the answer. `cost` is by the
+    prices of the settings, None where they have none.
     """
 
     prompt_tokens: int
@@ -333,6 +337,7 @@ class Usage:
     image_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

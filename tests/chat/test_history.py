@@ -17,7 +17,7 @@ MESSAGES = [
     Message.user(
         Image(Path("/a/cup.png"), "cup.png"),
         Image(b"\x89PNG", "bytes"),
-        Image(Url("https://example.com/a.pdf"), "https://example.com/a.pdf", page=3),
+        Image(Url("https://example.com/a.pdf"), "https://example.com/a.pdf", page=3, detail="low"),
         Video(source=Path("/a/clip.mp4"), name="clip.mp4", fps=2.0, start_s=1.5),
         "Что это? \ud800",
     ),

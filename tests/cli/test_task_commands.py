@@ -24,6 +24,7 @@ from qvl.log import visible
 from qvl.tasks import TASKS
 from qvl.tasks.describe import Describe
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
+from stand_in_openai import MODEL, Handler, chunk, serving, usage
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
 ONE, TWO, THREE = PICTURES
@@ -94,6 +95,30 @@ def test_each_task_has_a_length_of_its_own_which_a_setting_and_then_a_flag_overr
     assert (limit("ocr"), limit("ask", "-p", "What?")) == (4096, 512)
     (tmp_path / "qvl.toml").write_text("max_new_tokens = 30\n")
     assert (limit("ocr"), limit("ocr", "-n", "20")) == (30, 20)
+
+
+def test_remote_answers_cost_what_the_settings_say(qvl: Run) -> None:
+    counted = usage(1_000, 10, prompt_tokens_details={"cached_tokens": 400})
+
+    def reply(handler: Handler, body: object) -> None:
+        handler.begin()
+        for event in (chunk("stop", content="A cup."), counted, "[DONE]"):
+            handler.event(event)
+
+    with serving(reply) as server:
+        model = ("--model", f"openai:{MODEL}@{server.url}")
+        ended = qvl("describe", ONE, TWO, "--json", *model)
+        assert (ended.code, "cost" in ended.out + ended.err) == (0, False)
+        assert "cost unknown" in qvl("-v", "describe", ONE, *model).err
+        prices = "input = 2.0\ncached_input = 0.5\noutput = 10\n"
+        Path("qvl.toml").write_text(f"[prices.{MODEL}]\n{prices}", "utf-8")
+        ended = qvl("describe", ONE, TWO, "--json", *model)
+        told = [json.loads(line) for line in ended.out.splitlines()]
+        assert [row["usage"]["cost"] for row in told] == pytest.approx([0.0015, 0.0015])
+        assert "cost of 2 answers: 0.003\n" in ended.err
+        assert qvl("chat", *model, stdin=b"Hello!\nAnd?\n").err.endswith(
+            "cost of 2 answers: 0.003\n"
+        )
 
 
 def timeless(text: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import io
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -326,6 +327,20 @@ def test_equal_pictures_are_read_and_cut_once(build, tmp_path):
     assert len({id(image.patches) for image in cats}) == 1
     assert len({image.sha256 for image in cats}) == 1
     assert len({image.sha256 for image in images}) == 2
+
+
+def test_a_picture_of_low_detail_has_at_most_512_x_512_pixels(build, generation):
+    rules = replace(RULES[generation], max_px=4_000_000)
+    wide = Image(b"2240x1120")
+    shown = [replace(wide, detail=detail) for detail in ("auto", "low", "high", "original")]
+    auto, low, high, original = build([Message.user(*shown)], rules=rules).images
+    assert low.info.resized_width_px * low.info.resized_height_px <= 512 * 512
+    assert low.tokens < auto.tokens // 4
+    assert auto.info == high.info == original.info
+    assert low.sha256 != auto.sha256
+    largest = replace(rules, min_px=600 * 600)  # a checkpoint that sees nothing smaller
+    (low,) = build([Message.user(shown[1])], rules=largest).images
+    assert low.info.resized_width_px * low.info.resized_height_px >= 512 * 512
 
 
 def test_the_key_of_a_picture_tells_sizes_apart(build, generation):

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 import documents
+from qvl.serve.chat import usage_object
 from qvl.types import (
     Image,
     Message,
@@ -20,6 +21,7 @@ from qvl.types import (
     Sampling,
     Tool,
     ToolCall,
+    Usage,
     choices,
 )
 from qvl.vlm.local import LocalModel
@@ -283,12 +285,20 @@ def test_fields_without_effect_are_named(client: Any) -> None:
     assert "warnings" not in json.loads(plain.text)
 
 
-def test_a_detail_that_has_no_effect_is_named(client: Any) -> None:
-    part = {"type": "image_url", "image_url": {"url": data_url(png(1)), "detail": "low"}}
-    raw = client.chat.completions.with_raw_response.create(
-        model="sprout", messages=[{"role": "user", "content": [part]}], max_tokens=2
-    )
-    assert raw.headers["x-qvl-ignored"] == "messages[0].content[0].detail"
+def test_the_detail_of_a_picture_reaches_the_model() -> None:
+    model, url = StandIn(), data_url(png(1))
+    parts = [
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        {"type": "input_image", "image_url": url, "detail": "high"},
+        {"type": "image_url", "image_url": url},
+    ]
+    with running(model, names=["sprout"]) as server, client_of(server) as client:
+        raw = client.chat.completions.with_raw_response.create(
+            model="sprout", messages=[{"role": "user", "content": parts}]
+        )
+    assert "x-qvl-ignored" not in raw.headers
+    seen = model.asked[0].messages[0].content
+    assert [part.detail for part in seen if isinstance(part, Image)] == ["low", "high", "auto"]
 
 
 @pytest.fixture(scope="module")
@@ -474,3 +484,9 @@ def test_forms_and_samplings_reach_the_model() -> None:
     )
     assert request.priority == -2
     assert request.response_format == ResponseFormat("json_schema", '{"type": "object"}')
+
+
+def test_what_the_choices_cost_adds_up_where_all_of_it_is_known() -> None:
+    one = Usage(prompt_tokens=1, completion_tokens=1, image_tokens=0, cost=0.25)
+    assert usage_object([one, one])["cost"] == 0.5
+    assert "cost" not in usage_object([one, replace(one, cost=None)])

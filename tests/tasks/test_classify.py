@@ -17,7 +17,7 @@ import torch
 from oracle import ours, prompt_of
 from qvl import VLM, Image, Sampling
 from qvl.cli.tasks import hints, read
-from qvl.errors import InvalidParamError
+from qvl.errors import AnswerFormError, InvalidParamError
 from qvl.tasks.choice import odds
 from qvl.tasks.classify import Classify
 from qvl.tasks.prompts import wording
@@ -224,3 +224,9 @@ def test_labels_come_by_commas_by_flags_or_in_a_file(tmp_path: Path) -> None:
 def test_what_cannot_be_chosen_from_is_refused(options: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidParamError, match=word):
         from_json(Classify, options)
+
+
+def test_tokens_that_spell_no_answer_are_an_error_of_the_item() -> None:
+    model = Telling(lambda request: completion("cat", request, tokens=[("Ġcat", 0.9)]))
+    found = run_task(model, Classify(labels=("cat", "dog")), SEEN)
+    assert isinstance(found, AnswerFormError)

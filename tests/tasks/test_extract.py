@@ -18,6 +18,7 @@ import pydantic
 import pytest
 
 from qvl import VLM, Image, QvlError, Sampling
+from qvl.cli.formats import json_line
 from qvl.cli.main import main
 from qvl.cli.output import Outcome, finish
 from qvl.errors import AnswerFormError, CheckError, InvalidParamError
@@ -56,6 +57,15 @@ WANTED: dict[str, Any] = {
     "mapping": {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]},
     "model": Bill,
 }
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "Infinity", "NaN"])
+def test_a_number_that_json_cannot_say_again_is_no_answer(number: str) -> None:
+    model = Telling(lambda request: f'{{"n": {number}}}')
+    found = run_task(model, Extract(schema="n float?"), SEEN)
+    assert isinstance(found, AnswerFormError)
+    with pytest.raises(ValueError, match="JSON"):
+        json_line({"n": float(number)})
 
 
 @pytest.mark.parametrize("name", WANTED)

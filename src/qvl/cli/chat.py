@@ -23,14 +23,14 @@ from qvl.chat.conversation import Called, Conversation, Function
 from qvl.chat.mcp_tools import mcp_functions
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
-from qvl.cli.output import FLAGS
+from qvl.cli.output import FLAGS, tell_cost
 from qvl.cli.tasks import THINKING_HELP, new_tokens_help
 from qvl.errors import InputError, InputNotFoundError, QvlError, UsageError, nearest
 from qvl.log import visible, wants_colour
 from qvl.settings import load_settings
 from qvl.tasks.guards import FLAG_OF_REASON
 from qvl.tasks.task import Seen
-from qvl.types import NEW_TOKENS, Completion, Delta, Message, Sampling, Text, ToolCall
+from qvl.types import NEW_TOKENS, Completion, Delta, Message, Sampling, Text, ToolCall, Usage
 
 log = logging.getLogger(__name__)
 MCP = "mcp:"
@@ -110,6 +110,7 @@ def chat(
             dtype=settings.dtype,
             revision=revision,
             offline=offline,
+            prices=settings.prices,
         )
         stack.enter_context(closing(opened))
         conversation = Conversation(
@@ -119,7 +120,11 @@ def chat(
             approve=(lambda _: True) if approve_tools else approved,
             sampling=sampling,
         )
-        Talk(conversation, file, shown).run()
+        talk = Talk(conversation, file, shown)
+        try:
+            talk.run()
+        finally:
+            tell_cost(talk.usages)
 
 
 @contextmanager
@@ -147,6 +152,7 @@ class Talk:
     conversation: Conversation
     file: Path
     shown: list[Seen] = field(default_factory=list)
+    usages: list[Usage] = field(default_factory=list)  # of all answers so far
     asks: bool = field(default_factory=lambda: sys.stdin.isatty())  # somebody sits there
 
     def run(self) -> None:
@@ -210,6 +216,7 @@ class Talk:
                 thinking.see(event)
                 print(visible(event.text), end="", flush=True)
                 if event.completion is not None:
+                    self.usages.append(event.completion.usage)
                     finish(event.completion)
         except InputError:  # a picture may be what cannot be used
             raise

@@ -66,7 +66,7 @@ def failure(name: str, error: QvlError, task: type[Task[Any]], form: str) -> str
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def columns(task: type[Task[Any]]) -> list[str]:
@@ -93,4 +93,4 @@ def cell(value: Any) -> str:
             return value
         case list() if all(isinstance(one, str) for one in value):
             return "; ".join(value)
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

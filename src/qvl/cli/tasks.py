@@ -24,7 +24,16 @@ from qvl.cli import formats
 from qvl.cli.draw import check_target, draw
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
-from qvl.cli.output import Outcome, finish, output, tell_of, with_progress, write_whole
+from qvl.cli.output import (
+    Outcome,
+    finish,
+    output,
+    results_of,
+    tell_cost,
+    tell_of,
+    with_progress,
+    write_whole,
+)
 from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
@@ -168,8 +177,8 @@ def answer(
     form: str,
 ) -> None:
     """Every task about every item, shown as they are done."""
-    opening = {name: options[name] for name in ("device", "dtype", "revision", "offline")}
-    model = open_chosen(options["model"], **opening)
+    opening = ("device", "dtype", "revision", "offline", "prices")
+    model = open_chosen(options["model"], **{name: options[name] for name in opening})
     total = len(items) + len(outcomes)
     alone = total == 1
     kind = type(asked[0])
@@ -204,6 +213,7 @@ def answer(
             if options["html"] is not None:
                 write_whole(options["html"], page(outcomes).encode(), "--html")
             say(formats.ending(outcomes, form))
+            tell_cost([c.usage for o in outcomes for r in results_of(o) for c in r.completions])
     finish(outcomes)
 
 

@@ -47,7 +47,7 @@ def pages(image: Image, which: str | None = None) -> list[Image]:
         image = replace(image, source=read_encoded(image))
     total = page_count(image)
     numbers = range(1, total + 1) if which is None else _numbers(which, total, quoted(image.name))
-    return [Image(image.source, f"{image.name}, page {number}", number) for number in numbers]
+    return [replace(image, name=f"{image.name}, page {number}", page=number) for number in numbers]
 
 
 def page_count(image: Image) -> int:

@@ -180,7 +180,7 @@ async def tokenize(body: TokenizeBody, http: Request, serving: Here) -> Response
     asked, tokenizer = serving.asked(http, body), _tokenizer(serving)
     serving.admission.count(asked.key)
     if body.messages:
-        request = serving.own(await asyncio.to_thread(body.request, asked.ignored), asked)
+        request = serving.own(await asyncio.to_thread(body.request), asked)
         ids = await asyncio.to_thread(tokenizer.prompt_ids, request)
     else:
         text = body.prompt or ""

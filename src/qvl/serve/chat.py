@@ -119,7 +119,7 @@ class ChatBody(Sampled):
         if tools and form is not None and named == "auto":
             ignored.append("tools")  # the form leaves no room for a call
         return Request(
-            messages=messages_of(self.messages, ignored),
+            messages=messages_of(self.messages),
             sampling=replace(
                 self.sampling(max_tokens=limit, logprobs=logprobs),
                 thinking_tokens=self.thinking_token_budget,
@@ -131,13 +131,13 @@ class ChatBody(Sampled):
         )
 
 
-def messages_of(messages: Sequence[ChatMessage], ignored: list[str]) -> tuple[Message, ...]:
+def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Raises QvlError, Refusal for what cannot be shown."""
     check_parts([message.content for message in messages], "messages")
     found: list[Message] = []
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
-        parts = parts_of(message.content, f"{place}.content", ignored)
+        parts = parts_of(message.content, f"{place}.content")
         match message:
             case SystemMessage():
                 found.append(Message("system", parts))
@@ -340,4 +340,11 @@ def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
             "image_tokens": usages[0].image_tokens,
         },
         "completion_tokens_details": {"reasoning_tokens": sum(u.reasoning_tokens for u in usages)},
+        **cost_field(usages),
     }
+
+
+def cost_field(usages: Sequence[Usage]) -> dict[str, float]:
+    """What they cost together, where that of each is known; as OpenRouter calls it."""
+    costs = [usage.cost for usage in usages if usage.cost is not None]
+    return {"cost": sum(costs)} if len(costs) == len(usages) else {}

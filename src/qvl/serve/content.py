@@ -8,6 +8,7 @@ its type is not believed, the decoder sees what they are. A picture is named by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,16 +19,13 @@ from qvl.processing.pdf import pages
 from qvl.processing.source import is_pdf
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import PARTS, PICTURES
-from qvl.types import Image, Message, Part, Text, Url, Video, is_address
+from qvl.types import Detail, Image, Message, Part, Text, Url, Video, is_address
 
 
 class Nested(BaseModel):
     """A part of a body, in which nothing unknown is taken."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-Detail = Literal["auto", "low", "high", "original"]
 
 
 class ImageUrl(Nested):
@@ -103,15 +101,15 @@ ContentPart = Annotated[
 Content = str | Annotated[list[ContentPart], Field(max_length=PARTS)]
 
 
-def parts_of(content: Content | None, place: str, ignored: list[str]) -> tuple[Part, ...]:
-    """What a model is shown; names in `ignored` what of it has no effect. Raises QvlError."""
+def parts_of(content: Content | None, place: str) -> tuple[Part, ...]:
+    """What a model is shown. Raises QvlError."""
     if content is None:
         return ()
     if isinstance(content, str):
         return (Text(content),)
     parts: list[Part] = []
     for number, part in enumerate(content):
-        parts += _parts(part, f"{place}[{number}]", ignored)
+        parts += _parts(part, f"{place}[{number}]")
     return tuple(parts)
 
 
@@ -149,7 +147,7 @@ def _check_count(pictures: int, place: str) -> None:
         )
 
 
-def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
+def _parts(part: ContentPart, place: str) -> Iterator[Part]:
     match part:
         case TextPart():
             yield Text(part.text)
@@ -159,11 +157,9 @@ def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
             return
         case ImagePart() | InputImagePart():
             asked = part.image_url
-            url = asked if isinstance(asked, str) else asked.url
-            details = [getattr(holder, "detail", None) for holder in (asked, part)]
-            if any(detail not in (None, "auto") for detail in details):
-                ignored.append(f"{place}.detail")
-            yield _image(url, place)
+            asked = ImageUrl(url=asked) if isinstance(asked, str) else asked
+            detail = part.detail if isinstance(part, InputImagePart) else None
+            yield replace(_image(asked.url, place), detail=asked.detail or detail or "auto")
         case VideoPart():
             asked = part.video_url
             yield _video(asked if isinstance(asked, str) else asked.url, place)

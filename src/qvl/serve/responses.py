@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from qvl.serve.answers import Piece
-from qvl.serve.chat import Shape, calls_of, joined_system, logprobs_object, meta_of, new_id
+from qvl.serve.chat import (
+    Shape,
+    calls_of,
+    cost_field,
+    joined_system,
+    logprobs_object,
+    meta_of,
+    new_id,
+)
 from qvl.serve.content import Content, Nested, check_parts, check_pictures, parts_of
 from qvl.serve.fields import (
     Body,
@@ -150,7 +158,7 @@ class ResponseBody(Body):
             logprobs=top_logprobs(self.top_logprobs is not None, self.top_logprobs),
         )
         return Request(
-            messages=self._messages(ignored),
+            messages=self._messages(),
             sampling=sampling.checked(),
             tools=tools,
             tool_choice=check_choice(named, tools),
@@ -161,7 +169,7 @@ class ResponseBody(Body):
         form = self.text.format if self.text else None
         return schema_form(form.schema_) if isinstance(form, SchemaText) else form_of(form)
 
-    def _messages(self, ignored: list[str]) -> tuple[Message, ...]:
+    def _messages(self) -> tuple[Message, ...]:
         found = [Message("system", (Text(self.instructions),))] if self.instructions else []
         if isinstance(self.input, str):
             return (*found, Message.user(self.input))
@@ -174,14 +182,14 @@ class ResponseBody(Body):
             match item:
                 case MessageItem():
                     role = "system" if item.role == "developer" else item.role
-                    parts = parts_of(item.content, f"{place}.content", ignored)
+                    parts = parts_of(item.content, f"{place}.content")
                     thought = reasoning if role == "assistant" else ""
                     found.append(Message(role, parts, thought))
                 case CallItem():
                     call = call_of(item.name, item.arguments, place)
                     _add_call(found, call, reasoning)
                 case OutputItem():
-                    parts = parts_of(item.output, f"{place}.output", ignored)
+                    parts = parts_of(item.output, f"{place}.output")
                     found.append(Message("tool", parts))
                 case ReasoningItem():
                     reasoning = "".join(t.text for t in item.content or item.summary or ())
@@ -316,6 +324,7 @@ def usage_of(completion: Completion) -> dict[str, Any]:
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        **cost_field([usage]),
     }
 
 

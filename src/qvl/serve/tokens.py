@@ -36,10 +36,10 @@ class TokenizeBody(Body):
             raise ValueError("give either a prompt or messages")
         return self
 
-    def request(self, ignored: list[str]) -> Request:
+    def request(self) -> Request:
         """Of the messages. Raises QvlError, Refusal."""
         tools = tuple(tool_of(tool.function) for tool in self.tools or ())
-        return Request(messages=messages_of(self.messages or (), ignored), tools=tools)
+        return Request(messages=messages_of(self.messages or ()), tools=tools)
 
 
 class DetokenizeBody(Body):

@@ -101,6 +101,8 @@ class _Asker:
         said = b""
         for place in self.ask(group).logprobs:
             found = _ways(place, said, group)
+            if not found:  # as of a server that tells tokens which are not those of its text
+                raise AnswerFormError("the tokens that are told do not spell an answer")
             unseen = tuple(a for a in group if not any(a in way.answers for way in found))
             if len(found) > 1 or unseen:
                 return found + self._unseen(place, said, found, unseen)

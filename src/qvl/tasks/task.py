@@ -236,7 +236,11 @@ def as_row(item: str, result: Result) -> dict[str, Any]:
         **plain(own),
         "flags": list(result.flags),
         "finish_reason": answer.finish_reason,
-        "usage": asdict(usage(result.completions)),
+        "usage": {
+            name: value
+            for name, value in asdict(usage(result.completions)).items()
+            if value is not None
+        },
         "meta": {
             "confidence": round(answer.confidence, 4),
             **plain(asdict(answer.provenance)),
@@ -246,9 +250,12 @@ def as_row(item: str, result: Result) -> dict[str, Any]:
 
 
 def usage(completions: Sequence[Completion]) -> Usage:
-    """The tokens of all completions together."""
+    """The tokens of all completions together, and their cost, where that of each is known."""
+    counts = [f.name for f in fields(Usage) if f.name != "cost"]
+    costs = [c.usage.cost for c in completions]
     return Usage(
-        **{f.name: sum(getattr(c.usage, f.name) for c in completions) for f in fields(Usage)}
+        **{name: sum(getattr(c.usage, name) for c in completions) for name in counts},
+        cost=None if None in costs else sum(filter(None, costs)),
     )
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from qvl.engine.stream import undecided
 from qvl.errors import InvalidParamError, nearest
 from qvl.types import Request, Tool, ToolCall
+from qvl.vlm.answer_json import read_json
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -122,7 +122,7 @@ class CallReader:
 
 def _read(block: str) -> ToolCall | None:
     try:
-        match json.loads(block, parse_constant=_refuse):
+        match read_json(block):
             case {"name": str(name), "arguments": dict(arguments)}:
                 return ToolCall(name, arguments)
     except (ValueError, RecursionError):
@@ -139,7 +139,3 @@ def _ends_in_string(block: str) -> bool:
     except (ValueError, RecursionError):
         pass
     return False
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
