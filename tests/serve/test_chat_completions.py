@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -218,6 +219,27 @@ def test_an_answer_has_the_form_that_was_asked_for(client: Any) -> None:
     )
     if plain.choices[0].finish_reason == "stop":
         assert isinstance(json.loads(plain.choices[0].message.content), dict)
+
+
+def test_a_choice_or_a_pattern_is_asked_for_as_of_vllm(client: Any) -> None:
+    def formed(**form: Any) -> str:
+        body = {"structured_outputs": form}
+        told = say(client, messages=shown(png(1)), max_tokens=64, seed=1, extra_body=body)
+        assert told.choices[0].finish_reason == "stop"
+        return told.choices[0].message.content
+
+    assert formed(choice=["да", "нет"], regex=None) in ("да", "нет")
+    assert re.fullmatch("[0-9]{3}", formed(regex="[0-9]{3}"))
+    schema = {"type": "object", "properties": {"n": {"enum": [5]}}, "required": ["n"]}
+    closed = {**schema, "additionalProperties": False}
+    assert json.loads(formed(json=closed)) == {"n": 5}
+    prompted = client.completions.create(
+        model="sprout",
+        prompt="How many?",
+        max_tokens=64,
+        extra_body={"structured_outputs": {"choice": ["one", "two"]}},
+    )
+    assert prompted.choices[0].text in ("one", "two")
 
 
 def test_stops_are_kept(client: Any) -> None:
