@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 import documents
 from qvl.types import (
@@ -264,6 +265,21 @@ def test_without_a_limit_it_is_1024(client: Any) -> None:
 def test_the_clients_own_shape_may_be_sent_back(client: Any) -> None:
     told = say(client, messages=TEXT, max_tokens=8)
     history = [*TEXT, told.choices[0].message.model_dump(), {"role": "user", "content": "And now?"}]
+    assert say(client, messages=history, max_tokens=8).choices[0].message.content is not None
+
+
+# the client's own, about what it has parsed itself
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+def test_what_the_client_has_parsed_may_be_sent_back(client: Any) -> None:
+    class Count(BaseModel):
+        n: Literal[1, 2, 3]
+
+    told = client.chat.completions.parse(
+        model="sprout", messages=TEXT, response_format=Count, max_tokens=64
+    )
+    message = told.choices[0].message
+    assert isinstance(message.parsed, Count)
+    history = [*TEXT, message, {"role": "user", "content": "And now?"}]
     assert say(client, messages=history, max_tokens=8).choices[0].message.content is not None
 
 

@@ -81,6 +81,7 @@ class AssistantMessage(Nested):
     audio: None = None
     function_call: None = None
     annotations: list[object] | None = None
+    parsed: object = None  # the content, as `parse` of OpenAI's client adds it
 
 
 class ToolMessage(Nested):

@@ -136,6 +136,7 @@ class NamedTool(Nested):
 class CalledFunction(Nested):
     name: ToolName
     arguments: str
+    parsed_arguments: object = None  # the same, as `parse` and `stream` of OpenAI's client add it
 
 
 def tool_of(function: Function) -> Tool:
