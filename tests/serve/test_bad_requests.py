@@ -353,6 +353,34 @@ BODIES: list[tuple[str, bytes, int, str, str | None]] = [
         None,
     ),
     ("A thinking", chat(thinking_token_budget=5), 400, "invalid_param", None),
+    *(
+        (f"A structured {name}", chat(structured_outputs=form, **more), 400, code, param)
+        for name, form, more, code, param in (
+            ("none", {}, {}, "invalid_request", "structured_outputs"),
+            ("null", {"choice": None}, {}, "invalid_request", "structured_outputs"),
+            ("two", {"choice": ["a"], "regex": "a"}, {}, "invalid_request", "structured_outputs"),
+            (
+                "beside a response_format",
+                {"choice": ["a"]},
+                {"response_format": {"type": "json_object"}},
+                "invalid_request",
+                "structured_outputs",
+            ),
+            (
+                "grammar",
+                {"grammar": "x"},
+                {},
+                "unsupported_parameter",
+                "structured_outputs.grammar",
+            ),
+            ("no choice", {"choice": []}, {}, "invalid_request", "structured_outputs.choice"),
+            ("long choice", {"choice": ["a" * 70_000]}, {}, "invalid_param", None),
+            ("surrogate", {"choice": ["\ud800"]}, {}, "invalid_param", None),
+            ("regex", {"regex": "["}, {}, "invalid_param", None),
+            ("long regex", {"regex": "a" * 70_000}, {}, "invalid_param", None),
+            ("json", {"json": {"contains": {}}}, {}, "invalid_param", None),
+        )
+    ),
 ]
 
 

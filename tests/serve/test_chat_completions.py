@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 import documents
 from qvl.serve.chat import usage_object
@@ -222,6 +224,27 @@ def test_an_answer_has_the_form_that_was_asked_for(client: Any) -> None:
         assert isinstance(json.loads(plain.choices[0].message.content), dict)
 
 
+def test_a_choice_or_a_pattern_is_asked_for_as_of_vllm(client: Any) -> None:
+    def formed(**form: Any) -> str:
+        body = {"structured_outputs": form}
+        told = say(client, messages=shown(png(1)), max_tokens=64, seed=1, extra_body=body)
+        assert told.choices[0].finish_reason == "stop"
+        return told.choices[0].message.content
+
+    assert formed(choice=["да", "нет"], regex=None) in ("да", "нет")
+    assert re.fullmatch("[0-9]{3}", formed(regex="[0-9]{3}"))
+    schema = {"type": "object", "properties": {"n": {"enum": [5]}}, "required": ["n"]}
+    closed = {**schema, "additionalProperties": False}
+    assert json.loads(formed(json=closed)) == {"n": 5}
+    prompted = client.completions.create(
+        model="sprout",
+        prompt="How many?",
+        max_tokens=64,
+        extra_body={"structured_outputs": {"choice": ["one", "two"]}},
+    )
+    assert prompted.choices[0].text in ("one", "two")
+
+
 def test_stops_are_kept(client: Any) -> None:
     whole = say(client, messages=shown(png(1)), max_tokens=32).choices[0].message.content
     stop = whole[3:6]
@@ -244,6 +267,21 @@ def test_without_a_limit_it_is_1024(client: Any) -> None:
 def test_the_clients_own_shape_may_be_sent_back(client: Any) -> None:
     told = say(client, messages=TEXT, max_tokens=8)
     history = [*TEXT, told.choices[0].message.model_dump(), {"role": "user", "content": "And now?"}]
+    assert say(client, messages=history, max_tokens=8).choices[0].message.content is not None
+
+
+# the client's own, about what it has parsed itself
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+def test_what_the_client_has_parsed_may_be_sent_back(client: Any) -> None:
+    class Count(BaseModel):
+        n: Literal[1, 2, 3]
+
+    told = client.chat.completions.parse(
+        model="sprout", messages=TEXT, response_format=Count, max_tokens=64
+    )
+    message = told.choices[0].message
+    assert isinstance(message.parsed, Count)
+    history = [*TEXT, message, {"role": "user", "content": "And now?"}]
     assert say(client, messages=history, max_tokens=8).choices[0].message.content is not None
 
 

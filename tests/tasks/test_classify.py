@@ -24,7 +24,7 @@ from qvl.tasks.prompts import wording
 from qvl.tasks.task import Flag, from_json, question, results, run_task
 from qvl.types import Request, ResponseFormat
 from qvl.vlm.local import LocalModel
-from telling import Telling, chosen, completion, words_of
+from scripted import Scripted, chosen, completion, words_of
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))
 SEEN = [Image(b"", "a.png")]
@@ -142,7 +142,7 @@ def test_an_answer_that_is_not_among_the_likeliest_is_asked_for_alone() -> None:
         told = chosen(request, probabilities)
         return replace(told, logprobs=(replace(told.logprobs[0], best=told.logprobs[0].best[:2]),))
 
-    model = Telling(tell)
+    model = Scripted(tell)
     found = odds(model, asked("?"), "abcde").probabilities
     assert found == pytest.approx(
         {"a": 0.6 / 0.901, "b": 0.3 / 0.901, "c": 1e-3 / 0.901, "d": 0, "e": 0}, abs=1e-5
@@ -151,13 +151,13 @@ def test_an_answer_that_is_not_among_the_likeliest_is_asked_for_alone() -> None:
 
 
 def test_a_model_that_tells_no_probabilities_is_refused() -> None:
-    model = Telling(lambda request: completion("cup", request))
+    model = Scripted(lambda request: completion("cup", request))
     with pytest.raises(InvalidParamError, match="probabilities"):
         Classify(labels=("cup", "car")).run(model, SEEN)
 
 
 def test_one_class_and_its_threshold() -> None:
-    model = Telling(lambda request: chosen(request, {"cup": 0.2, "car": 0.1, "x": 0.5}))
+    model = Scripted(lambda request: chosen(request, {"cup": 0.2, "car": 0.1, "x": 0.5}))
     labels = ("car", "cup: a vessel for drinking")
     found = Classify(labels=labels).run(model, SEEN)
     assert (found.text, found.labels, found.flags) == ("cup", ("cup",), ())
@@ -179,7 +179,7 @@ def test_several_classes() -> None:
             {"да": 0.6, "нет": 0.2} if "чашка" in words_of(request) else {"да": 0.1, "нет": 0.3},
         )
 
-    model = Telling(tell)
+    model = Scripted(tell)
     found = Classify(labels=("машина", "чашка: для питья"), multi=True, language="ru").run(
         model, SEEN
     )

@@ -22,6 +22,7 @@ from qvl.serve.fields import (
     Form,
     NamedTool,
     Sampled,
+    StructuredOutputs,
     Tools,
     call_of,
     check_choice,
@@ -80,6 +81,7 @@ class AssistantMessage(Nested):
     audio: None = None
     function_call: None = None
     annotations: list[object] | None = None
+    parsed: object = None  # the content, as `parse` of OpenAI's client adds it
 
 
 class ToolMessage(Nested):
@@ -104,6 +106,7 @@ class ChatBody(Sampled):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: Form | None = None
+    structured_outputs: StructuredOutputs | None = None
     thinking_token_budget: int | None = None
 
     def request(self, ignored: list[str]) -> Request:
@@ -115,7 +118,7 @@ class ChatBody(Sampled):
         tools = tuple(tool_of(tool.function) for tool in self.tools or ())
         choice = self.tool_choice
         named = choice.function.name if isinstance(choice, NamedTool) else choice or "auto"
-        form = form_of(self.response_format)
+        form = form_of(self.response_format, self.structured_outputs)
         if tools and form is not None and named == "auto":
             ignored.append("tools")  # the form leaves no room for a call
         return Request(

@@ -15,7 +15,7 @@ from qvl.errors import InvalidParamError
 from qvl.serve.answers import Piece
 from qvl.serve.chat import Shape, finish_of, meta_of, usage_object
 from qvl.serve.errors import to_json
-from qvl.serve.fields import Form, Sampled, form_of
+from qvl.serve.fields import Form, Sampled, StructuredOutputs, form_of
 from qvl.serve.limits import CHOICES, TOP_LOGPROBS
 from qvl.types import Completion, Message, Request, TokenLogprob, Usage, choices
 
@@ -26,6 +26,7 @@ class CompletionBody(Sampled):
     prompt: str | Prompts
     logprobs: Annotated[int, Field(ge=0, le=TOP_LOGPROBS)] | None = None
     response_format: Form | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def requests(self) -> list[Request]:
         """`n` for each prompt, one after the other. Raises InvalidParamError."""
@@ -38,7 +39,7 @@ class CompletionBody(Sampled):
             )
         logprobs = 0 if self.logprobs is None else max(1, self.logprobs)
         sampling = self.sampling(max_tokens=self.max_tokens, logprobs=logprobs)
-        form = form_of(self.response_format)
+        form = form_of(self.response_format, self.structured_outputs)
         base = Request(
             messages=(),
             sampling=sampling,
