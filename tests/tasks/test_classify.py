@@ -24,7 +24,7 @@ from qvl.tasks.prompts import wording
 from qvl.tasks.task import Flag, from_json, question, results, run_task
 from qvl.types import Request, ResponseFormat
 from qvl.vlm.local import LocalModel
-from scripted import Scripted, chosen, completion, words_of
+from scripted import Scripted, chosen, completion, likely, words_of
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))
 SEEN = [Image(b"", "a.png")]
@@ -227,6 +227,6 @@ def test_what_cannot_be_chosen_from_is_refused(options: dict[str, Any], word: st
 
 
 def test_tokens_that_spell_no_answer_are_an_error_of_the_item() -> None:
-    model = Telling(lambda request: completion("cat", request, tokens=[("Ġcat", 0.9)]))
+    model = Scripted(lambda request: completion("cat", request, logprobs=likely(("Ġcat", 0.9))))
     found = run_task(model, Classify(labels=("cat", "dog")), SEEN)
     assert isinstance(found, AnswerFormError)

@@ -61,7 +61,7 @@ WANTED: dict[str, Any] = {
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "Infinity", "NaN"])
 def test_a_number_that_json_cannot_say_again_is_no_answer(number: str) -> None:
-    model = Telling(lambda request: f'{{"n": {number}}}')
+    model = Scripted(lambda request: f'{{"n": {number}}}')
     found = run_task(model, Extract(schema="n float?"), SEEN)
     assert isinstance(found, AnswerFormError)
     with pytest.raises(ValueError, match="JSON"):
@@ -94,7 +94,7 @@ def test_a_schema_is_checked_once_however_many_pictures_it_is_for(
         lambda schema: (checked.append(schema), check(schema)),
     )
     schema = {"type": "object", "properties": {"checked once": {"type": "integer"}}}
-    model = Telling(lambda _: '{"checked once": 1}')
+    model = Scripted(lambda _: '{"checked once": 1}')
     for _ in range(3):
         Extract(schema=schema).run(model, SEEN)
     assert checked == [schema]
