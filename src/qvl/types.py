@@ -24,6 +24,7 @@ DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 # the reasoning did, so there is no answer
 FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
 MAX_NEW_TOKENS = 4096
+FIRST_ALONE = "the first one is used"  # ends the note on a file of which more could be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,14 @@ class Video:
 
 def is_address(source: str) -> bool:
     return source[:8].lower().startswith(("http://", "https://"))
+
+
+def page_apart(source: str) -> tuple[str, int | None]:
+    """A path, address or data URL without the `#page=N` behind it, as in RFC 8118, and that N."""
+    rest, mark, number = source.rpartition("#page=")
+    if mark and re.fullmatch("[0-9]{1,6}", number):
+        return rest, int(number)
+    return source, None
 
 
 def without_password(address: str) -> str:
@@ -319,6 +328,16 @@ class Provenance:
     images: tuple[ImageInfo, ...]
     version: str
     videos: tuple[VideoInfo, ...] = ()
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What of the pictures was not looked at: all pages or frames of a file but the first."""
+        return tuple(
+            f"{image.name}: {note}"
+            for image in self.images
+            for note in image.notes
+            if note.endswith(FIRST_ALONE)
+        )
 
 
 @dataclass(frozen=True, slots=True)

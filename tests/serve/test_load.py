@@ -113,6 +113,24 @@ def test_a_request_that_takes_too_long_is_given_up() -> None:
         assert model.working == 0
 
 
+def test_who_waits_when_the_grace_is_over_is_told() -> None:
+    model = StandIn()
+    model.gate.clear()
+    with (
+        running(model, limits=Limits(running=1, drain_s=0.1)) as server,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        admission = server.app.state.serving.admission
+        taken = [pool.submit(post, server, {"messages": TEXT}) for _ in range(3)]
+        until(lambda: (admission.running, admission.waiting) == (1, 2))
+        server.server.stop()
+        for future in taken:
+            status, headers, body = future.result()
+            assert (status, body["error"]["code"]) == (503, "draining")
+            assert headers["retry-after"] == "5"
+        model.gate.set()
+
+
 def opened(server: Running, fields: dict[str, Any]) -> socket.socket:
     """A connection on which a request has been sent."""
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)

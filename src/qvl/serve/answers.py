@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from typing import TypeVar
@@ -47,23 +47,30 @@ class Answers:
         self._queues: set[asyncio.Queue[Piece | Exception]] = set()
 
     async def deltas(
-        self, requests: Sequence[Request], key: str, until_s: float, *, is_counted: bool = False
+        self, requests: Sequence[Request], key: str, until_s: float
     ) -> AsyncGenerator[Piece, None]:
-        """Pieces of the answers to the choices of one request, each answer's in order.
-
-        One that `is_counted` is part of something larger that its key was counted for.
+        """Pieces of the answers to the choices of one request of a key, each answer's in order.
 
         The first piece comes when the first answer is being computed, so what is wrong with a request
         is known by then; it and the last of each answer may be empty. Raises the first error, and
         TimeoutError when there is more to come at `until_s` of the loop's clock.
         """
+        with self._admission.taken(key):
+            async with aclosing(self._deltas(requests, until_s)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _deltas(
+        self, requests: Sequence[Request], until_s: float, *, has_begun: bool = False
+    ) -> AsyncGenerator[Piece, None]:
         asked_s = time.monotonic()
         count, tokens = len(requests), sum(map(tokens_of, requests))
-        if not is_counted:
-            self._admission.count(key)
         async with asyncio.timeout_at(until_s):
             await self._admission.enter(
-                key, choices=count, tokens=tokens, priority=requests[0].priority
+                choices=count,
+                tokens=tokens,
+                priority=requests[0].priority,
+                has_begun=has_begun,
             )
         began_s = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -78,7 +85,7 @@ class Answers:
             nonlocal reading
             reading -= 1
             if not reading:
-                self._admission.leave(key, count, time.monotonic() - began_s)
+                self._admission.leave(count, time.monotonic() - began_s)
 
         self._queues.add(queue)
         for number, request in enumerate(requests):
@@ -106,24 +113,27 @@ class Answers:
             self._queues.discard(queue)
 
     async def whole(
-        self, requests: Sequence[Request], key: str, until_s: float, *, is_counted: bool = False
+        self, requests: Sequence[Request], key: str, until_s: float
     ) -> list[Completion]:
         """All answers to the choices of one request. Raises as `deltas`."""
-        found: dict[int, Completion] = {}
-        deltas = self.deltas(requests, key, until_s, is_counted=is_counted)
-        async with aclosing(deltas) as pieces:
-            async for number, delta in pieces:
-                if delta.completion is not None:
-                    found[number] = delta.completion
-        return [found[number] for number in range(len(requests))]
+        return await _whole(self.deltas(requests, key, until_s))
 
-    def give_up(self) -> None:
-        """End whatever is being computed with an error: the server stops."""
+    async def part(self, request: Request, until_s: float, *, has_begun: bool) -> Completion:
+        """The answer to one of the requests that something makes which is taken already.
+
+        `has_begun` as for `Admission.enter`. Raises as `deltas`.
+        """
+        (completion,) = await _whole(self._deltas([request], until_s, has_begun=has_begun))
+        return completion
+
+    def give_up(self, why: Callable[[], Refusal]) -> None:
+        """End whatever waits or is being computed with an error."""
+        self._admission.give_up(why)
         for queue in self._queues:
-            queue.put_nowait(Refusal(503, "draining", "the server stopped", retry_after_s=5))
+            queue.put_nowait(why())
 
-    def close(self) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, wait: bool) -> None:
+        self._threads.shutdown(wait=wait, cancel_futures=True)
 
     def _read(
         self,
@@ -148,17 +158,39 @@ class Answers:
             tell(as_fault(error, request.id))
 
 
+async def _whole(deltas: AsyncGenerator[Piece, None]) -> list[Completion]:
+    found: dict[int, Completion] = {}
+    async with aclosing(deltas) as pieces:
+        async for number, delta in pieces:
+            if delta.completion is not None:
+                found[number] = delta.completion
+    return [found[number] for number in sorted(found)]
+
+
 def tokens_of(request: Request) -> int:
     """About how many tokens a request is, by what can be seen without reading it."""
     parts = [part for message in request.messages for part in message.content]
-    texts = [part.text for part in parts if isinstance(part, Text)]
-    pictures = len(parts) - len(texts)
-    characters = sum(map(len, texts))
-    read = characters // CHARACTERS_PER_TOKEN + pictures * TOKENS_PER_PICTURE
+    pictures = sum(not isinstance(part, Text) for part in parts)
+    read = characters_of(request) // CHARACTERS_PER_TOKEN + pictures * TOKENS_PER_PICTURE
     return read + request.sampling.max_new_tokens
 
 
-async def unless_left(receive: Receive, work: Coroutine[object, object, T]) -> T:
+def characters_of(request: Request) -> int:
+    """About how long all is that a model would read of a request as text."""
+    texts = [
+        part.text
+        for message in request.messages
+        for part in message.content
+        if isinstance(part, Text)
+    ]
+    texts += [message.reasoning for message in request.messages]
+    texts += [str(call.arguments) for m in request.messages for call in m.tool_calls]
+    for tool in request.tools:
+        texts += [tool.description, str(tool.parameters)]
+    return sum(map(len, texts))
+
+
+async def unless_left(receive: Receive, work: Awaitable[T]) -> T:
     """What `work` gives; when the client leaves it is cancelled. Raises ClientLeftError then."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
     try:

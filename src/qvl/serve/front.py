@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qvl.serve.admission import Admission
 from qvl.serve.answers import ClientLeftError
 from qvl.serve.errors import Refusal, failure_of, respond
-from qvl.serve.limits import JSON_NESTING, JSON_VALUES, Limits
+from qvl.serve.limits import JSON_KEYS, JSON_NESTING, JSON_VALUES, Limits
 
 log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MARKS = re.compile(rb'["\[\]{},]')
+_MARKS = re.compile(rb'["\[\]{},:]')
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 SHORTLY_S, AWHILE_S = 0.05, 0.5  # for the rest of a body that is not wanted
 LEFT = 499  # nginx's number for a client that left; only in the log
@@ -164,16 +164,17 @@ async def _discard(receive: Receive, within_s: float) -> None:
 
 
 def check_shape(body: bytes) -> None:
-    """Refuses what is costly to parse: deep nesting, very many values, other encodings than UTF-8.
+    """Refuses what is costly to read: deep nesting, very many values and keys, which may all be wrong,
+    other encodings than UTF-8.
 
     A linear scan, which jumps over strings. Whether it is JSON is for the parser to say.
     """
     if b"\0" in body:  # UTF-16 or UTF-32, which Python's parser would take
         raise Refusal(400, "invalid_json", "the body is not JSON in UTF-8")
-    depth = values = at = 0
+    depth = values = keys = at = 0
     while (mark := _MARKS.search(body, at)) is not None:
         at, sign = mark.end(), mark[0]
-        values += 1
+        values, keys = values + (sign != b":"), keys + (sign == b":")
         if sign == b'"':
             at = _end_of_string(body, at)
         else:
@@ -182,6 +183,8 @@ def check_shape(body: bytes) -> None:
             raise Refusal(400, "invalid_json", f"the body is nested deeper than {JSON_NESTING}")
         if values > JSON_VALUES:
             raise Refusal(400, "invalid_json", f"the body has more than {JSON_VALUES} values")
+        if keys > JSON_KEYS:
+            raise Refusal(400, "invalid_json", f"the body has more than {JSON_KEYS} keys")
 
 
 def _end_of_string(body: bytes, at: int) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
@@ -15,16 +16,18 @@ import qvl
 from qvl import types
 from qvl.errors import PromptTooLongError
 from qvl.serve.admission import Admission
-from qvl.serve.answers import Answers, EventStream, Piece, unless_left
+from qvl.serve.answers import Answers, EventStream, Piece, characters_of, unless_left
 from qvl.serve.chat import Shape, new_id
-from qvl.serve.errors import Json, Refusal, error_object, failure_of, shown, to_json
+from qvl.serve.errors import PARAM, Json, Refusal, error_object, failure_of, shown, to_json
 from qvl.serve.fields import Body, header_of
 from qvl.serve.limits import TEXT_PER_POSITION, Limits
 from qvl.serve.metrics import Metrics
-from qvl.types import Completion, Text
+from qvl.serve.watchdog import Watchdog
+from qvl.types import Completion
 from qvl.vlm.chat_model import ChatModel
 
 WARNINGS = 20  # of one request
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """`names` are those that clients may call the model by, the first is its own."""
+    """`names` are those that clients may call the model by, the first is its own; `readers` are the
+    threads that take bodies apart, with the documents in them.
+    """
 
     model: ChatModel
     names: tuple[str, ...]
@@ -53,6 +58,8 @@ class Serving:
     admission: Admission
     metrics: Metrics
     answers: Answers
+    watchdog: Watchdog
+    readers: Executor
     created: int = field(default_factory=lambda: int(time.time()))
 
     def asked(self, http: Request, body: Body) -> Asked:
@@ -72,12 +79,15 @@ class Serving:
             param="model",
         )
 
+    async def read(self, asked: Asked, reading: Callable[[], T]) -> T:
+        """What a thread reads of a body; given up when its client leaves or its time is over."""
+        found = asyncio.get_running_loop().run_in_executor(self.readers, reading)
+        async with asyncio.timeout_at(asked.until_s):
+            return await unless_left(asked.http.receive, found)
+
     def own(self, request: types.Request, asked: Asked) -> types.Request:
         """The request as its key's; raises PromptTooLongError before so long a text is read."""
-        characters = sum(
-            len(part.text) for m in request.messages for part in m.content if isinstance(part, Text)
-        )
-        self.check_length(characters)
+        self.check_length(characters_of(request))
         return replace(request, tenant=asked.key, id=asked.id)
 
     def check_length(self, characters: int) -> None:
@@ -97,15 +107,15 @@ class Serving:
             raise Refusal(
                 400,
                 "unsupported_parameter",
-                f"{names[0][: WARNINGS * 4]!r} has no effect here, and the server was told to refuse that",
-                param=names[0][: WARNINGS * 4],
+                f"{shown(names[0])} has no effect here, and the server was told to refuse that",
+                param=names[0][:PARAM],
             )
         info = self.model.info
         return Shape(
             model=body.model or self.names[0],
             fingerprint=f"qvl-{qvl.__version__}-{info.dtype}-{info.device}",
             id=new_id(prefix),
-            warnings=tuple(f"{name[:80]!r} has no effect here" for name in names[:WARNINGS]),
+            warnings=tuple(f"{shown(name)} has no effect here" for name in names[:WARNINGS]),
             **more,
         )
 
