@@ -76,8 +76,13 @@ class Prepared(Brief):
     words: StandIn = field(default_factory=StandIn)
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
-        self.model._prepare(request)
-        return self.words.stream(request)
+        prompt = self.model._prepare(request).prompt
+        images = tuple(image.info for image in prompt.images if image.info is not None)
+        for delta in self.words.stream(request):
+            if (said := delta.completion) is not None:
+                how = replace(said.provenance, images=images, generation=self.info.generation)
+                delta = replace(delta, completion=replace(said, provenance=how))
+            yield delta
 
 
 @pytest.fixture(scope="module")
