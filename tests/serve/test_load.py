@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import random
 import signal
 import socket
@@ -25,6 +26,7 @@ from qvl.vlm.local import LocalModel
 from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
 LOAD_S = 600
+JSON = {"Content-Type": "application/json"}
 TEXT: list[Any] = [{"role": "user", "content": "How many?"}]
 
 
@@ -184,6 +186,18 @@ def test_a_stream_without_words_is_kept_alive() -> None:
         while b"[DONE]" not in received:
             received += sock.recv(4096)
     assert b'"role": "assistant"' in received
+
+
+def test_a_client_that_leaves_with_all_of_a_stream_has_not_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "qvl.serve.front")
+    with running(StandIn()) as server:
+        for _ in range(20):
+            fields = {"messages": TEXT, "stream": True}
+            ask(server.port, "POST", "/v1/chat/completions", JSON, json.dumps(fields))
+    statuses = [r.getMessage().split()[2] for r in caplog.records if "/v1/chat" in r.getMessage()]
+    assert statuses == ["200"] * 20
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from qvl.errors import as_fault
+from qvl.serve import spans
 from qvl.serve.admission import Admission
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import CHARACTERS_PER_TOKEN, CHOICES, TOKENS_PER_PICTURE, Limits
@@ -102,6 +103,7 @@ class Answers:
                 if delta.completion is not None:
                     unfinished -= 1
                     self._metrics.finished(delta.completion, began_s - asked_s)
+                    spans.answered(delta.completion, self._metrics.model_name, began_s - asked_s)
                 elif delta.text or delta.reasoning:
                     now_s = time.monotonic()
                     if last_s[number]:
@@ -253,12 +255,14 @@ class EventStream(Response):
                 if time.monotonic() - sent_s >= self._ping_s:
                     await write(": ping\n\n")
 
-        pinging = asyncio.ensure_future(ping())
-        try:
-            async with asyncio.timeout_at(self._until_s), aclosing(self._events) as events:
-                async for event in events:
-                    await write(event)
+        async with asyncio.timeout_at(self._until_s):
+            pinging = asyncio.ensure_future(ping())
+            try:
+                async with aclosing(self._events) as events:
+                    async for event in events:
+                        await write(event)
+            finally:
+                pinging.cancel()
+                await asyncio.gather(pinging, return_exceptions=True)
+            # the last thing that is done: a client that has it all may leave
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            pinging.cancel()
-            await asyncio.gather(pinging, return_exceptions=True)

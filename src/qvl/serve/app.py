@@ -307,6 +307,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=layers,
+        telemetry={"tracing": False, "logs": False},  # FastAPI's own would hold contents: `spans`
         exception_handlers=dict.fromkeys(
             (QvlError, Refusal, RequestValidationError, HTTPException), handle
         ),

@@ -20,6 +20,7 @@ from qvl.serve.admission import Admission
 from qvl.serve.answers import ClientLeftError
 from qvl.serve.errors import Refusal, failure_of, respond
 from qvl.serve.limits import JSON_KEYS, JSON_NESTING, JSON_VALUES, Limits
+from qvl.serve.spans import request_span
 
 log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -30,8 +31,8 @@ LEFT = 499  # nginx's number for a client that left; only in the log
 
 
 class Front:
-    """The outermost layer: gives the request its id, logs one line without contents, and turns what
-    no route has handled into an answer. A fault is logged by its kind alone: its text may quote.
+    """The outermost layer: gives the request its id and its span, logs one line without contents, and
+    turns what no route has handled into an answer. A fault is logged by its kind alone: its text may quote.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -56,19 +57,23 @@ class Front:
                 headers["cache-control"] = "no-store"
             await send(message)
 
-        try:
-            await self._app(scope, receive, marked)
-        except ClientLeftError:
-            status = LEFT
-        except Exception as error:
-            failure = failure_of(error)
-            if failure.code == "internal_error":
-                log.error("request %s: a fault, %s", request_id, type(error).__name__)
-                log.debug("request %s", request_id, exc_info=error)
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            elif not status:
-                await respond(failure, request_id)(scope, receive, marked)
+        with request_span(scope, request_id) as span:
+            try:
+                await self._app(scope, receive, marked)
+            except ClientLeftError:
+                status = LEFT
+            except Exception as error:
+                failure = failure_of(error)
+                if failure.code == "internal_error":
+                    log.error("request %s: a fault, %s", request_id, type(error).__name__)
+                    log.debug("request %s", request_id, exc_info=error)
+                if scope["type"] == "websocket":
+                    await send({"type": "websocket.close", "code": 1008})
+                elif not status:
+                    await respond(failure, request_id)(scope, receive, marked)
+            finally:
+                if span is not None:
+                    span.ended(scope, status)
         took_s = time.monotonic() - began_s
         route = getattr(scope.get("route"), "path", "-")
         log.info("%s %s %d %.3f s", request_id, route, status, took_s)

@@ -15,6 +15,7 @@ from fastapi import Request, Response
 import qvl
 from qvl import types
 from qvl.errors import PromptTooLongError
+from qvl.serve import spans
 from qvl.serve.admission import Admission
 from qvl.serve.answers import Answers, EventStream, Piece, characters_of, unless_left
 from qvl.serve.chat import Shape, new_id
@@ -162,4 +163,6 @@ async def _events(
             async for event in shown:
                 yield event
         except Exception as error:  # noqa: BLE001 - the answer has begun: only its end can tell
-            yield f"data: {to_json(error_object(failure_of(error), request_id))}\n\n"
+            failure = failure_of(error)
+            spans.failed(failure.code)
+            yield f"data: {to_json(error_object(failure, request_id))}\n\n"
