@@ -576,13 +576,15 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name.startswith("qvl.serve")]
 
 
-def test_a_fault_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_is_told_without_its_words(caplog: pytest.LogCaptureFixture, stream: bool) -> None:
     model = StandIn(error=ValueError("a secret of /home/somebody at 0x7f0000000000"))
     with running(model) as server:
-        status, _, answer = ask(server.port, "POST", CHAT, JSON, chat())
-    assert status == 500
-    assert json.loads(answer)["error"]["type"] == "server_error"
+        status, headers, answer = ask(server.port, "POST", CHAT, JSON, chat(stream=stream))
+    assert status == (200 if stream else 500)
+    assert b'"type": "server_error"' in answer
     assert b"somebody" not in answer
+    assert f"request {headers['x-request-id']}: a fault, ValueError" in caplog.text
     assert "somebody" not in caplog.text
 
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qvl.serve.admission import Admission
 from qvl.serve.answers import ClientLeftError
-from qvl.serve.errors import Refusal, failure_of, respond
+from qvl.serve.errors import Refusal, logged, respond
 from qvl.serve.limits import JSON_KEYS, JSON_NESTING, JSON_VALUES, Limits
 from qvl.serve.spans import request_span
 
@@ -32,7 +32,7 @@ LEFT = 499  # nginx's number for a client that left; only in the log
 
 class Front:
     """The outermost layer: gives the request its id and its span, logs one line without contents, and
-    turns what no route has handled into an answer. A fault is logged by its kind alone: its text may quote.
+    turns what no route has handled into an answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -62,11 +62,8 @@ class Front:
                 await self._app(scope, receive, marked)
             except ClientLeftError:
                 status = LEFT
-            except Exception as error:
-                failure = failure_of(error)
-                if failure.code == "internal_error":
-                    log.error("request %s: a fault, %s", request_id, type(error).__name__)
-                    log.debug("request %s", request_id, exc_info=error)
+            except Exception as error:  # noqa: BLE001 - the outermost edge of a request
+                failure = logged(error, request_id)
                 if scope["type"] == "websocket":
                     await send({"type": "websocket.close", "code": 1008})
                 elif not status:

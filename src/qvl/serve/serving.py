@@ -19,7 +19,7 @@ from qvl.serve import spans
 from qvl.serve.admission import Admission
 from qvl.serve.answers import Answers, EventStream, Piece, characters_of, unless_left
 from qvl.serve.chat import Shape, new_id
-from qvl.serve.errors import PARAM, Json, Refusal, error_object, failure_of, shown, to_json
+from qvl.serve.errors import PARAM, Json, Refusal, error_object, logged, shown, to_json
 from qvl.serve.fields import Body, header_of
 from qvl.serve.limits import TEXT_PER_POSITION, Limits
 from qvl.serve.metrics import Metrics
@@ -163,6 +163,6 @@ async def _events(
             async for event in shown:
                 yield event
         except Exception as error:  # noqa: BLE001 - the answer has begun: only its end can tell
-            failure = failure_of(error)
+            failure = logged(error, request_id)
             spans.failed(failure.code)
             yield f"data: {to_json(error_object(failure, request_id))}\n\n"
