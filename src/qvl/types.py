@@ -31,6 +31,7 @@ MAX_CHOICES = 8  # answers to one request
 MAX_PICTURES = 32  # and videos, of one request
 TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
 Detail = Literal["auto", "low", "high", "original"]
+FIRST_ALONE = "the first one is used"  # ends the note on a file of which more could be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,14 @@ def _no_source(what: str, source: object) -> InvalidParamError:
 
 def is_address(source: str) -> bool:
     return source[:8].lower().startswith(("http://", "https://"))
+
+
+def page_apart(source: str) -> tuple[str, int | None]:
+    """A path, address or data URL without the `#page=N` behind it, as in RFC 8118, and that N."""
+    rest, mark, number = source.rpartition("#page=")
+    if mark and re.fullmatch("[0-9]{1,6}", number):
+        return rest, int(number)
+    return source, None
 
 
 def without_password(address: str) -> str:
@@ -394,6 +403,16 @@ class Provenance:
     images: tuple[ImageInfo, ...]
     version: str
     videos: tuple[VideoInfo, ...] = ()
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What of the pictures was not looked at: all pages or frames of a file but the first."""
+        return tuple(
+            f"{image.name}: {note}"
+            for image in self.images
+            for note in image.notes
+            if note.endswith(FIRST_ALONE)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,23 @@ import gzip
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import documents
+from qvl.serve import content
 from qvl.serve.auth import read_keys
+from qvl.serve.chat import ChatBody
 from qvl.serve.errors import param_of
-from qvl.serve.limits import JSON_VALUES, Limits
+from qvl.serve.fields import Body
+from qvl.serve.limits import JSON_KEYS, JSON_VALUES, Limits
+from qvl.serve.responses import ResponseBody
+from qvl.serve.tokens import DetokenizeBody
 from qvl.vlm.local import LocalModel
 from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
@@ -57,6 +64,10 @@ def nested(depth: int) -> bytes:
     return b'{"messages": ' + b"[" * depth + b"]" * depth + b"}"
 
 
+def many_keys(count: int) -> bytes:
+    return json.dumps(dict.fromkeys(map(str, range(count)))).encode()
+
+
 # id, body, status, code, param (None: any)
 BODIES: list[tuple[str, bytes, int, str, str | None]] = [
     ("S009 no JSON", b"hello", 400, "invalid_json", None),
@@ -69,6 +80,7 @@ BODIES: list[tuple[str, bytes, int, str, str | None]] = [
     ("S011 deep", nested(100_000), 400, "invalid_json", None),
     ("S011 65", nested(65), 400, "invalid_json", None),
     ("S011 wide", b"[" + b"1," * (JSON_VALUES + 1) + b"1]", 400, "invalid_json", None),
+    ("S011 keys", many_keys(JSON_KEYS + 1), 400, "invalid_json", None),
     ("S011 quotes", b'{"a":' + b'""' * (JSON_VALUES + 1) + b"}", 400, "invalid_json", None),
     ("A digits", b'{"n": ' + b"9" * 5000 + b"}", 400, "invalid_request", None),
     ("S012 2 MiB", b" " * (2 * 2**20 + 1), 413, "request_too_large", None),
@@ -624,13 +636,15 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name.startswith("qvl.serve")]
 
 
-def test_a_fault_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_is_told_without_its_words(caplog: pytest.LogCaptureFixture, stream: bool) -> None:
     model = StandIn(error=ValueError("a secret of /home/somebody at 0x7f0000000000"))
     with running(model, may_fail=True) as server:
-        status, _, answer = ask(server.port, "POST", CHAT, JSON, chat())
-    assert status == 500
-    assert json.loads(answer)["error"]["type"] == "server_error"
+        status, headers, answer = ask(server.port, "POST", CHAT, JSON, chat(stream=stream))
+    assert status == (200 if stream else 500)
+    assert b'"type": "server_error"' in answer
     assert b"somebody" not in answer
+    assert f"request {headers['x-request-id']}: a fault, ValueError" in caplog.text
     assert "somebody" not in caplog.text
 
 
@@ -639,3 +653,49 @@ def test_the_place_of_an_error_is_named_as_the_client_wrote_it() -> None:
     place = ["messages", 0, "user", "content", "list[union]", 0, "text", "text"]
     assert param_of(place, body, is_missing=False) == "messages[0].content[0].text"
     assert param_of(["model", "x"], {}, is_missing=True) == "x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChatBody, {"messages": [{"role": "user", "content": [{}] * 1000}] * 200}),
+        (ChatBody, {"messages": [{"role": "assistant", "tool_calls": [{}] * 100_000}]}),
+        (ResponseBody, {"input": [{"role": "user", "content": [{}] * 1000}] * 200}),
+        (ResponseBody, {"input": [{"type": "reasoning", "summary": [{}] * 100_000}]}),
+        (DetokenizeBody, {"tokens": ["x"] * 200_000}),
+    ],
+    ids=["parts", "calls", "parts of items", "reasoning", "tokens"],
+)
+def test_a_body_that_is_wrong_in_very_many_places_is_read_only_so_far(
+    kind: type[Body], body: dict[str, Any]
+) -> None:
+    """Telling each would keep everybody waiting, for seconds."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    assert caught.value.error_count() < 50
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [tool(description="x" * 40_000)]},
+        {"tools": [tool(parameters={"type": "object", "title": "x" * 40_000})]},
+        {"messages": [*TEXT, {"role": "assistant", "content": "", "reasoning": "x" * 40_000}]},
+    ],
+    ids=["description", "schema", "reasoning"],
+)
+def test_what_is_not_said_counts_as_text_too(server: Running, more: dict[str, Any]) -> None:
+    status, _, body = ask(server.port, "POST", CHAT, JSON, chat(**more))
+    assert (status, json.loads(body)["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_document_that_takes_too_long_to_open_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = threading.Event()
+    monkeypatch.setattr(content, "with_pages", lambda _: opened.wait(30) and [])
+    with running(StandIn(), may_fail=True, limits=Limits(request_s=0.3)) as here:
+        file = {"type": "file", "file": {"file_data": data_url(documents.document(b""))}}
+        status, _, body = ask(here.port, "POST", CHAT, JSON, said(file))
+        assert (status, json.loads(body)["error"]["code"]) == (504, "deadline_exceeded")
+        opened.set()

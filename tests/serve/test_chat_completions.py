@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 import documents
+from qvl.processing import source
 from qvl.serve.chat import usage_object
 from qvl.types import (
     Image,
@@ -128,9 +129,24 @@ def test_a_picture_may_be_sent_in_each_of_these_forms(client: Any, part: dict[st
     assert told.usage.prompt_tokens == usual.usage.prompt_tokens
 
 
-def test_a_documents_pages_are_shown_one_after_the_other(client: Any, model: LocalModel) -> None:
-    pdf = documents.document(documents.RED_LEFT, b"0 0 1 rg 0 0 100 100 re f")
-    part = {"type": "file", "file": {"file_data": data_url(pdf, "application/pdf")}}
+PDF = documents.document(documents.RED_LEFT, b"0 0 1 rg 0 0 100 100 re f")
+PDF_URL = data_url(PDF, "application/pdf")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file", "file": {"file_data": PDF_URL}},
+        {"type": "image_url", "image_url": {"url": PDF_URL}},
+        {"type": "input_image", "image_url": "https://pictures.example/paper.PDF?a=1"},
+        {"type": "file", "file": {"file_data": "https://pictures.example/paper.pdf"}},
+    ],
+    ids=["file", "image_url", "address", "file at an address"],
+)
+def test_a_documents_pages_are_shown_one_after_the_other(
+    client: Any, model: LocalModel, part: dict[str, Any], at_every_address: bytes
+) -> None:
+    pdf = at_every_address
     words = {"type": "text", "text": "What is this?"}
     told = say(client, messages=[{"role": "user", "content": [part, words]}], max_tokens=8)
     pages = [Image(pdf, page=number) for number in (1, 2)]
@@ -140,6 +156,41 @@ def test_a_documents_pages_are_shown_one_after_the_other(client: Any, model: Loc
     assert told.usage.prompt_tokens == alone.usage.prompt_tokens
     names = [picture["name"] for picture in told.choices[0].meta["images"]]
     assert names == [f"messages[0].content[0], page {number}" for number in (1, 2)]
+    assert not hasattr(told, "warnings")
+
+
+@pytest.fixture
+def at_every_address(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A document, where pictures are fetched from."""
+    monkeypatch.setattr(source, "fetch", lambda _url, into, **_: into.write(PDF))
+    return PDF
+
+
+def test_a_page_may_be_named_behind_its_document(client: Any) -> None:
+    for number in (1, 2):
+        part = {"type": "image_url", "image_url": {"url": f"{PDF_URL}#page={number}"}}
+        told = say(client, messages=[{"role": "user", "content": [part]}], max_tokens=1)
+        (picture,) = told.choices[0].meta["images"]
+        assert picture["sha256"].endswith(f"#{number}")
+    for url in (f"{PDF_URL}#page=3", f"{data_url(png(1))}#page=1"):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        with pytest.raises(openai.BadRequestError, match="no page"):
+            say(client, messages=[{"role": "user", "content": [part]}], max_tokens=1)
+
+
+def test_where_only_the_first_page_is_seen_the_answer_says_so(
+    client: Any, at_every_address: bytes
+) -> None:
+    """Of an address that does not look like a document's: what it is shows when it is read."""
+    part = {"type": "image_url", "image_url": {"url": "https://pictures.example/paper"}}
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+    expected = ["messages[0].content[0]: 2 pages: the first one is used"]
+    assert say(client, **asked).warnings == expected
+    chunks = parts_of_stream(client, **asked, n=2)
+    assert [c.warnings for c in chunks if hasattr(c, "warnings")] == [expected]
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/"}]}
+    told = client.responses.create(model="sprout", input=[item], max_output_tokens=16)
+    assert told.warnings == ["input[0].content[0]: 2 pages: the first one is used"]
 
 
 def test_a_stream_joins_to_the_whole(client: Any) -> None:
@@ -321,6 +372,8 @@ def test_fields_without_effect_are_named(client: Any) -> None:
     )
     assert "x-qvl-ignored" not in plain.headers
     assert "warnings" not in json.loads(plain.text)
+    unused = say(client, messages=TEXT, max_tokens=2, stream_options={"include_usage": True})
+    assert unused.warnings == ["'stream_options' has no effect here"]
 
 
 def test_the_detail_of_a_picture_reaches_the_model() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -77,7 +77,7 @@ class AssistantMessage(Nested):
     refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[SentCall] | None = None
+    tool_calls: Annotated[list[SentCall], Field(fail_fast=True)] | None = None
     audio: None = None
     function_call: None = None
     annotations: list[object] | None = None
@@ -94,7 +94,7 @@ class ToolMessage(Nested):
 ChatMessage = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES)]
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES, fail_fast=True)]
 
 
 class ChatBody(Sampled):
@@ -111,6 +111,7 @@ class ChatBody(Sampled):
 
     def request(self, ignored: list[str]) -> Request:
         """Names in `ignored` what has no effect. Raises QvlError, Refusal."""
+        self.check_stream(ignored)
         limit = (
             self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         )
@@ -187,7 +188,9 @@ class Shape:
     several_calls: bool = True
     usage_at_end: bool = False
 
-    def head(self, kind: str) -> dict[str, Any]:
+    def head(self, kind: str, found: Sequence[Completion] = ()) -> dict[str, Any]:
+        """With what there is to be warned of, as far as answers are `found`."""
+        warnings = [*self.warnings, *dict.fromkeys(w for c in found for w in c.provenance.unseen)]
         head = {
             "id": self.id,
             "object": kind,
@@ -195,7 +198,7 @@ class Shape:
             "model": self.model,
             "system_fingerprint": self.fingerprint,
         }
-        return {**head, "warnings": list(self.warnings)} if self.warnings else head
+        return {**head, "warnings": warnings} if warnings else head
 
 
 def new_id(prefix: str) -> str:
@@ -205,7 +208,7 @@ def new_id(prefix: str) -> str:
 def whole(completions: Sequence[Completion], shape: Shape) -> dict[str, Any]:
     """The chat.completion object of the answers to one request."""
     return {
-        **shape.head("chat.completion"),
+        **shape.head("chat.completion", completions),
         "choices": [_choice(i, c, shape) for i, c in enumerate(completions)],
         "usage": usage_object([c.usage for c in completions]),
     }
@@ -239,7 +242,7 @@ async def chunks(pieces: AsyncIterator[Piece], count: int, shape: Shape) -> Asyn
     calls, why each ended, and the usage if it is asked for.
     """
     head = shape.head("chat.completion.chunk")
-    usages: list[Usage] = []
+    usages: dict[int, Usage] = {}
 
     def chunk(index: int, delta: dict[str, Any], **more: Any) -> str:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
@@ -255,10 +258,12 @@ async def chunks(pieces: AsyncIterator[Piece], count: int, shape: Shape) -> Asyn
         if delta.text:
             yield chunk(index, {"content": delta.text})
         if (completion := delta.completion) is not None:
-            usages.append(completion.usage)
+            usages[index] = completion.usage
             calls, notes = calls_of(completion, several=shape.several_calls)
             for call in _call_deltas(calls):
                 yield chunk(index, {"tool_calls": [call]})
+            if len(usages) == 1 and completion.provenance.unseen:
+                head["warnings"] = list(completion.provenance.unseen)
             yield chunk(
                 index,
                 {},
@@ -266,8 +271,9 @@ async def chunks(pieces: AsyncIterator[Piece], count: int, shape: Shape) -> Asyn
                 finish_reason=finish_of(completion),
                 meta=meta_of(completion, notes, shape.model),
             )
+            head.pop("warnings", None)
     if shape.usage_at_end:
-        yield to_json({**head, "choices": [], "usage": usage_object(usages)})
+        yield to_json({**head, "choices": [], "usage": usage_object(in_order(usages))})
 
 
 def _call_deltas(calls: Sequence[ToolCall]) -> Iterator[dict[str, Any]]:
@@ -331,16 +337,22 @@ def meta_of(completion: Completion, notes: Sequence[str], model: str) -> dict[st
     }
 
 
-def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
-    """Of one prompt and all of its answers."""
-    prompt, new = usages[0].prompt_tokens, sum(u.completion_tokens for u in usages)
+def in_order(usages: Mapping[int, Usage]) -> list[Usage]:
+    """Of answers that ended in any order."""
+    return [usages[index] for index in sorted(usages)]
+
+
+def usage_object(usages: Sequence[Usage], prompts: int = 1) -> dict[str, Any]:
+    """Of all answers to so many prompts; those to one stand side by side, and it counts once."""
+    read = usages[:: len(usages) // prompts]
+    prompt, new = sum(u.prompt_tokens for u in read), sum(u.completion_tokens for u in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": new,
         "total_tokens": prompt + new,
         "prompt_tokens_details": {
-            "cached_tokens": usages[0].cached_tokens,
-            "image_tokens": usages[0].image_tokens,
+            "cached_tokens": sum(u.cached_tokens for u in read),
+            "image_tokens": sum(u.image_tokens for u in read),
         },
         "completion_tokens_details": {"reasoning_tokens": sum(u.reasoning_tokens for u in usages)},
         **cost_field(usages),

@@ -8,18 +8,16 @@ its type is not believed, the decoder sees what they are. A picture is named by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from qvl.data_url import from_base64, from_data_url
 from qvl.errors import ImageDecodeError, VideoDecodeError
-from qvl.processing.pdf import pages
-from qvl.processing.source import is_pdf
+from qvl.processing.pdf import with_pages
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import PARTS, PICTURES
-from qvl.types import Detail, Image, Message, Part, Text, Url, Video, is_address
+from qvl.types import Detail, Image, Message, Part, Text, Url, Video, is_address, page_apart
 
 
 class Nested(BaseModel):
@@ -98,7 +96,8 @@ ContentPart = Annotated[
     | InputFilePart,
     Field(discriminator="type"),
 ]
-Content = str | Annotated[list[ContentPart], Field(max_length=PARTS)]
+# a list ends with its first error here and below: a body has room for very many
+Content = str | Annotated[list[ContentPart], Field(max_length=PARTS, fail_fast=True)]
 
 
 def parts_of(content: Content | None, place: str) -> tuple[Part, ...]:
@@ -142,7 +141,7 @@ def _check_count(pictures: int, place: str) -> None:
             400,
             "too_many_images",
             f"{place} has {pictures} pictures, videos and pages, the limit is {PICTURES}",
-            hint="send fewer, or the pages of a document one by one as pictures",
+            hint="send fewer; #page=2 behind a document's address is that page alone",
             param=place,
         )
 
@@ -159,7 +158,7 @@ def _parts(part: ContentPart, place: str) -> Iterator[Part]:
             asked = part.image_url
             asked = ImageUrl(url=asked) if isinstance(asked, str) else asked
             detail = part.detail if isinstance(part, InputImagePart) else None
-            yield replace(_image(asked.url, place), detail=asked.detail or detail or "auto")
+            yield from _pictures(asked.url, place, asked.detail or detail or "auto")
         case VideoPart():
             asked = part.video_url
             yield _video(asked if isinstance(asked, str) else asked.url, place)
@@ -169,15 +168,17 @@ def _parts(part: ContentPart, place: str) -> Iterator[Part]:
             yield from _file(part.file_data, place)
 
 
-def _image(url: str, place: str) -> Image:
+def _pictures(url: str, place: str, detail: Detail = "auto") -> list[Image | Video]:
+    """A picture, or a page or all pages of a document: as `with_pages` finds."""
+    url, page = page_apart(url)
     if is_address(url):
-        return Image(Url(url), place)
+        return with_pages([Image(Url(url), place, page, detail)])
     if not url.startswith("data:"):
         raise ImageDecodeError(
             f"{place} is neither a data: URL nor an http(s) address",
             hint="send data:image/png;base64,... or an address",
         )
-    return Image(from_data_url(url, place), place)
+    return with_pages([Image(from_data_url(url, place), place, page, detail)])
 
 
 def _video(url: str, place: str) -> Video:
@@ -188,10 +189,8 @@ def _video(url: str, place: str) -> Video:
     return Video(source=from_data_url(url, place), name=place)
 
 
-def _file(data: str, place: str) -> list[Image]:
-    """The pages of a PDF, or a picture; at an address, a picture or a document's first page."""
-    if is_address(data):
-        return [_image(data, place)]
-    encoded = from_data_url(data, place) if data.startswith("data:") else from_base64(data, place)
-    image = Image(encoded, place)
-    return pages(image) if is_pdf(encoded) else [image]
+def _file(data: str, place: str) -> list[Image | Video]:
+    """As `_pictures`, and base64 alone."""
+    if is_address(data) or data.startswith("data:"):
+        return _pictures(data, place)
+    return with_pages([Image(from_base64(data, place), place)])

@@ -80,6 +80,11 @@ class Sampled(Body):
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
 
+    def check_stream(self, ignored: list[str]) -> None:
+        """Names in `ignored` what has no effect on an answer in one piece."""
+        if self.stream_options and not self.stream:
+            ignored.append("stream_options")
+
     def sampling(self, *, max_tokens: int | None, logprobs: int) -> Sampling:
         """Raises InvalidParamError for what lies outside the ranges of `Sampling`."""
         stop = self.stop

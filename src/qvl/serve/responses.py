@@ -83,11 +83,14 @@ class ReasoningText(Nested):
     text: str
 
 
+ReasoningTexts = Annotated[list[ReasoningText], Field(fail_fast=True)]
+
+
 class ReasoningItem(Nested):
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[ReasoningText] | None = None
-    content: list[ReasoningText] | None = None
+    summary: ReasoningTexts | None = None
+    content: ReasoningTexts | None = None
     encrypted_content: None = None
     status: Status | None = None
 
@@ -118,7 +121,7 @@ class NamedChoice(Nested):
 
 
 class ResponseBody(Body):
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=MESSAGES)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=MESSAGES, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
@@ -301,8 +304,9 @@ def response(
         "metadata": {},
     }
     told["tool_choice"] = told["tool_choice"] or "auto"
-    if shape.warnings:
-        told["warnings"] = list(shape.warnings)
+    warnings = [*shape.warnings, *(completion.provenance.unseen if completion else ())]
+    if warnings:
+        told["warnings"] = warnings
     if completion is not None:
         _, notes = calls_of(completion, several=shape.several_calls)
         told["meta"] = meta_of(completion, notes, shape.model)

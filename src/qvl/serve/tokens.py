@@ -43,4 +43,4 @@ class TokenizeBody(Body):
 
 
 class DetokenizeBody(Body):
-    tokens: Annotated[list[TokenId], Field(max_length=200_000)]
+    tokens: Annotated[list[TokenId], Field(max_length=200_000, fail_fast=True)]

@@ -69,6 +69,11 @@ class Result:
     def completion(self) -> Completion:
         return self.completions[0]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the pictures was not looked at."""
+        return tuple(dict.fromkeys(w for c in self.completions for w in c.provenance.unseen))
+
 
 R_co = TypeVar("R_co", bound=Result, covariant=True)
 R = TypeVar("R", bound=Result)
@@ -235,6 +240,7 @@ def as_row(item: str, result: Result) -> dict[str, Any]:
         **({"reasoning": answer.reasoning} if answer.reasoning else {}),
         **plain(own),
         "flags": list(result.flags),
+        **({"warnings": list(result.warnings)} if result.warnings else {}),
         "finish_reason": answer.finish_reason,
         "usage": {
             name: value

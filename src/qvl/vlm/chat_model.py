@@ -97,9 +97,14 @@ def check_asked(request: Request) -> None:
 
 
 def characters_of(request: Request) -> int:
-    """Of all that is said in it."""
-    parts = (part for message in request.messages for part in message.content)
-    return sum(len(part.text) for part in parts if isinstance(part, Text))
+    """About how long all is that a model would read of it as text."""
+    messages = request.messages
+    texts = [part.text for m in messages for part in m.content if isinstance(part, Text)]
+    texts += [message.reasoning for message in messages]
+    texts += [str(call.arguments) for message in messages for call in message.tool_calls]
+    for tool in request.tools:
+        texts += [tool.description, str(tool.parameters)]
+    return sum(map(len, texts))
 
 
 def check_length(characters: int, context: int) -> None:

@@ -222,6 +222,16 @@ class LocalModel:
         """How often a request gave up its place in the cache, to begin again."""
         return self._engine.preemptions
 
+    @property
+    def steps(self) -> int:
+        """How many steps the engine has made."""
+        return self._turns.steps
+
+    @property
+    def at_work(self) -> int:
+        """How many requests the engine has."""
+        return len(self._answers)
+
     def close(self) -> None:
         """Free the weights; what is being computed ends with an error, and nothing can be asked."""
         if self._process_id != os.getpid():  # closed before, or somebody else's
