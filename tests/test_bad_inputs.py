@@ -308,7 +308,7 @@ SERVER: dict[str, tuple[str, ...]] = {
     ),
     "S051": (
         "engine/test_disconnects.py::test_a_thousand_disconnects_leave_nothing_behind",
-        f"{LOAD}test_a_hundred_that_leave_leave_nothing_behind",
+        f"{LOAD}test_those_that_leave_leave_nothing_behind",
     ),
     "S052": (f"{LOAD}test_a_client_that_does_not_read_is_given_up",),
     "S053": (f"{LOAD}test_who_finds_the_queue_full_is_told_at_once",),
