@@ -86,7 +86,7 @@ def test_a_pipe_ends_with_its_first_error_and_keeps_what_was_said(
         (["--continue"], 4, "no conversation to continue"),
         (["--image", "gone.png"], 4, "'gone.png' does not exist"),
         (["--image", "gone.mp4"], 4, "'gone.mp4' does not exist"),
-        (["--image", "a" * 300], 4, "does not exist"),
+        (["--image", "long" + "-" * 300], 4, "does not exist"),
         (["--tools", "gone.py"], 2, "'gone.py' does not exist"),
         (["--tools", "mcp:no-such-command"], 8, "'no-such-command' does not answer"),
         (["--tools", "mcp:http://example.com/mcp", "--offline"], 4, "no connection"),

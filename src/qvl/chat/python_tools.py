@@ -6,6 +6,7 @@ The file is run as it is: it is the user who names it.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -78,7 +79,8 @@ def _function(file: str, function: Callable[..., Any]) -> Function:
         takes: TypeAdapter[Any] = TypeAdapter(cast(Any, function))
         schema = takes.json_schema()
     except (PydanticUserError, NameError) as err:
-        raise UsageError(f"the types of {name!r} in {file!r} have no JSON schema: {err}") from err
+        why = re.sub(" at 0x[0-9a-fA-F]+", "", str(err))  # of an object that is no type
+        raise UsageError(f"the types of {name!r} in {file!r} have no JSON schema: {why}") from err
     return Function(Tool(name, described, schema), partial(_call, takes))
 
 

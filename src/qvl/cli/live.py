@@ -13,14 +13,14 @@ from typing import Any
 
 from qvl.cli import formats
 from qvl.cli.model import open_chosen
-from qvl.cli.output import output, tell_of
-from qvl.cli.tasks import WINDOW_S, gathered
+from qvl.cli.output import output, results_of, tell_cost, tell_of
+from qvl.cli.tasks import OPENING, WINDOW_S, gathered
 from qvl.errors import UsageError
 from qvl.processing.live import live_frames
 from qvl.processing.video import MAX_SAMPLED, PICTURES_PER_SECOND
 from qvl.tasks.task import Task, run_task
 from qvl.tasks.video import Watch, windows
-from qvl.types import Image, Video, without_password
+from qvl.types import Image, Usage, Video, without_password
 
 log = logging.getLogger(__name__)
 # of what has been watched, only the last seconds are there
@@ -54,8 +54,9 @@ def watch(
             f"{window_s:g} s at {fps:g} frames a second are {held} frames, not 1 to {MAX_SAMPLED}",
             hint="change --window or --fps",
         )
-    opening = {name: options[name] for name in ("device", "dtype", "revision", "offline")}
+    opening = {name: options[name] for name in OPENING}
     name, kind, done = without_password(source), type(asked[0]), 0
+    usages: list[Usage] = []
     with (
         closing(open_chosen(options["model"], **opening)) as model,
         closing(live_frames(source, fps=fps, held=held)) as frames,
@@ -67,12 +68,15 @@ def watch(
                 video = replace(shown, name=f"{name} up to {last_of(shown)}")
                 outcome = gathered([video], [run_task(model, task, [video]) for task in asked])
                 tell_of(outcome, alone=False)
+                usages += [c.usage for found in results_of(outcome) for c in found.completions]
                 row = formats.item(outcome, kind, form, alone=False)
                 print(row, end="", file=stream, flush=True)
                 done += 1
         except KeyboardInterrupt:
             log.error("stopped, with %d done", done)
             raise
+        finally:
+            tell_cost(usages)
 
 
 def last_of(window: Video) -> str:

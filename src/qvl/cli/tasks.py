@@ -95,6 +95,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         )
     },
 }
+OPENING = ("device", "dtype", "revision", "offline", "prices")
 SAMPLING = ("thinking_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
@@ -177,8 +178,7 @@ def answer(
     form: str,
 ) -> None:
     """Every task about every item, shown as they are done."""
-    opening = ("device", "dtype", "revision", "offline", "prices")
-    model = open_chosen(options["model"], **{name: options[name] for name in opening})
+    model = open_chosen(options["model"], **{name: options[name] for name in OPENING})
     total = len(items) + len(outcomes)
     alone = total == 1
     kind = type(asked[0])
