@@ -1,7 +1,7 @@
 # The verbs of the project; CI calls the same. `make setup` comes first and is instant when done.
 .POSIX:
 .SUFFIXES:
-.PHONY: setup demo test test-slow test-gpu test-triton parity check bench
+.PHONY: setup demo test test-slow test-gpu test-triton test-clients parity check bench
 
 BIN = .venv/bin
 
@@ -25,6 +25,11 @@ test-gpu: setup
 # torch brings Triton only with CUDA; elsewhere `pip install triton` first
 test-triton: setup
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m triton tests/kernels
+
+# what other makers' clients say to our server, and what they make of its answers
+test-clients: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clients]'
+	$(BIN)/python -m pytest tests/serve/test_clients.py
 
 parity: setup
 	$(BIN)/python -m pytest -q -m parity

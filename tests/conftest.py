@@ -9,13 +9,18 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 from hypothesis import settings
 
-from command import Ended, Run
+# under `python -O` only what pytest rewrites asserts: so also the modules that tests share
+pytest.register_assert_rewrite(*(file.stem for file in Path(__file__).parent.glob("*.py")))
+
+from command import Ended, Run  # noqa: E402
+from telling_nothing import leaks, noted_errors, refuse  # noqa: E402
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)
@@ -40,6 +45,21 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"| {' | '.join(str(cell) for cell in row)} |")
 
 
+@pytest.fixture(autouse=True)
+def errors_tell_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """No error that a test meets, and no line that is logged, names a file of the program's own."""
+    with noted_errors(monkeypatch) as words:
+        yield
+    lines = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.name.startswith("qvl") and record.levelname != "DEBUG"
+    ]
+    refuse(leaks("\n".join([*words, *lines])), "an error or the log tells too much")
+
+
 @pytest.fixture
 def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """The command, in this process, in an empty folder, offline, without settings of anybody's."""
@@ -50,6 +70,7 @@ def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
     def run(*args: str | Path, stdin: bytes | TextIO = b"") -> Ended:
         from qvl.cli.main import main
+        from qvl.settings import SECRET
 
         monkeypatch.setattr(sys, "argv", ["qvl", *map(str, args)])
         source = io.TextIOWrapper(io.BytesIO(stdin)) if isinstance(stdin, bytes) else stdin
@@ -60,7 +81,9 @@ def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         except SystemExit as stop:
             code = int(stop.code or 0)
         told = capsys.readouterr()
-        assert "Traceback" not in told.err or "--debug" in args
+        if "--debug" not in args:
+            secrets = [value for name, value in os.environ.items() if name in SECRET and value]
+            refuse(leaks(told.err, secrets=secrets), "the command tells too much")
         return Ended(code, told.out, told.err)
 
     return run

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
+import tiny_v1
 
 Tensors = dict[str, torch.Tensor]
 # (random numbers, outputs N, inputs K) -> what the file holds of a layer, and its weight in float64
@@ -161,6 +162,36 @@ def save_quantised(
     write_shards(made, quantised)
     set_quantisation(made, values)
     return made
+
+
+FIRST_LAYERS = ("c_attn.weight", "c_proj.weight", ".w1.weight", ".w2.weight")
+
+
+def is_quantised_in_the_first(name: str) -> bool:
+    """Which linear layers of the decoder, by their published names."""
+    return ".h." in name and name.endswith(FIRST_LAYERS)
+
+
+def save_first_quantised(folder: Path) -> Tensors:
+    """Qwen-VL-Chat-Int4 as it was published, in three shards; returns the same weights plain.
+
+    q, k and v of a layer lie in one, and every layer has a bias: one of zeros where it has none.
+    """
+    config = tiny_v1.config_json(
+        intermediate_size=2 * 256, torch_dtype="float16", quantization_config=GPTQ | {"sym": True}
+    )
+    tiny_v1.save_all_but_weights(folder, config)
+    plain = {name: tensor.half() for name, tensor in tiny_v1.tensors(config).items()}
+    stored, draw = dict(plain), np.random.default_rng(5)
+    for name in sorted(plain):
+        if is_quantised_in_the_first(name):
+            packed, weight = FORMATS["gptq"][1](draw, *plain[name].shape)
+            plain[name] = torch.from_numpy(weight)
+            module, outputs = name.removesuffix("weight"), len(stored.pop(name))
+            stored |= {module + leaf: tensor for leaf, tensor in packed.items()}
+            stored.setdefault(module + "bias", torch.zeros(outputs).half())
+    write_shards(folder, stored)
+    return plain
 
 
 def one_by_one(tensors: Tensors) -> Tensors:

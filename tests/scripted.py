@@ -1,8 +1,10 @@
-"""A model that says what a test gives it, and keeps what it was asked."""
+"""A model that says what a test gives it, with what likelihood, and keeps what it was asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+import json
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping
 
 from qvl.errors import QvlError
 from qvl.types import (
@@ -23,7 +25,7 @@ from qvl.types import (
 )
 from qvl.vlm.chat_model import ModelInfo, completed
 
-SIDE_PX = 200  # of every picture; the model sees them at half of it
+WIDTH_PX, HEIGHT_PX = 400, 200  # of every picture; the model sees them at half of it
 
 
 class Scripted:
@@ -52,7 +54,7 @@ class Scripted:
     @property
     def words(self) -> list[str]:
         """The text of each request's last message."""
-        return [text_of(request.messages[-1]) for request in self.asked]
+        return [words_of(request) for request in self.asked]
 
     def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         for request in requests:
@@ -81,6 +83,27 @@ def text_of(message: Message) -> str:
     return "".join(part.text for part in message.content if isinstance(part, Text))
 
 
+def words_of(request: Request) -> str:
+    """What the request's last message says."""
+    return text_of(request.messages[-1])
+
+
+def likely(*tokens: tuple[str, float]) -> tuple[TokenLogprob, ...]:
+    """Of texts and their probabilities."""
+    return tuple(TokenLogprob(text.encode(), math.log(p)) for text, p in tokens)
+
+
+def chosen(request: Request, probabilities: Mapping[str, float]) -> Completion:
+    """The likeliest of the choices that the request leaves, each of which is one token."""
+    assert request.response_format is not None
+    left = json.loads(request.response_format.value)
+    ranked = sorted(probabilities.items(), key=lambda one: -one[1])
+    said, probability = next(one for one in ranked if one[0] in left)
+    best = tuple((name.encode(), math.log(p)) for name, p in ranked)
+    place = TokenLogprob(said.encode(), math.log(probability), best)
+    return completion(said, request, logprobs=(place,))
+
+
 def completion(
     text: str,
     request: Request | None = None,
@@ -96,10 +119,10 @@ def completion(
         ImageInfo(
             name=part.name,
             sha256="",
-            width_px=SIDE_PX,
-            height_px=SIDE_PX,
-            resized_width_px=SIDE_PX // 2,
-            resized_height_px=SIDE_PX // 2,
+            width_px=WIDTH_PX,
+            height_px=HEIGHT_PX,
+            resized_width_px=WIDTH_PX // 2,
+            resized_height_px=HEIGHT_PX // 2,
             tokens=4,
         )
         for part in parts

@@ -31,6 +31,7 @@ from qvl.types import (
     Usage,
 )
 from qvl.vlm.chat_model import ChatModel, ModelInfo
+from telling_nothing import Watched, noted_log
 
 KEY = "a-key-of-the-tests"
 
@@ -41,6 +42,7 @@ class Running:
     port: int
     server: Server
     thread: threading.Thread
+    watched: Watched | None = None
 
     @property
     def url(self) -> str:
@@ -48,23 +50,30 @@ class Running:
 
 
 @contextmanager
-def running(model: ChatModel, **options: Any) -> Iterator[Running]:
-    """A served model; drained at the end."""
+def running(model: ChatModel, *, may_fail: bool = False, **options: Any) -> Iterator[Running]:
+    """A served model; drained at the end.
+
+    Raises when an answer or the log told what it should not, and for an answer of 500 or more where
+    none `may_fail`.
+    """
     app = create_app(model, **options)
     sock = bound_socket("127.0.0.1", 0)
     server = Server(app)
+    server.config.app = watched = Watched(app)
     thread = threading.Thread(target=server.run, args=([sock],))
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.01)
-            assert thread.is_alive()
-        yield Running(app, sock.getsockname()[1], server, thread)
-    finally:
-        getattr(model, "gate", threading.Event()).set()  # a test that failed leaves it closed
-        server.stop()
-        thread.join(60)
-        assert not thread.is_alive()
+    with noted_log() as log:
+        thread.start()
+        try:
+            while not server.started:
+                thread.join(0.01)
+                assert thread.is_alive()
+            yield Running(app, sock.getsockname()[1], server, thread, watched)
+        finally:
+            getattr(model, "gate", threading.Event()).set()  # a test that failed leaves it closed
+            server.stop()
+            thread.join(60)
+            assert not thread.is_alive()
+    watched.check(log, may_fail=may_fail)
 
 
 def client_of(server: Running, key: str = "none") -> Any:

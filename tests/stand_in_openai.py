@@ -245,6 +245,7 @@ def as_request(body: dict[str, Any]) -> Request:
     )
     sampling = Sampling(
         max_new_tokens=body["max_tokens"],
+        thinking_tokens=body.get("thinking_token_budget"),
         logprobs=body.get("top_logprobs", 0),
         stop=tuple(body.get("stop", ())),
         stop_token_ids=tuple(body.get("stop_token_ids", ())),
@@ -259,7 +260,6 @@ def as_request(body: dict[str, Any]) -> Request:
         sampling=sampling,
         tools=tools,
         tool_choice=choice if isinstance(choice, str) else choice["function"]["name"],
-        thinking_tokens=body.get("thinking_token_budget"),
         response_format=as_form(body),
     )
 

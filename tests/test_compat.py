@@ -70,7 +70,16 @@ def test_a_query_looks_as_in_the_tutorials() -> None:
 
 
 @pytest.mark.parametrize(
-    "element", [{"video": "a.mp4"}, {"image": 5}, {"text": None}, {"box": (1, 2, 3)}, {}]
+    "element",
+    [
+        {"video": "a.mp4"},
+        {"image": 5},
+        {"text": None},
+        {"box": (1, 2, 3)},
+        {},
+        {"text": "a", "image": "a.png"},
+        {"ref": "a"},
+    ],
 )
 def test_another_element_is_refused(element: dict[str, object]) -> None:
     with pytest.raises(InvalidParamError):

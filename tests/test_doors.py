@@ -24,13 +24,14 @@ from anyio.from_thread import start_blocking_portal
 from mcp import Client, StdioServerParameters
 
 import clips
+import documents
 from qvl import VLM
 from qvl.cli.main import main
 from qvl.cli.tasks import flag_of
 from qvl.tasks import TASKS
 from qvl.tasks.body import body_schema
 from qvl.tasks.task import Task, as_row, from_json, option_names
-from qvl.types import Video
+from qvl.types import Image, Sampling, Video
 from served import running
 
 ROOT = Path(__file__).parents[1]
@@ -253,3 +254,18 @@ def test_the_body_of_the_guide_is_one(client: httpx2.Client) -> None:
     jsonschema.validate(shown, body_schema(TASKS["describe"], paths=False))
     shown["images"] = [data_url(PICTURES[0])]
     assert client.post("/v1/tasks/describe", json=shown).json()["language"] == "ru"
+
+
+def test_in_python_a_document_is_all_of_its_pages_or_the_result_says_that_it_is_not(
+    vlm: VLM, tmp_path: Path
+) -> None:
+    path = tmp_path / "paper.pdf"
+    path.write_bytes(documents.document(documents.RED_LEFT, b"0 0 1 rg 0 0 100 100 re f"))
+    short = Sampling(max_new_tokens=4)
+    both, first = vlm.ask(path, question="What?", sampling=short), vlm.ocr(path, sampling=short)
+    assert [i.sha256[-2:] for i in both.completion.provenance.images] == ["#1", "#2"]
+    assert both.warnings == ()
+    assert first.warnings == (f"{path}: 2 pages: the first one is used",)
+    second = vlm.ocr(Image(path, page=2), sampling=short)
+    assert second.completion.provenance.images[0].sha256.endswith("#2")
+    assert second.warnings == ()

@@ -30,7 +30,7 @@ HOMES = {
         "cli",
     ),
     "huggingface_hub": ("loading/hub.py",),
-    "av": ("processing/video_worker.py",),
+    "av": ("processing/live_worker.py", "processing/video_worker.py"),
     "pypdfium2": ("processing/pdf_worker.py",),
     # what opens connections; whatever a user names is fetched by fetch.py alone
     "httpx2": ("loading/hub.py", "vlm", "bench"),

@@ -18,6 +18,7 @@ import pytest
 from mcp import Client
 from mcp.types import CallToolResult
 
+import documents
 from qvl.mcp_server import HOST, make_server
 from qvl.tasks import TASKS
 from qvl.vlm.local import LocalModel
@@ -84,6 +85,23 @@ def test_paths_are_read_only_where_they_may_be(sprout: LocalModel) -> None:
     result = called(make_server(sprout, paths=False), "describe", body)
     assert result.is_error
     assert str(PICTURE) not in said(result)
+
+
+def test_a_document_is_all_of_its_pages_or_says_that_it_is_not(
+    sprout: LocalModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "paper.pdf"
+    path.write_bytes(documents.document(documents.RED_LEFT, b"0 0 1 rg 0 0 100 100 re f"))
+    server = make_server(sprout, paths=True)
+    body = {"images": [str(path)], "question": "What?", "sampling": SHORT}
+    rows = [
+        called(server, "ask", body).structured_content,
+        called(server, "ocr", {"images": [str(path)], "sampling": SHORT}).structured_content,
+        called(server, "ocr", {"images": [f"{path}#page=2"], "sampling": SHORT}).structured_content,
+    ]
+    seen = [[image["sha256"][-2:] for image in row["meta"]["images"]] for row in rows if row]
+    assert seen == [["#1", "#2"], ["#1"], ["#2"]]
+    assert [bool(row and row.get("warnings")) for row in rows] == [False, True, False]
 
 
 @pytest.fixture(scope="module")

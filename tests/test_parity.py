@@ -142,7 +142,7 @@ QUANTISED = [
     *(("qwen2_vl", form) for form in ("gptq", "gptq-8", "gptq-act-order", "awq")),
     ("qwen2_5_vl", "awq"),
     *(("qwen3_vl", form) for form in ("fp8", "fp8-bf16-scales")),
-    ("qwen3_vl_moe", "fp8"),
+    *(("qwen3_vl_moe", form) for form in ("fp8", "gptq", "awq")),
 ]
 
 

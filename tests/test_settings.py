@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from qvl.errors import UsageError
 from qvl.settings import KEYS, explain_settings, load_settings, user_settings_file
+from qvl.types import Usage
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,8 @@ def test_without_any_source_the_defaults_hold():
         "device": "auto",
         "dtype": "auto",
         "style": "plain",
-        "max_new_tokens": 512,
+        "max_new_tokens": None,
+        "prices": {},
     }
     assert {origin_of(key) for key in KEYS} == {"default"}
 
@@ -63,6 +66,19 @@ def test_each_source_beats_the_next(monkeypatch: pytest.MonkeyPatch):
     )
     assert load_settings(model="flag").model == "flag"
     assert origin_of("model", model="flag") == "--model on the command line"
+
+
+def test_prices_are_a_table_of_models(monkeypatch: pytest.MonkeyPatch):
+    write_here('[prices."Qwen/Qwen3-VL-8B"]\ninput = 2\noutput = 10.5\n')
+    price = load_settings().prices["Qwen/Qwen3-VL-8B"]
+    used = Usage(prompt_tokens=3_000, completion_tokens=100, image_tokens=9, cached_tokens=1_000)
+    assert price.of(used) == pytest.approx((3_000 * 2 + 100 * 10.5) / 1e6)
+    cheaper = price.model_copy(update={"cached_input": 0.5})
+    assert cheaper.of(used) == pytest.approx((2_000 * 2 + 1_000 * 0.5 + 100 * 10.5) / 1e6)
+    for wrong in ("output = -1", "output = nan", "", "output = 1\ncached = 2"):
+        write_here(f"[prices.m]\ninput = 2\n{wrong}\n")
+        with pytest.raises(UsageError, match=r"prices\.m\."):
+            load_settings()
 
 
 def test_sources_mix_key_by_key(monkeypatch: pytest.MonkeyPatch):
@@ -121,7 +137,9 @@ def test_an_unknown_name_like_no_other_lists_the_known_ones():
             "dtype is 'bf8' in qvl.toml: input should be 'auto', 'fp32', 'bf16', 'fp8', 'int8' or 'int4'",
         ),
         ("max_new_tokens = 0", "max_new_tokens is 0 in qvl.toml: "),
-        ("max_new_tokens = 4097", "max_new_tokens is 4097 in qvl.toml: "),
+        ("max_new_tokens = -1", "max_new_tokens is -1 in qvl.toml: "),
+        ('max_new_tokens = "unlimited"', "max_new_tokens is 'unlimited' in qvl.toml: "),
+        ("max_new_tokens = 40961", "max_new_tokens is 40961 in qvl.toml: "),
         ("max_new_tokens = true", "max_new_tokens is True in qvl.toml: "),
         ('max_new_tokens = "64"', "max_new_tokens is '64' in qvl.toml: "),
         ('language = "Russian"', "language is 'Russian' in qvl.toml: it should be a code such as"),
@@ -155,6 +173,33 @@ def test_malformed_toml_names_file_and_line():
     write_here('model = "sprout"\nlanguage ru\n')
     with pytest.raises(UsageError, match=r"qvl\.toml is not valid TOML: .*line 2"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: !!python/object/apply:os.system ['touch was-run']\n",
+        "max_new_tokens = null\n",
+        "a = &a [lol]\nb = [*a, *a]\n",
+        "<model>sprout</model>",
+    ],
+    ids=["F001", "F004", "F006 YAML", "XML"],
+)
+def test_only_toml_is_read(text: str):
+    write_here(text)
+    with pytest.raises(UsageError, match=r"qvl\.toml is not valid TOML: ") as caught:
+        load_settings()
+    assert caught.value.hint
+    assert not Path("was-run").exists()
+
+
+def test_a_file_that_is_too_large_is_not_read():
+    """F006."""
+    write_here("# " + "x" * (10 * 2**20))
+    began_s = time.monotonic()
+    with pytest.raises(UsageError, match=r"qvl\.toml has 10485762 bytes, the limit is 1048576"):
+        load_settings()
+    assert time.monotonic() - began_s < 1
 
 
 def test_a_file_that_is_not_text_is_named():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from torch import Tensor
 
 import slow_v1
 import tiny_v1
+from quantised_folders import (
+    FORMATS,
+    GPTQ,
+    is_quantised_in_the_first,
+    save_first_quantised,
+)
 from qvl.engine.engine import Engine, banned_ids
 from qvl.engine.graphs import StaticDecode
 from qvl.engine.request import EngineRequest, Finished, SamplingParams, Token
@@ -26,10 +33,14 @@ from qvl.errors import (
     ModelFormatError,
     PromptTooLongError,
 )
+from qvl.kernels.linear import Int4Linear
 from qvl.loading.checkpoint import Checkpoint, StoredTensor, match
 from qvl.loading.config import model_config
+from qvl.loading.convert import convert
 from qvl.loading.model import LoadedModel, empty_model, load_model
+from qvl.loading.offload import tensors
 from qvl.loading.pickled import convert_pickled
+from qvl.loading.quantised import exact_dtypes, make_places, own_dtypes
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.models.decoder import Decoder, DecoderLayer
@@ -55,10 +66,49 @@ def loaded(converted: Path) -> LoadedModel:
     return load_model(converted, dtype="fp32")
 
 
-@cache
-def weights() -> dict[str, np.ndarray]:
-    tensors = tiny_v1.tensors(tiny_v1.config_json())
-    return {name: tensor.double().numpy() for name, tensor in tensors.items()}
+@dataclass(frozen=True)
+class Slow:
+    """The reference with the weights of one folder."""
+
+    weights: dict[str, np.ndarray]
+    pictures: list[Path]
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], pictures: list[Path]) -> Slow:
+        return cls({name: t.double().numpy() for name, t in tensors.items()}, pictures)
+
+    @cached_property
+    def rows(self) -> list[np.ndarray]:
+        """Of each picture."""
+        opened = [slow_v1.pixels(PILImage.open(path), SIDE_PX) for path in self.pictures]
+        return [slow_v1.features(pixels, self.weights, heads=2) for pixels in opened]
+
+    def logits(self, ids: list[int], rows: np.ndarray, *, prompt_tokens: int) -> np.ndarray:
+        image_id = tiny_v1.control_id("<imgpad>")
+        sizes = {"heads": 8, "prompt_tokens": prompt_tokens, "start": tiny_v1.START}
+        return slow_v1.logits(ids, rows, image_id, self.weights, **sizes)
+
+    def greedy(self, loaded: LoadedModel, asked: Prompt, shown: list[int]) -> list[int]:
+        """8 tokens after a prompt with those pictures."""
+        never = banned_ids(loaded.config, loaded.tokenizer.vocab_size).numpy()
+        rows = np.concatenate([np.empty((0, tiny_v1.HIDDEN)), *(self.rows[i] for i in shown)])
+        ids = asked.ids.tolist()
+        for _ in range(8):
+            last = self.logits(ids, rows, prompt_tokens=len(asked.ids))[-1]
+            ids.append(int(np.where(never, -np.inf, last).argmax()))
+        return ids[len(asked.ids) :]
+
+
+@pytest.fixture(scope="module")
+def slow(pictures: list[Path]) -> Slow:
+    return Slow.of(tiny_v1.tensors(tiny_v1.config_json()), pictures)
+
+
+@pytest.fixture(scope="module")
+def int4(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> tuple[Path, Slow]:
+    """Qwen-VL-Chat-Int4, and the reference with the weights that it stands for."""
+    folder = tmp_path_factory.mktemp("int4")
+    return folder, Slow.of(save_first_quantised(folder), pictures)
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +138,6 @@ def user(*parts: str | Path) -> Message:
     return Message("user", tuple(Text(p) if isinstance(p, str) else Image(p) for p in parts))
 
 
-def slow_rows(path: Path) -> np.ndarray:
-    pixels = slow_v1.pixels(PILImage.open(path), SIDE_PX)
-    return slow_v1.features(pixels, weights(), heads=2)
-
-
-def slow_logits(ids: list[int], rows: np.ndarray, *, prompt_tokens: int) -> np.ndarray:
-    image_id = tiny_v1.control_id("<imgpad>")
-    sizes = {"heads": 8, "prompt_tokens": prompt_tokens, "start": tiny_v1.START}
-    return slow_v1.logits(ids, rows, image_id, weights(), **sizes)
-
-
 def close(ours: torch.Tensor, slow: np.ndarray) -> float:
     """The largest difference, as a share of the largest number."""
     return float(np.abs(ours.double().numpy() - slow).max() / np.abs(slow).max())
@@ -107,14 +146,23 @@ def close(ours: torch.Tensor, slow: np.ndarray) -> float:
 @pytest.mark.parity
 @torch.inference_mode()
 def test_features_and_logits_equal_the_slow_reference(
-    loaded: LoadedModel, pictures: list[Path], record_property: Callable[[str, object], None]
+    loaded: LoadedModel, slow: Slow, record_property: Callable[[str, object], None]
 ) -> None:
-    asked = prompt(loaded, user(pictures[0], "Is this ", pictures[1], "the same cup? 杯子"))
+    features, logits = differences(loaded, slow)
+    row = ("qwen_vl", "several pictures", f"{features:.1e}", f"{logits:.1e}", "below", "")
+    record_property("parity", row)
+
+
+def differences(loaded: LoadedModel, slow: Slow) -> tuple[float, float]:
+    """Of the features and of the logits, both checked."""
+    first, second = slow.pictures
+    asked = prompt(loaded, user(first, "Is this ", second, "the same cup? 杯子"))
     rows_sc = torch.from_numpy(np.concatenate([i.patches.rows for i in asked.images]))
     vision = loaded.model.encode_images(rows_sc, [i.patches.grid for i in asked.images])
-    slow = np.concatenate([slow_rows(path) for path in pictures])
-    assert vision.rows_vd.shape == slow.shape == (2 * TOKENS, tiny_v1.HIDDEN)
-    assert close(vision.rows_vd, slow) < 1e-5
+    rows = np.concatenate(slow.rows)
+    assert vision.rows_vd.shape == rows.shape == (2 * TOKENS, tiny_v1.HIDDEN)
+    features = close(vision.rows_vd, rows)
+    assert features < 1e-5
 
     ids = torch.from_numpy(asked.ids)
     batch = ForwardBatch(
@@ -126,13 +174,58 @@ def test_features_and_logits_equal_the_slow_reference(
         vision_at_v=(ids == loaded.config.image_token_id).nonzero().squeeze(1),
         stretch_t=torch.full_like(ids, 7),
     )
-    expected = slow_logits(asked.ids.tolist(), slow, prompt_tokens=len(ids))
+    expected = slow.logits(asked.ids.tolist(), rows, prompt_tokens=len(ids))
     assert len(ids) > 2 * tiny_v1.START  # stretched by 7
     logits = close(loaded.model(batch), expected)
     assert logits < 1e-5
-    features = close(vision.rows_vd, slow)
-    row = ("qwen_vl", "several pictures", f"{features:.1e}", f"{logits:.1e}", "below", "")
-    record_property("parity", row)
+    return features, logits
+
+
+@pytest.mark.parity
+@torch.inference_mode()
+def test_int4_equals_the_slow_reference_with_its_weights_plain(
+    int4: tuple[Path, Slow], record_property: Callable[[str, object], None]
+) -> None:
+    folder, slow = int4
+    loaded = load_model(folder, dtype="fp32")
+    features, logits = differences(loaded, slow)
+    asked = prompt(loaded, user("Which of ", slow.pictures[1], slow.pictures[0], "is red?"))
+    expected = slow.greedy(loaded, asked, [1, 0])
+    assert answers(new_engine(loaded), request("two", asked)) == {"two": expected}
+    differ = (f"{features:.1e}", f"{logits:.1e}")
+    record_property("parity", ("qwen_vl gptq", "several pictures", *differ, len(expected), ""))
+
+
+@torch.inference_mode()
+def test_int4_keeps_the_stored_integers_of_q_k_and_v_in_one(
+    int4: tuple[Path, Slow], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, slow = int4
+    loaded = load_model(folder)
+    assert loaded.dtype == "int4"
+    assert not caplog.messages
+    convert(folder, tmp_path / "packed", "int4")
+    packed = load_model(tmp_path / "packed")
+    for layer in range(tiny_v1.LAYERS):
+        for ours, theirs in (
+            ("qkv_proj", ["attn.c_attn"]),
+            ("o_proj", ["attn.c_proj"]),
+            ("mlp.gate_up_proj", ["mlp.w2", "mlp.w1"]),
+            ("mlp.down_proj", ["mlp.c_proj"]),
+        ):
+            names = [f"transformer.h.{layer}.{name}.weight" for name in theirs]
+            weight = np.concatenate([slow.weights[name] for name in names])
+            for one in (loaded, packed):
+                found = one.model.get_submodule(f"model.language_model.layers.{layer}.{ours}")
+                assert isinstance(found, Int4Linear)
+                assert torch.equal(found.weight(), torch.from_numpy(weight).float()), ours
+    bias = torch.from_numpy(slow.weights["transformer.h.1.attn.c_attn.bias"]).float()
+    found = loaded.model.get_submodule("model.language_model.layers.1.qkv_proj")
+    assert isinstance(found, Int4Linear)
+    assert found.bias is not None
+    assert torch.equal(found.bias[: len(bias)], bias)
+    text = "Is it 杯子?"
+    assert packed.tokenizer.encode_text(text) == loaded.tokenizer.encode_text(text)
 
 
 @pytest.mark.parametrize(("dtype", "floor"), [("bf16", 0.9999), ("int8", 0.999)])
@@ -192,8 +285,9 @@ def new_engine(loaded: LoadedModel, **options: Any) -> Engine:
 
 @pytest.mark.parity
 def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
-    loaded: LoadedModel, pictures: list[Path], record_property: Callable[[str, object], None]
+    loaded: LoadedModel, slow: Slow, record_property: Callable[[str, object], None]
 ) -> None:
+    pictures = slow.pictures
     asked = {
         "one": prompt(loaded, user(pictures[0], "What is it?")),
         "two": prompt(loaded, user("Which of ", pictures[1], pictures[0], "is red?")),
@@ -203,16 +297,7 @@ def test_greedy_tokens_equal_the_slow_reference_in_every_way_of_computing(
     shown = {"one": [0], "two": [1, 0], "text": [], "short": []}
     reached = {name: stretch(len(one.ids), tiny_v1.START) for name, one in asked.items()}
     assert reached == {"one": 3, "two": 7, "text": 3, "short": 1}
-    rows = [slow_rows(path) for path in pictures]
-    never = banned_ids(loaded.config, loaded.tokenizer.vocab_size).numpy()
-    expected = {}
-    for name, one in asked.items():
-        ids = one.ids.tolist()
-        own = np.concatenate([np.empty((0, tiny_v1.HIDDEN)), *(rows[i] for i in shown[name])])
-        for _ in range(8):
-            last = slow_logits(ids, own, prompt_tokens=len(one.ids))[-1]
-            ids.append(int(np.where(never, -np.inf, last).argmax()))
-        expected[name] = ids[len(one.ids) :]
+    expected = {name: slow.greedy(loaded, one, shown[name]) for name, one in asked.items()}
     requests = [request(name, one) for name, one in asked.items()]
     alone = {}
     for one in requests:
@@ -382,6 +467,35 @@ def test_every_published_tensor_becomes_its_parameters_and_none_is_left() -> Non
     )
 
 
+def test_every_published_tensor_of_int4_becomes_its_parameters_and_none_is_left() -> None:
+    config = tiny_v1.PUBLISHED | {"torch_dtype": "float16", "quantization_config": GPTQ}
+    model = empty_model(model_config(config))
+    stored, fused = {}, 0
+    for name, shape in tiny_v1.shapes(config).items():
+        if not is_quantised_in_the_first(name):
+            stored[name] = StoredTensor(name, "", "F16", shape, 0, 0)
+            continue
+        (n, k), module = shape, name.removesuffix("weight")
+        fused += "c_attn" in name
+        for leaf, dtype, own in (
+            ("qweight", "I32", (k // 8, n)),
+            ("qzeros", "I32", (k // 128, n // 8)),
+            ("scales", "F16", (k // 128, n)),
+            ("g_idx", "I32", (k,)),
+            ("bias", "F16", (n,)),
+        ):
+            stored[module + leaf] = StoredTensor(module + leaf, "", dtype, own, 0, 0)
+    checkpoint = Checkpoint(Path(), stored, {})
+    make_places(model, checkpoint)
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensors(model).items()}
+    found = match(checkpoint, wanted, "qwen_vl", exact_dtypes(model))
+    assert found.keys() == wanted.keys()
+    assert {tensor.name for tensor in found.values()} == stored.keys()
+    assert fused == 32
+    assert len(found) == len(stored) + 2 * 5 * fused
+    assert own_dtypes(model, torch.device("cpu")) == ("int4",)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "why"),
     [
@@ -390,7 +504,8 @@ def test_every_published_tensor_becomes_its_parameters_and_none_is_left() -> Non
         ({"rotary_pct": 0.5}, ConfigError, "rotary_pct"),
         ({"tie_word_embeddings": True}, ConfigError, "tie_word_embeddings"),
         ({"kv_channels": 64}, ConfigError, "kv_channels"),
-        ({"quantization_config": {"quant_method": "gptq"}}, ConfigError, "gptq"),
+        ({"quantization_config": FORMATS["awq"][0]}, ConfigError, "quant_method"),
+        ({"quantization_config": GPTQ | {"bits": 3}}, ConfigError, "bits"),
         ({"visual": tiny_v1.PUBLISHED["visual"] | {"image_size": 450}}, ConfigError, "image_size"),
         ({"visual": tiny_v1.PUBLISHED["visual"] | {"output_dim": 64}}, ConfigError, "output_dim"),
         ({"visual": tiny_v1.PUBLISHED["visual"] | {"heads": 15}}, ConfigError, "width"),

@@ -162,6 +162,7 @@ def test_characters_that_xml_has_not_become_blanks() -> None:
         ),
         (saved("JPEG"), Words(description={"en": "a" * 70_000}), ImageTooLargeError),
         (b"RIFF\xff\xff\xff\x7fWEBPVP8 ", PLAIN, ImageDecodeError),
+        (b"RIFF\x04\0\0\0WEBP", PLAIN, ImageDecodeError),
     ],
 )
 def test_what_cannot_hold_the_words_is_refused(

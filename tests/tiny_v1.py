@@ -188,13 +188,21 @@ def save_published(
     """Write the whole folder, its weights in two pickled shards; returns the tensors."""
     config = config_json()
     weights = {name: tensor.to(dtype) for name, tensor in tensors(config).items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    save_all_but_weights(folder, config, chat_format=chat_format)
     names = sorted(weights)
     files = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
     for index, file in enumerate(files):
         torch.save({name: weights[name] for name in names[index::2]}, folder / file)
     weight_map = {name: files[i % 2] for i, name in enumerate(names)}
     index_json = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index_json))
+    return weights
+
+
+def save_all_but_weights(
+    folder: Path, config: dict[str, Any], *, chat_format: str = "chatml"
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     generation = {
         "chat_format": chat_format,
         "do_sample": True,
@@ -207,10 +215,8 @@ def save_published(
     }
     for name, value in (
         ("config.json", config),
-        ("pytorch_model.bin.index.json", index_json),
         ("generation_config.json", generation),
         ("tokenizer_config.json", {"tokenizer_class": "QWenTokenizer"}),
     ):
         (folder / name).write_text(json.dumps(value))
     (folder / "qwen.tiktoken").write_bytes(tiktoken_file(ranks()))
-    return weights

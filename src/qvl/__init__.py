@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+# not typing's: `python -m qvl` runs this before it leaves the folder out that it was started in
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvl.api import VLM
     from qvl.errors import QvlError

@@ -81,8 +81,16 @@ class VLM:
     moderate = _method(Moderate)
 
     def run(self, task: Task[R], *shown: Shown) -> R:
-        """What the task finds in the pictures and videos, all seen together. Raises QvlError."""
+        """What the task finds in the pictures and videos, all seen together. Raises QvlError.
+
+        Of a PDF document a task that takes several pictures sees all pages, any other the first, as
+        the result's `warnings` say; `qvl.types.Image` has a `page`.
+        """
         seen = [as_seen(one) for one in shown]
+        if 1 < task.most >= len(seen):
+            from qvl.processing.pdf import with_pages  # brings numpy: not for `import qvl`
+
+            seen = with_pages(seen)
         task.check_seen(seen)
         return task.run(self.model, seen)
 

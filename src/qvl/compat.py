@@ -78,15 +78,15 @@ class Tokenizer:
         text, parts, pictures = "", list[Part](), 0
         for element in elements:
             match element:
-                case {"image": str(source)}:
+                case {"image": str(source), **others} if not others:
                     pictures += 1
                     text += f"Picture {pictures}: <img>{source}</img>\n"
                     parts.append(Image.of(source))
-                case {"box": [*corners]}:
-                    said = tagged(element.get("ref"), corners)
+                case {"box": [*corners], **others} if others.keys() <= {"ref"}:
+                    said = tagged(others.get("ref"), corners)
                     text += said
                     parts.append(Text(said))
-                case {"text": str(said)}:
+                case {"text": str(said), **others} if not others:
                     text += said
                     parts.append(Text(said))
                 case _:

@@ -26,6 +26,7 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |- AnswerFormError            3  422  an answer that was cut before it had the form that was asked for
 |- CheckError                 7  422  a check failed, and the caller said that this is an error
 |- EngineError                1  500  a fault while computing
+|  `- EngineClosedError                the model was closed, or opened by another process
 |- RemoteError                8  502  a remote server failed, or what it said is no answer (retryable)
 |  `- RemoteRefusedError               it refuses the request, or is at another address (not retryable)
 |     `- RemoteKeyError                it wants a key, or another one
@@ -173,6 +174,10 @@ class CheckError(QvlError):
 
 class EngineError(QvlError):
     code, retryable = "engine", True
+
+
+class EngineClosedError(EngineError):
+    code, retryable = "engine_closed", False
 
 
 class RemoteError(QvlError):

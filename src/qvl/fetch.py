@@ -119,6 +119,11 @@ def set_policy(*, domains: Iterable[str] | None = None, offline: bool = False) -
     _policy = Policy(allowed, offline)
 
 
+def is_offline() -> bool:
+    """Whether no connection may be opened."""
+    return _policy.offline
+
+
 def fetch(
     url: str,
     into: BinaryIO,

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from typing import TextIO
 
 # how many times -v was given; -1 is -q
 LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202d\u202e]")
 COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 
 
@@ -31,7 +33,15 @@ class PlainFormatter(logging.Formatter):
         level = record.levelname.lower()
         if record.levelno in COLOURS and wants_colour(sys.stderr):
             level = f"\x1b[{COLOURS[record.levelno]}m{level}\x1b[0m"
-        return f"{level}: {super().format(record)}"
+        return f"{level}: {visible(super().format(record))}"
+
+
+def visible(text: str) -> str:
+    """The text with control characters and overrides of the direction escaped, lines and tabs kept.
+
+    A terminal would obey them, and they may come from a file's name or out of a picture.
+    """
+    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 def wants_colour(stream: TextIO) -> bool:

@@ -20,10 +20,11 @@ from platformdirs import user_config_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qvl.errors import UsageError, nearest
-from qvl.types import MAX_NEW_TOKENS, DType
+from qvl.types import MAX_NEW_TOKENS, DType, Usage
 
 FILE_NAME = "qvl.toml"
 ENV_PREFIX = "QVL_"
+MAX_FILE_BYTES = 2**20  # of a settings file or one of prompts; a longer one is something else
 # Read elsewhere (by libraries, the terminal code, kernels/build.py, vlm/remote.py, cli/serve.py);
 # shown as they change what is done.
 HONOURED = (
@@ -52,6 +53,25 @@ def _known_device(value: str) -> str:
     return value
 
 
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Price(BaseModel):
+    """Of a remote model: for a million tokens, in whatever currency; `cached_input` None: as input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Amount
+    output: Amount
+    cached_input: Amount | None = None
+
+    def of(self, usage: Usage) -> float:
+        cached = min(usage.cached_tokens, usage.prompt_tokens)
+        cached_input = self.input if self.cached_input is None else self.cached_input
+        millionths = (usage.prompt_tokens - cached) * self.input + cached * cached_input
+        return (millionths + usage.completion_tokens * self.output) / 1e6
+
+
 class Settings(BaseModel):
     """Frozen; an unknown key or a bad value does not pass."""
 
@@ -62,7 +82,9 @@ class Settings(BaseModel):
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
     dtype: DType = "auto"
     style: Annotated[str, Field(min_length=1)] = "plain"
-    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = 512
+    # None: each task's own
+    max_new_tokens: Annotated[int | None, Field(ge=1, le=MAX_NEW_TOKENS)] = None
+    prices: Mapping[str, Price] = {}  # by the MODEL of openai:MODEL@URL
 
 
 KEYS = tuple(Settings.model_fields)
@@ -73,7 +95,7 @@ class Setting:
     """One row of `qvl settings`; value None means: not set."""
 
     key: str
-    value: str | int | None
+    value: object
     origin: str
 
 
@@ -124,7 +146,9 @@ class _Source:
             return Settings.model_validate(given, strict=True)  # lax mode would read true as 1
         except ValidationError as err:
             first = err.errors(include_url=False)[0]
-            name, reason = origins[str(first["loc"][0])], first["msg"].removeprefix("Value error, ")
+            key, *within = map(str, first["loc"])
+            name = ".".join([origins[key], *within])
+            reason = first["msg"].removeprefix("Value error, ")
             raise UsageError(
                 f"{name} is {first['input']!r} {self.place}: {reason[0].lower()}{reason[1:]}",
                 hint="change the value there, or remove it",
@@ -169,8 +193,18 @@ def _file_source(path: Path) -> _Source:
     return _Source(f"in {path}", {key: key for key in KEYS}, _read_toml(path))
 
 
+def check_size(path: Path) -> None:
+    """Raises UsageError for a file that is too large to be settings, and OSError."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UsageError(
+            f"{path} has {size} bytes, the limit is {MAX_FILE_BYTES}", hint="shorten or remove it"
+        )
+
+
 def _read_toml(path: Path) -> dict[str, object]:
     try:
+        check_size(path)
         return tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin a file with a BOM
     except FileNotFoundError:
         return {}

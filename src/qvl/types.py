@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,14 @@ DType = Literal["auto", "fp32", "bf16", "fp8", "int8", "int4"]
 # "loop": the model repeated itself without end, and was stopped; "reasoning": the tokens ended before
 # the reasoning did, so there is no answer
 FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
-MAX_NEW_TOKENS = 4096
+# what the authors of Qwen3-VL give a Thinking edition, reasoning and answer together
+MAX_NEW_TOKENS = 40_960
+NEW_TOKENS = 512  # of an answer of which nothing says how long it may be
+MAX_CHOICES = 8  # answers to one request
+MAX_PICTURES = 32  # and videos, of one request
+TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
+Detail = Literal["auto", "low", "high", "original"]
+FIRST_ALONE = "the first one is used"  # ends the note on a file of which more could be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +50,27 @@ class Url:
 class Image:
     """A picture by path, by its encoded bytes or by address; `name` is how messages about it call it.
 
-    Of a PDF it is page number `page`, counted from 1.
+    Of a PDF it is page number `page`, counted from 1. `detail` is OpenAI's: a server is told it; here
+    "low" is 512 x 512 pixels' worth at most, and all others are what the checkpoint likes best.
     """
 
     source: Path | bytes | Url
     name: str = "image"
     page: int | None = None
+    detail: Detail = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Path | bytes | Url):
+            raise _no_source("picture", self.source)
 
     @classmethod
     def of(cls, source: str | Path | bytes) -> Image:
-        """An Image named after its file or address; bytes are called "image"."""
+        """An Image named after its file or address; bytes are called "image".
+
+        Raises InvalidParamError for what is neither, such as an array.
+        """
+        if not isinstance(source, str | bytes | PathLike):
+            raise _no_source("picture", source)
         if isinstance(source, bytes):
             return cls(source)
         if is_address(str(source)):
@@ -75,6 +94,10 @@ class Video:
     start_s: float | None = None
     end_s: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Path | bytes | Url | tuple):
+            raise _no_source("video", self.source)
+
     @classmethod
     def of(cls, source: str | Path) -> Video:
         """The whole video of a file or an address, named after it."""
@@ -83,8 +106,28 @@ class Video:
         return cls(source=Path(source), name=str(source))
 
 
+def _no_source(what: str, source: object) -> InvalidParamError:
+    """An object of some library: its type is told, and no more of it, as its repr may be anything."""
+    kind = f"{type(source).__module__}.{type(source).__name__}".removeprefix("builtins.")
+    shape = "".join(
+        f", {name} {getattr(source, name)}" for name in ("dtype", "shape") if hasattr(source, name)
+    )
+    return InvalidParamError(
+        f"a {what} is a {kind}{shape}, not a path, an address or the bytes of a file",
+        hint="save it as PNG, into a file or an io.BytesIO, and give the path or the bytes",
+    )
+
+
 def is_address(source: str) -> bool:
     return source[:8].lower().startswith(("http://", "https://"))
+
+
+def page_apart(source: str) -> tuple[str, int | None]:
+    """A path, address or data URL without the `#page=N` behind it, as in RFC 8118, and that N."""
+    rest, mark, number = source.rpartition("#page=")
+    if mark and re.fullmatch("[0-9]{1,6}", number):
+        return rest, int(number)
+    return source, None
 
 
 def without_password(address: str) -> str:
@@ -132,6 +175,7 @@ class Message:
 # name -> (smallest, largest); the ranges are the product's, the same in every door
 SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
     "max_new_tokens": (1, MAX_NEW_TOKENS),
+    "thinking_tokens": (1, MAX_NEW_TOKENS),
     "temperature": (0.1, 2.0),
     "top_p": (0.05, 1.0),
     "top_k": (1, 1000),
@@ -148,6 +192,11 @@ SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
 class Sampling:
     """How tokens are chosen. None means: the checkpoint's own default; temperature 0 is greedy.
 
+    `max_new_tokens` None is what `Request.tokens_allowed` says; of a Thinking edition they count
+    reasoning and answer together. `thinking_tokens` is for the Thinking editions:
+    reasoning that has not ended after so many tokens is closed, and the answer follows; None takes
+    three quarters of `max_new_tokens`.
+
     `logit_bias` is added to the logits of token ids, `allowed_token_ids` (empty: all) are the only
     ones chosen, `stop_token_ids` end the text besides the checkpoint's own; with `logprobs` the
     completion tells that many of the likeliest tokens at each place. The text ends before the first
@@ -158,7 +207,8 @@ class Sampling:
 
     __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}  # where it comes as JSON
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
+    thinking_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -189,11 +239,34 @@ class Sampling:
                     f"{name} is {value}, outside {low} to {high}{zero}",
                     hint=f"give a {name} from {low} to {high}{zero}",
                 )
+        self._check_types()
         if len(self.stop) > 8 or any(not 1 <= len(s) <= 256 for s in self.stop):
             raise InvalidParamError("at most 8 stop strings of 1 to 256 characters")
         if any(not -100 <= bias <= 100 for _, bias in self.logit_bias):
             raise InvalidParamError("a logit bias lies outside -100 to 100")
         return self
+
+    def _check_types(self) -> None:
+        """Raises InvalidParamError for a list that does not hold what it should."""
+        if not isinstance(self.stop, tuple) or any(not isinstance(s, str) for s in self.stop):
+            raise InvalidParamError("stop is not a tuple of strings", hint='as in stop=("\\n",)')
+        for name in ("allowed_token_ids", "stop_token_ids"):
+            ids = getattr(self, name)
+            if not isinstance(ids, tuple) or any(type(one) is not int for one in ids):
+                raise InvalidParamError(f"{name} is not a tuple of token ids")
+        pairs = self.logit_bias
+        if not isinstance(pairs, tuple) or not all(map(_is_bias, pairs)):
+            raise InvalidParamError(
+                "logit_bias is not a tuple of token ids with their biases",
+                hint="as in logit_bias=((42, 5.0),)",
+            )
+
+
+def _is_bias(pair: object) -> bool:
+    match pair:
+        case (int(token_id), int() | float()):
+            return not isinstance(token_id, bool)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,21 +292,28 @@ class Request:
     `tool_choice` "auto" leaves it to the model whether to call one of the `tools`, "none" forbids it,
     "required" demands a call, and a tool's name demands a call of that one.
 
-    `thinking_tokens` is for the Thinking editions: reasoning that has not ended after so many tokens
-    is closed, and the answer follows; None takes three quarters of `max_new_tokens`, which counts
-    reasoning and answer together.
+    `new_tokens` is how long the answer may be where the sampling does not say it; see `tokens_allowed`.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
-    thinking_tokens: int | None = None
     response_format: ResponseFormat | None = None
     priority: int = 0
     deadline_s: float | None = None
     tenant: str = ""
     id: str = ""
+    new_tokens: int = NEW_TOKENS
+
+    def tokens_allowed(self, *, reasoning_room: int | None = None) -> int:
+        """How many tokens the answer may have: as the sampling says; else, of a model that reasons
+        first, as many as there is room for, up to MAX_NEW_TOKENS; else `new_tokens`."""
+        if self.sampling.max_new_tokens is not None:
+            return self.sampling.max_new_tokens
+        if reasoning_room is not None:
+            return max(1, min(MAX_NEW_TOKENS, reasoning_room))
+        return self.new_tokens
 
 
 def choices(request: Request, n: int) -> list[Request]:
@@ -241,10 +321,12 @@ def choices(request: Request, n: int) -> list[Request]:
 
     Choice 0 has the request's own seed, or one that is drawn now. Choice i has the first 63 bits of
     SHA-256 of the text "SEED/i", so it is the same however many there are. Greedy choices are all
-    alike. Raises InvalidParamError for an `n` below 1.
+    alike. Raises InvalidParamError for an `n` outside 1 to MAX_CHOICES.
     """
-    if n < 1:
-        raise InvalidParamError(f"n is {n}, not at least 1")
+    if not 1 <= n <= MAX_CHOICES:
+        raise InvalidParamError(
+            f"n is {n}, outside 1 to {MAX_CHOICES}", hint="ask again for more, with other seeds"
+        )
     first = request.sampling.seed
     first = secrets.randbits(63) if first is None else first
     digests = [hashlib.sha256(f"{first}/{i}".encode()).digest() for i in range(1, n)]
@@ -255,7 +337,8 @@ def choices(request: Request, n: int) -> list[Request]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens; of the prompt's, `image_tokens` are of pictures and videos, and `cached_tokens` were
-    computed before; of the completion's, `reasoning_tokens` came before the answer.
+    computed before; of the completion's, `reasoning_tokens` came before the answer. `cost` is by the
+    prices of the settings, None where they have none.
     """
 
     prompt_tokens: int
@@ -263,6 +346,7 @@ class Usage:
     image_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +403,16 @@ class Provenance:
     images: tuple[ImageInfo, ...]
     version: str
     videos: tuple[VideoInfo, ...] = ()
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What of the pictures was not looked at: all pages or frames of a file but the first."""
+        return tuple(
+            f"{image.name}: {note}"
+            for image in self.images
+            for note in image.notes
+            if note.endswith(FIRST_ALONE)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,7 +240,8 @@ def _webp(picture: bytes, words: Words, name: str) -> bytes:
     riff_end = 8 + int.from_bytes(picture[4:8], "little")
     if riff_end > len(picture):
         raise EOFError
-    head, *chunks = _webp_chunks(picture[:riff_end])
+    chunks = list(_webp_chunks(picture[:riff_end]))
+    head = chunks.pop(0)
     present = next((data for kind, data in chunks if kind == b"XMP "), None)
     made = packet(words, present, name)
     if head[0] == b"VP8X":

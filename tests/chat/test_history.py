@@ -17,7 +17,7 @@ MESSAGES = [
     Message.user(
         Image(Path("/a/cup.png"), "cup.png"),
         Image(b"\x89PNG", "bytes"),
-        Image(Url("https://example.com/a.pdf"), "https://example.com/a.pdf", page=3),
+        Image(Url("https://example.com/a.pdf"), "https://example.com/a.pdf", page=3, detail="low"),
         Video(source=Path("/a/clip.mp4"), name="clip.mp4", fps=2.0, start_s=1.5),
         "Что это? \ud800",
     ),
@@ -72,7 +72,18 @@ def test_a_save_that_fails_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"version": 2, "messages": []}', '{"version": 1, "messages": [{}]}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"version": 2, "messages": []}',
+        '{"version": 1, "messages": [{}]}',
+        '{"version": 1, "messages": ["hello"]}',
+        '{"version": 1, "messages": [{"role": "user", "content": [{"image": 5, "name": "a", "page": 1}]}]}',
+    ],
+    ids=range(8),
 )
 def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)

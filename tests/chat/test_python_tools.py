@@ -88,6 +88,7 @@ def test_arguments_that_do_not_fit_are_refused(
         ("def f(a: 'Nowhere'):\n 'Do.'", "'f'"),
         ("def f(a: object()):\n 'Do.'", "'f'"),
         ("1/0", "ZeroDivisionError"),
+        ("open('nowhere.txt')", "cannot be run: FileNotFoundError"),
         ("def", "SyntaxError"),
     ],
 )

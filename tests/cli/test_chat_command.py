@@ -20,6 +20,7 @@ from command import Ended, Run
 from qvl.chat import history
 from qvl.chat.conversation import Conversation, Function
 from qvl.cli.chat import Talk, approved
+from qvl.errors import DeadlineError, ImageDecodeError
 from qvl.log import set_up_logging
 from qvl.types import Text, Tool, ToolCall
 from scripted import Scripted, completion
@@ -84,6 +85,8 @@ def test_a_pipe_ends_with_its_first_error_and_keeps_what_was_said(
     [
         (["--continue"], 4, "no conversation to continue"),
         (["--image", "gone.png"], 4, "'gone.png' does not exist"),
+        (["--image", "gone.mp4"], 4, "'gone.mp4' does not exist"),
+        (["--image", "long" + "-" * 300], 4, "does not exist"),
         (["--tools", "gone.py"], 2, "'gone.py' does not exist"),
         (["--tools", "mcp:no-such-command"], 8, "'no-such-command' does not answer"),
         (["--tools", "mcp:http://example.com/mcp", "--offline"], 4, "no connection"),
@@ -225,6 +228,25 @@ def test_a_call_waits_for_a_yes_and_thoughts_are_folded(
     result = conversation.messages[2].content[0]
     assert isinstance(result, Text)
     assert result.text.startswith(said)
+
+
+def test_a_picture_of_a_turn_that_was_taken_back_goes_with_the_next_question(
+    place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is what could not be used: then no question would ever be answered."""
+    del place
+    monkeypatch.setattr(sys, "stdin", AtTerminal(f"/image {PICTURE}\nWhat?\nWhat?\nSo?\n"))
+    model = Scripted(DeadlineError("late"), ImageDecodeError("torn"), completion("Fine."))
+    Talk(Conversation(model=model), history.new_file()).run()
+    assert [len(request.messages[-1].content) for request in model.asked] == [2, 2, 1]
+
+
+def test_what_is_to_be_approved_is_shown_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", AtTerminal("n\n"))
+    assert not approved(ToolCall("run", {"first": "a" * 1000, "last": "rm -r"}))
+    assert '"last": "rm -r"})? [y/N]' in capsys.readouterr().err
 
 
 def test_an_answer_that_is_cut_is_said_to_be(chat: Run) -> None:

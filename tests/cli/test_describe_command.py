@@ -138,7 +138,7 @@ def test_one_unusable_picture_ends_with_4(
     ("args", "code", "words"),
     [
         (["--temperature", "5"], 2, ["temperature", "2.0"]),
-        (["--max-new-tokens", "5000"], 2, ["max", "4096"]),
+        (["--max-new-tokens", "50000"], 2, ["max", "40960"]),
         (["--top-p", "0.01"], 2, ["top_p", "0.05"]),
         (["--top-k", "0"], 2, ["top_k", "1000"]),
         (["--style", "catalog"], 2, ["catalogue"]),

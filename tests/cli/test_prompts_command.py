@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvl.cli.main import main
+from qvl.errors import UsageError
 from qvl.tasks.prompts import tasks_with_prompts, version, wording
 
 OWN = '[plain]\nen = "Say what you see."\n[catalog-b2b]\nen = "Sell it."\nru = "Продай это."\n'
@@ -91,3 +92,30 @@ def test_a_broken_file_of_ones_own_is_named(
 ) -> None:
     own_file.write_text("[plain]\nru = 'Опиши.'")
     assert "'plain' in describe.toml has no English" in told(capsys, monkeypatch, "list")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "{unknown}",
+        "{0.__class__}",
+        "{a!r}",
+        "{a!r:>{b}}",
+        "{phrase.__class__}",
+        "{phrase[0]}",
+        "{}",
+    ],
+)
+def test_a_field_that_is_no_plain_name_is_refused(own_file: Path, words: str) -> None:
+    """F007."""
+    own_file.write_text(f"[trap]\nen = 'See {words}.'\n")
+    with pytest.raises(UsageError, match="which nothing fills in") as caught:
+        wording("describe", "trap", "en", phrase="a cup")
+    assert "{phrase}" in str(caught.value.hint)
+
+
+def test_a_file_that_is_too_large_is_not_read(own_file: Path) -> None:
+    """F006."""
+    own_file.write_text("# " + "x" * 2**20)
+    with pytest.raises(UsageError, match="the limit is 1048576"):
+        wording("describe", "plain", "en")

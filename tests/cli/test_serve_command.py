@@ -52,6 +52,15 @@ def test_a_port_in_use_is_one_line(run) -> None:
     assert "in use" in err.splitlines()[0]
 
 
+@pytest.mark.parametrize("flag", ["--ssl-keyfile", "--tls-key", "--ssl-certfile"])
+def test_a_wish_for_tls_is_not_answered_with_plain_http(run, flag: str) -> None:
+    """F010: the server speaks plain HTTP alone, so a certificate is refused before anything is served."""
+    code, err = run(flag, "key.pem", "--port", "0")
+    assert code == 2
+    assert flag in err
+    assert "serving" not in err
+
+
 def test_an_address_of_another_machine_cannot_be_served(run) -> None:
     assert run("--host", "192.0.2.1", "--no-auth", "--port", "0")[0] == 4
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,12 @@ from qvl.cli import formats
 from qvl.cli.draw import draw
 from qvl.cli.formats import columns, csv_row
 from qvl.cli.output import Outcome
+from qvl.errors import InputNotFoundError
+from qvl.log import visible
 from qvl.tasks import TASKS
+from qvl.tasks.describe import Describe
+from qvl.vlm.chat_model import EMBEDDED_FOLDER
+from stand_in_openai import MODEL, Handler, chunk, serving, usage
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[:3]
 ONE, TWO, THREE = PICTURES
@@ -39,6 +45,19 @@ def test_commands_say_what_the_methods_say(qvl: Run, vlm: VLM) -> None:
     (point, *_) = vlm.ground(ONE, phrases=("cat",), points=True).points
     assert row["points"][0] == {"label": "cat", "x": point.x, "y": point.y}
     assert row["boxes"] == []
+
+
+def test_a_thinking_edition_answers_after_so_many_tokens(qvl: Run, tmp_path: Path) -> None:
+    thinking = tmp_path / "thinking"
+    shutil.copytree(EMBEDDED_FOLDER, thinking)
+    ending = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    (thinking / "chat_template.jinja").write_text(ending)
+    flags = ("--model", thinking, "--thinking-tokens", "7", *SHORT, "--json")
+    row = json.loads(qvl("ask", ONE, "-p", "What is it?", *flags).out)
+    assert row["usage"]["reasoning_tokens"] == 7 + 3  # with `</think>` and two line breaks
+    refused = qvl("ask", ONE, "-p", "What is it?", "--thinking-tokens", "7")
+    assert refused.code == 2
+    assert "does not reason" in refused.err
 
 
 def test_a_clip_on_stdin_is_the_clip_in_the_file(qvl: Run, tmp_path: Path) -> None:
@@ -62,6 +81,44 @@ def test_a_comparison_takes_all_pictures_at_once(qvl: Run) -> None:
     assert len(row["meta"]["images"]) == 2
     assert all(len(difference["each"]) == 2 for difference in row["differences"])
     assert qvl("compare", ONE).code == 2
+
+
+def test_each_task_has_a_length_of_its_own_which_a_setting_and_then_a_flag_overrule(
+    qvl: Run, tmp_path: Path
+) -> None:
+    """A full page does not fit into what describes a picture."""
+
+    def limit(task: str, *flags: str) -> int:
+        row = json.loads(qvl(task, ONE, "--json", *flags).out)
+        return row["meta"]["sampling"]["max_new_tokens"]
+
+    assert (limit("ocr"), limit("ask", "-p", "What?")) == (4096, 512)
+    (tmp_path / "qvl.toml").write_text("max_new_tokens = 30\n")
+    assert (limit("ocr"), limit("ocr", "-n", "20")) == (30, 20)
+
+
+def test_remote_answers_cost_what_the_settings_say(qvl: Run) -> None:
+    counted = usage(1_000, 10, prompt_tokens_details={"cached_tokens": 400})
+
+    def reply(handler: Handler, body: object) -> None:
+        handler.begin()
+        for event in (chunk("stop", content="A cup."), counted, "[DONE]"):
+            handler.event(event)
+
+    with serving(reply) as server:
+        model = ("--model", f"openai:{MODEL}@{server.url}")
+        ended = qvl("describe", ONE, TWO, "--json", *model)
+        assert (ended.code, "cost" in ended.out + ended.err) == (0, False)
+        assert "cost unknown" in qvl("-v", "describe", ONE, *model).err
+        prices = "input = 2.0\ncached_input = 0.5\noutput = 10\n"
+        Path("qvl.toml").write_text(f"[prices.{MODEL}]\n{prices}", "utf-8")
+        ended = qvl("describe", ONE, TWO, "--json", *model)
+        told = [json.loads(line) for line in ended.out.splitlines()]
+        assert [row["usage"]["cost"] for row in told] == pytest.approx([0.0015, 0.0015])
+        assert "cost of 2 answers: 0.003\n" in ended.err
+        assert qvl("chat", *model, stdin=b"Hello!\nAnd?\n").err.endswith(
+            "cost of 2 answers: 0.003\n"
+        )
 
 
 def timeless(text: str) -> str:
@@ -126,6 +183,18 @@ FORMULAS = [
 def test_no_cell_is_a_formula(payload: str) -> None:
     (row,) = csv.reader(io.StringIO(csv_row([payload, "a", ""]), newline=""))
     assert row == ["'" + payload, "a", ""]
+
+
+def test_no_control_code_reaches_a_terminal(qvl: Run, tmp_path: Path) -> None:
+    """A047: neither of an answer nor of a name; lines, tabs and letters of any script stay."""
+    said = Outcome("a\x1b[31m.png", InputNotFoundError("no \x1b[2J file"))
+    assert "\x1b" not in formats.item(said, Describe, "md", alone=False)
+    told = visible("\x1b[31mred\x07 \u202egnp.exe\r\n\tשלום 你好\x9b1m")
+    assert told == "\\x1b[31mred\\x07 \\u202egnp.exe\\r\n\tשלום 你好\\x9b1m"
+    (tmp_path / "b\x1b[31m.png").write_bytes(b"no picture")
+    ended = qvl("ask", "b\x1b[31m.png", ONE, "-p", "\x1b[31mHow many?", "--max-new-tokens", "4")
+    assert ended.code == 3
+    assert "\x1b" not in ended.out + ended.err
 
 
 def test_a_drawing_is_the_picture_with_its_boxes(qvl: Run, tmp_path: Path) -> None:

@@ -250,6 +250,27 @@ def test_few_candidates_first_or_all_of_them_is_the_same(monkeypatch, top_p):
         assert probabilities.tolist() == all_probabilities.tolist()
 
 
+@pytest.mark.parametrize("top_k", [0, 50])
+def test_where_few_ids_are_left_no_banned_one_is_sorted_among_them(top_k):
+    """A grammar mostly leaves few: to order the whole vocabulary took longer than the model's step."""
+    torch.manual_seed(5)
+    logits_v = torch.randn(3000)
+    logits_v[torch.arange(3000) % 1000 > 0] = -torch.inf
+    ids, probabilities = kept(logits_v, params(top_k=top_k, min_p=0.01, temperature=2.0))
+    left = [0, 1000, 2000]
+    assert ids.tolist() == sorted(left, key=lambda i: -float(logits_v[i]))
+    expected = (logits_v[ids] / 2.0).softmax(-1).tolist()
+    assert probabilities.tolist() == pytest.approx(expected)
+    assert len(sampler.best_candidates(logits_v, 50)[0]) == 3
+
+
+def test_the_one_best_candidate_is_the_first_of_several():
+    logits_v = torch.tensor([0.5, 2.0, 2.0, -1.0])
+    one, two = (sampler.best_candidates(logits_v, count) for count in (1, 2))
+    assert one[0].tolist() == two[0][:1].tolist() == [1]
+    assert one[1].tolist() == two[1][:1].tolist() == [2.0]
+
+
 def test_when_no_token_is_left_it_is_an_error():
     with pytest.raises(EngineError, match="no token is allowed at position 3"):
         choose([1.0, 2.0], params(allowed_ids=(1,)), position=3, banned=(1,))

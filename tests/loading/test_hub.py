@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 import tiny
+from quantised_folders import save_first_quantised
 from qvl.errors import (
     ConfigError,
     DownloadError,
@@ -78,6 +79,18 @@ def test_a_full_download_holds_what_was_published_and_loads(
     assert not served.downloads("pytorch_model.bin")
     assert [path for _, path, _ in served.asked if f"/{ID}" not in path] == []
     assert load_model(found.path).config.generation == "qwen3_vl"
+
+
+def test_the_first_int4_comes_with_its_own_vocabulary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_first_quantised(tmp_path / "published")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "published").iterdir()}
+    assert "tokenizer.json" not in files
+    with serving(files, tmp_path, monkeypatch):
+        loaded = load_model(fetch_checkpoint(ID).path)
+    assert loaded.config.generation == "qwen_vl"
+    assert loaded.tokenizer.control["<imgpad>"] == loaded.config.image_token_id
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(served: Hub, files: dict[str, bytes]) -> None:

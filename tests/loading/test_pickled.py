@@ -143,7 +143,7 @@ def another_model(folder: Path) -> None:
 
 def quantised(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -154,7 +154,7 @@ def quantised(folder: Path) -> None:
         (leave_one_out, ModelFormatError, "1 missing"),
         (reach_out, UnsafeCheckpointError, r"\.\./"),
         (another_model, ModelFormatError, "only Qwen-VL is converted"),
-        (quantised, QvlError, "gptq"),
+        (quantised, QvlError, "awq"),
         (lambda folder: (folder / FIRST).unlink(), ModelFormatError, f"{FIRST} is missing"),
         (lambda folder: (folder / "qwen.tiktoken").unlink(), ModelFormatError, "qwen.tiktoken"),
     ],

@@ -27,8 +27,8 @@ from qvl.processing import pdf as pdf_module
 from qvl.processing import source as source_module
 from qvl.processing import worker as worker_module
 from qvl.processing.image import Picture, read_image
-from qvl.processing.pdf import page_count, pages
-from qvl.types import Image
+from qvl.processing.pdf import page_count, pages, with_pages
+from qvl.types import Image, Video
 
 GOOD = document(RED_LEFT, b"0 0 1 rg 0 0 100 100 re f", b"")
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
@@ -364,3 +364,12 @@ def test_without_pypdfium2_a_document_says_what_to_install(monkeypatch: pytest.M
     with pytest.raises(UsageError) as caught:
         read(GOOD)
     assert caught.value.hint == "pip install 'qvl[documents]'"
+
+
+def test_of_a_document_of_which_no_page_is_named_there_are_all(tmp_path: Path) -> None:
+    pdf = document(RED_LEFT, RED_LEFT)
+    path = tmp_path / "paper.PDF"
+    path.write_bytes(pdf)
+    shown = [Image(pdf), Image(pdf, page=2), Image.of(path), Image(b"GIF89a"), Video.of("a.mp4")]
+    seen = [getattr(one, "page", None) for one in with_pages(shown)]
+    assert seen == [1, 2, 2, 1, 2, None, None]

@@ -512,15 +512,22 @@ def test_paths_that_are_no_files_are_refused(tmp_path: Path):
         {"start_s": -1.0},
         {"start_s": math.inf},
         {"end_s": 0.0},
+        # a rate that overflows, one by which a time is no number, numbers that are no float
+        {"fps": 1e308},
+        {"fps": 1e-300},
+        *({option: 10**400} for option in ("fps", "frames", "start_s", "end_s")),
         {"start_s": 2.0, "end_s": 1.0},
         {"fps": 1.0, "frames": 3},
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any]):
-    with pytest.raises(InvalidParamError, match=r"clip\.mp4"):
+    with pytest.raises(InvalidParamError, match=r"clip\.mp4") as caught:
         read(b"never opened", **options)
+    assert len(str(caught.value)) < 150
     with pytest.raises(InvalidParamError):
         read_video(Video(source=pictures(2), frames=1), PIXELS, RUN)
+    with pytest.raises(InvalidParamError):
+        read_video(Video(source=pictures(2), fps=5e-324), PIXELS, RUN)
     with pytest.raises(InvalidParamError):
         read_video(Video(source=()), PIXELS, RUN)
 

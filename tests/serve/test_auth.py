@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import socket
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,31 @@ def test_no_route_opens_without_its_key(server: Running) -> None:
     assert counted > 100
 
 
+@pytest.mark.parametrize("key", [KEY + "\0", "\0", KEY + "\u00e9", KEY + " x", "x" * 30_000])
+def test_a_key_that_is_none_is_answered_like_any_other(server: Running, key: str) -> None:
+    """S002."""
+    told = []
+    for given in (key, "wrong"):
+        lines = f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {given}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+            sock.sendall(lines.encode("latin-1"))
+            told.append(sock.recv(65536).partition(b"\r\n")[0])
+    if "\0" in key:  # no header holds that
+        assert told[0].startswith(b"HTTP/1.1 400 ")
+    else:
+        assert told[0] == told[1] == b"HTTP/1.1 401 Unauthorized"
+
+
+def test_a_key_of_a_megabyte_is_not_read_to_its_end(server: Running) -> None:
+    """S002."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+        sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ")
+        with suppress(OSError):
+            sock.sendall(b"x" * 2**20 + b"\r\n\r\n")
+        with suppress(ConnectionError):
+            assert sock.recv(100)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431", b"")
+
+
 def test_no_spelling_of_an_address_opens_it(server: Running) -> None:
     for (method, path), trick in itertools.product(routes(server), TRICKS):
         address = trick.format(path=path)
@@ -121,6 +148,7 @@ def test_a_digest_serves_as_well_as_the_key(tmp_path: Path) -> None:
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     file = tmp_path / "keys"
     file.write_text(f"# ours\n\nanna:sha256:{digest}\nben:another-key\n", "utf-8")
+    file.chmod(0o600)
     keys = read_key_file(file)
     assert keys.name_of(KEY.encode()) == "anna"
     assert keys.name_of(b"another-key") == "ben"
@@ -169,8 +197,9 @@ def test_the_name_of_a_host() -> None:
 
 
 def test_pages_of_others_are_told_nothing(server: Running) -> None:
-    headers = {"Authorization": f"Bearer {KEY}", "Origin": "http://evil.example"}
-    for method, path in (("GET", "/v1/models"), ("OPTIONS", "/v1/chat/completions")):
+    asked = [("GET", "/v1/models"), ("OPTIONS", "/v1/chat/completions")]
+    for origin, (method, path) in itertools.product(("http://evil.example", "null"), asked):
+        headers = {"Authorization": f"Bearer {KEY}", "Origin": origin}
         _, told, _ = ask(server.port, method, path, headers)
         assert not [name for name in told if name.startswith("access-control")]
 

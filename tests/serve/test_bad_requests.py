@@ -9,17 +9,25 @@ import gzip
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import documents
+from qvl.serve import content
+from qvl.serve.auth import read_keys
+from qvl.serve.chat import ChatBody
 from qvl.serve.errors import param_of
-from qvl.serve.limits import JSON_VALUES, Limits
+from qvl.serve.fields import Body
+from qvl.serve.limits import JSON_KEYS, JSON_VALUES, Limits
+from qvl.serve.responses import ResponseBody
+from qvl.serve.tokens import DetokenizeBody
 from qvl.vlm.local import LocalModel
-from served import Running, StandIn, ask, data_url, png, running, until
+from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -56,6 +64,10 @@ def nested(depth: int) -> bytes:
     return b'{"messages": ' + b"[" * depth + b"]" * depth + b"}"
 
 
+def many_keys(count: int) -> bytes:
+    return json.dumps(dict.fromkeys(map(str, range(count)))).encode()
+
+
 # id, body, status, code, param (None: any)
 BODIES: list[tuple[str, bytes, int, str, str | None]] = [
     ("S009 no JSON", b"hello", 400, "invalid_json", None),
@@ -68,6 +80,7 @@ BODIES: list[tuple[str, bytes, int, str, str | None]] = [
     ("S011 deep", nested(100_000), 400, "invalid_json", None),
     ("S011 65", nested(65), 400, "invalid_json", None),
     ("S011 wide", b"[" + b"1," * (JSON_VALUES + 1) + b"1]", 400, "invalid_json", None),
+    ("S011 keys", many_keys(JSON_KEYS + 1), 400, "invalid_json", None),
     ("S011 quotes", b'{"a":' + b'""' * (JSON_VALUES + 1) + b"}", 400, "invalid_json", None),
     ("A digits", b'{"n": ' + b"9" * 5000 + b"}", 400, "invalid_request", None),
     ("S012 2 MiB", b" " * (2 * 2**20 + 1), 413, "request_too_large", None),
@@ -181,6 +194,13 @@ BODIES: list[tuple[str, bytes, int, str, str | None]] = [
     (
         "S041 33",
         said(*[{"type": "image_url", "image_url": "https://a.example/x.png"}] * 33),
+        400,
+        "too_many_images",
+        "messages",
+    ),
+    (
+        "S041 500 of one",
+        said(*[{"type": "image_url", "image_url": "https://a.example/x.png"}] * 500),
         400,
         "too_many_images",
         "messages",
@@ -345,6 +365,34 @@ BODIES: list[tuple[str, bytes, int, str, str | None]] = [
         None,
     ),
     ("A thinking", chat(thinking_token_budget=5), 400, "invalid_param", None),
+    *(
+        (f"A structured {name}", chat(structured_outputs=form, **more), 400, code, param)
+        for name, form, more, code, param in (
+            ("none", {}, {}, "invalid_request", "structured_outputs"),
+            ("null", {"choice": None}, {}, "invalid_request", "structured_outputs"),
+            ("two", {"choice": ["a"], "regex": "a"}, {}, "invalid_request", "structured_outputs"),
+            (
+                "beside a response_format",
+                {"choice": ["a"]},
+                {"response_format": {"type": "json_object"}},
+                "invalid_request",
+                "structured_outputs",
+            ),
+            (
+                "grammar",
+                {"grammar": "x"},
+                {},
+                "unsupported_parameter",
+                "structured_outputs.grammar",
+            ),
+            ("no choice", {"choice": []}, {}, "invalid_request", "structured_outputs.choice"),
+            ("long choice", {"choice": ["a" * 70_000]}, {}, "invalid_param", None),
+            ("surrogate", {"choice": ["\ud800"]}, {}, "invalid_param", None),
+            ("regex", {"regex": "["}, {}, "invalid_param", None),
+            ("long regex", {"regex": "a" * 70_000}, {}, "invalid_param", None),
+            ("json", {"json": {"contains": {}}}, {}, "invalid_param", None),
+        )
+    ),
 ]
 
 
@@ -435,7 +483,9 @@ def test_a_route_or_method_that_is_not_there(
     assert status != 405 or headers["allow"]
 
 
-@pytest.mark.parametrize("asked", ["my-id.7_x", "a" * 65, "x y", "${jndi:ldap://x}", "\u00e9"])
+@pytest.mark.parametrize(
+    "asked", ["my-id.7_x", "a" * 65, "x y", "${jndi:ldap://x}", "\u00e9", "a" * 10_000]
+)
 def test_an_id_is_echoed_only_if_it_can_do_no_harm(server: Running, asked: str) -> None:
     """S062."""
     _, headers, _ = ask(
@@ -560,17 +610,41 @@ def test_logs_hold_no_contents(server: Running, caplog: pytest.LogCaptureFixture
     assert re.fullmatch(r"req-\w+ /v1/chat/completions 200 [0-9.]+ s", lines(caplog)[0])
 
 
+def test_not_even_the_most_talkative_log_holds_a_prompt_a_picture_or_a_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """F012."""
+    caplog.set_level("DEBUG")
+    keys, shown = read_keys([f"tests:{KEY}"]), data_url(png(1))
+    part = {"type": "image_url", "image_url": shown}
+    with running(StandIn(), keys=keys) as server:
+        for body in (
+            said({"type": "text", "text": "SECRETWORD"}, part),
+            said({"type": "text", "text": "SECRETWORD"}, part, {"type": "other"}),
+            chat(model="other", user="SECRETWORD"),
+            b'{"SECRETWORD',
+        ):
+            ask(server.port, "POST", CHAT, {**JSON, "Authorization": f"Bearer {KEY}"}, body)
+            ask(server.port, "POST", CHAT, {**JSON, "Authorization": f"Bearer {KEY}x"}, body)
+        until(lambda: len(lines(caplog)) >= 8)
+    assert "SECRETWORD" not in caplog.text
+    assert KEY not in caplog.text
+    assert shown[-60:] not in caplog.text
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name.startswith("qvl.serve")]
 
 
-def test_a_fault_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_is_told_without_its_words(caplog: pytest.LogCaptureFixture, stream: bool) -> None:
     model = StandIn(error=ValueError("a secret of /home/somebody at 0x7f0000000000"))
-    with running(model) as server:
-        status, _, answer = ask(server.port, "POST", CHAT, JSON, chat())
-    assert status == 500
-    assert json.loads(answer)["error"]["type"] == "server_error"
+    with running(model, may_fail=True) as server:
+        status, headers, answer = ask(server.port, "POST", CHAT, JSON, chat(stream=stream))
+    assert status == (200 if stream else 500)
+    assert b'"type": "server_error"' in answer
     assert b"somebody" not in answer
+    assert f"request {headers['x-request-id']}: a fault, ValueError" in caplog.text
     assert "somebody" not in caplog.text
 
 
@@ -579,3 +653,49 @@ def test_the_place_of_an_error_is_named_as_the_client_wrote_it() -> None:
     place = ["messages", 0, "user", "content", "list[union]", 0, "text", "text"]
     assert param_of(place, body, is_missing=False) == "messages[0].content[0].text"
     assert param_of(["model", "x"], {}, is_missing=True) == "x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChatBody, {"messages": [{"role": "user", "content": [{}] * 1000}] * 200}),
+        (ChatBody, {"messages": [{"role": "assistant", "tool_calls": [{}] * 100_000}]}),
+        (ResponseBody, {"input": [{"role": "user", "content": [{}] * 1000}] * 200}),
+        (ResponseBody, {"input": [{"type": "reasoning", "summary": [{}] * 100_000}]}),
+        (DetokenizeBody, {"tokens": ["x"] * 200_000}),
+    ],
+    ids=["parts", "calls", "parts of items", "reasoning", "tokens"],
+)
+def test_a_body_that_is_wrong_in_very_many_places_is_read_only_so_far(
+    kind: type[Body], body: dict[str, Any]
+) -> None:
+    """Telling each would keep everybody waiting, for seconds."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    assert caught.value.error_count() < 50
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [tool(description="x" * 40_000)]},
+        {"tools": [tool(parameters={"type": "object", "title": "x" * 40_000})]},
+        {"messages": [*TEXT, {"role": "assistant", "content": "", "reasoning": "x" * 40_000}]},
+    ],
+    ids=["description", "schema", "reasoning"],
+)
+def test_what_is_not_said_counts_as_text_too(server: Running, more: dict[str, Any]) -> None:
+    status, _, body = ask(server.port, "POST", CHAT, JSON, chat(**more))
+    assert (status, json.loads(body)["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_document_that_takes_too_long_to_open_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = threading.Event()
+    monkeypatch.setattr(content, "with_pages", lambda _: opened.wait(30) and [])
+    with running(StandIn(), may_fail=True, limits=Limits(request_s=0.3)) as here:
+        file = {"type": "file", "file": {"file_data": data_url(documents.document(b""))}}
+        status, _, body = ask(here.port, "POST", CHAT, JSON, said(file))
+        assert (status, json.loads(body)["error"]["code"]) == (504, "deadline_exceeded")
+        opened.set()

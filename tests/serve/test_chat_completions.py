@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 import documents
+from qvl.processing import source
+from qvl.serve.chat import usage_object
 from qvl.types import (
     Image,
     Message,
@@ -20,6 +24,7 @@ from qvl.types import (
     Sampling,
     Tool,
     ToolCall,
+    Usage,
     choices,
 )
 from qvl.vlm.local import LocalModel
@@ -124,9 +129,24 @@ def test_a_picture_may_be_sent_in_each_of_these_forms(client: Any, part: dict[st
     assert told.usage.prompt_tokens == usual.usage.prompt_tokens
 
 
-def test_a_documents_pages_are_shown_one_after_the_other(client: Any, model: LocalModel) -> None:
-    pdf = documents.document(documents.RED_LEFT, b"0 0 1 rg 0 0 100 100 re f")
-    part = {"type": "file", "file": {"file_data": data_url(pdf, "application/pdf")}}
+PDF = documents.document(documents.RED_LEFT, b"0 0 1 rg 0 0 100 100 re f")
+PDF_URL = data_url(PDF, "application/pdf")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file", "file": {"file_data": PDF_URL}},
+        {"type": "image_url", "image_url": {"url": PDF_URL}},
+        {"type": "input_image", "image_url": "https://pictures.example/paper.PDF?a=1"},
+        {"type": "file", "file": {"file_data": "https://pictures.example/paper.pdf"}},
+    ],
+    ids=["file", "image_url", "address", "file at an address"],
+)
+def test_a_documents_pages_are_shown_one_after_the_other(
+    client: Any, model: LocalModel, part: dict[str, Any], at_every_address: bytes
+) -> None:
+    pdf = at_every_address
     words = {"type": "text", "text": "What is this?"}
     told = say(client, messages=[{"role": "user", "content": [part, words]}], max_tokens=8)
     pages = [Image(pdf, page=number) for number in (1, 2)]
@@ -136,6 +156,41 @@ def test_a_documents_pages_are_shown_one_after_the_other(client: Any, model: Loc
     assert told.usage.prompt_tokens == alone.usage.prompt_tokens
     names = [picture["name"] for picture in told.choices[0].meta["images"]]
     assert names == [f"messages[0].content[0], page {number}" for number in (1, 2)]
+    assert not hasattr(told, "warnings")
+
+
+@pytest.fixture
+def at_every_address(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A document, where pictures are fetched from."""
+    monkeypatch.setattr(source, "fetch", lambda _url, into, **_: into.write(PDF))
+    return PDF
+
+
+def test_a_page_may_be_named_behind_its_document(client: Any) -> None:
+    for number in (1, 2):
+        part = {"type": "image_url", "image_url": {"url": f"{PDF_URL}#page={number}"}}
+        told = say(client, messages=[{"role": "user", "content": [part]}], max_tokens=1)
+        (picture,) = told.choices[0].meta["images"]
+        assert picture["sha256"].endswith(f"#{number}")
+    for url in (f"{PDF_URL}#page=3", f"{data_url(png(1))}#page=1"):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        with pytest.raises(openai.BadRequestError, match="no page"):
+            say(client, messages=[{"role": "user", "content": [part]}], max_tokens=1)
+
+
+def test_where_only_the_first_page_is_seen_the_answer_says_so(
+    client: Any, at_every_address: bytes
+) -> None:
+    """Of an address that does not look like a document's: what it is shows when it is read."""
+    part = {"type": "image_url", "image_url": {"url": "https://pictures.example/paper"}}
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+    expected = ["messages[0].content[0]: 2 pages: the first one is used"]
+    assert say(client, **asked).warnings == expected
+    chunks = parts_of_stream(client, **asked, n=2)
+    assert [c.warnings for c in chunks if hasattr(c, "warnings")] == [expected]
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/"}]}
+    told = client.responses.create(model="sprout", input=[item], max_output_tokens=16)
+    assert told.warnings == ["input[0].content[0]: 2 pages: the first one is used"]
 
 
 def test_a_stream_joins_to_the_whole(client: Any) -> None:
@@ -220,6 +275,27 @@ def test_an_answer_has_the_form_that_was_asked_for(client: Any) -> None:
         assert isinstance(json.loads(plain.choices[0].message.content), dict)
 
 
+def test_a_choice_or_a_pattern_is_asked_for_as_of_vllm(client: Any) -> None:
+    def formed(**form: Any) -> str:
+        body = {"structured_outputs": form}
+        told = say(client, messages=shown(png(1)), max_tokens=64, seed=1, extra_body=body)
+        assert told.choices[0].finish_reason == "stop"
+        return told.choices[0].message.content
+
+    assert formed(choice=["да", "нет"], regex=None) in ("да", "нет")
+    assert re.fullmatch("[0-9]{3}", formed(regex="[0-9]{3}"))
+    schema = {"type": "object", "properties": {"n": {"enum": [5]}}, "required": ["n"]}
+    closed = {**schema, "additionalProperties": False}
+    assert json.loads(formed(json=closed)) == {"n": 5}
+    prompted = client.completions.create(
+        model="sprout",
+        prompt="How many?",
+        max_tokens=64,
+        extra_body={"structured_outputs": {"choice": ["one", "two"]}},
+    )
+    assert prompted.choices[0].text in ("one", "two")
+
+
 def test_stops_are_kept(client: Any) -> None:
     whole = say(client, messages=shown(png(1)), max_tokens=32).choices[0].message.content
     stop = whole[3:6]
@@ -242,6 +318,21 @@ def test_without_a_limit_it_is_1024(client: Any) -> None:
 def test_the_clients_own_shape_may_be_sent_back(client: Any) -> None:
     told = say(client, messages=TEXT, max_tokens=8)
     history = [*TEXT, told.choices[0].message.model_dump(), {"role": "user", "content": "And now?"}]
+    assert say(client, messages=history, max_tokens=8).choices[0].message.content is not None
+
+
+# the client's own, about what it has parsed itself
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+def test_what_the_client_has_parsed_may_be_sent_back(client: Any) -> None:
+    class Count(BaseModel):
+        n: Literal[1, 2, 3]
+
+    told = client.chat.completions.parse(
+        model="sprout", messages=TEXT, response_format=Count, max_tokens=64
+    )
+    message = told.choices[0].message
+    assert isinstance(message.parsed, Count)
+    history = [*TEXT, message, {"role": "user", "content": "And now?"}]
     assert say(client, messages=history, max_tokens=8).choices[0].message.content is not None
 
 
@@ -281,14 +372,24 @@ def test_fields_without_effect_are_named(client: Any) -> None:
     )
     assert "x-qvl-ignored" not in plain.headers
     assert "warnings" not in json.loads(plain.text)
+    unused = say(client, messages=TEXT, max_tokens=2, stream_options={"include_usage": True})
+    assert unused.warnings == ["'stream_options' has no effect here"]
 
 
-def test_a_detail_that_has_no_effect_is_named(client: Any) -> None:
-    part = {"type": "image_url", "image_url": {"url": data_url(png(1)), "detail": "low"}}
-    raw = client.chat.completions.with_raw_response.create(
-        model="sprout", messages=[{"role": "user", "content": [part]}], max_tokens=2
-    )
-    assert raw.headers["x-qvl-ignored"] == "messages[0].content[0].detail"
+def test_the_detail_of_a_picture_reaches_the_model() -> None:
+    model, url = StandIn(), data_url(png(1))
+    parts = [
+        {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+        {"type": "input_image", "image_url": url, "detail": "high"},
+        {"type": "image_url", "image_url": url},
+    ]
+    with running(model, names=["sprout"]) as server, client_of(server) as client:
+        raw = client.chat.completions.with_raw_response.create(
+            model="sprout", messages=[{"role": "user", "content": parts}]
+        )
+    assert "x-qvl-ignored" not in raw.headers
+    seen = model.asked[0].messages[0].content
+    assert [part.detail for part in seen if isinstance(part, Image)] == ["low", "high", "auto"]
 
 
 @pytest.fixture(scope="module")
@@ -474,3 +575,9 @@ def test_forms_and_samplings_reach_the_model() -> None:
     )
     assert request.priority == -2
     assert request.response_format == ResponseFormat("json_schema", '{"type": "object"}')
+
+
+def test_what_the_choices_cost_adds_up_where_all_of_it_is_known() -> None:
+    one = Usage(prompt_tokens=1, completion_tokens=1, image_tokens=0, cost=0.25)
+    assert usage_object([one, one])["cost"] == 0.5
+    assert "cost" not in usage_object([one, replace(one, cost=None)])

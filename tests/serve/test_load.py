@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import random
 import signal
 import socket
@@ -12,10 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
+import psutil
 import pytest
 
 from embedded import tokenizer
@@ -25,6 +29,7 @@ from qvl.vlm.local import LocalModel
 from served import KEY, Running, StandIn, ask, data_url, png, running, until
 
 LOAD_S = 600
+JSON = {"Content-Type": "application/json"}
 TEXT: list[Any] = [{"role": "user", "content": "How many?"}]
 
 
@@ -105,12 +110,30 @@ def test_a_key_runs_only_so_many_at_once() -> None:
 def test_a_request_that_takes_too_long_is_given_up() -> None:
     model = StandIn()
     model.gate.clear()
-    with running(model, limits=Limits(request_s=0.2)) as server:
+    with running(model, may_fail=True, limits=Limits(request_s=0.2)) as server:
         status, headers, body = post(server, {"messages": TEXT})
         assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
         assert "x-should-retry" not in headers
         until(lambda: server.app.state.serving.admission.running == 0)
         assert model.working == 0
+
+
+def test_who_waits_when_the_grace_is_over_is_told() -> None:
+    model = StandIn()
+    model.gate.clear()
+    with (
+        running(model, may_fail=True, limits=Limits(running=1, drain_s=0.1)) as server,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        admission = server.app.state.serving.admission
+        taken = [pool.submit(post, server, {"messages": TEXT}) for _ in range(3)]
+        until(lambda: (admission.running, admission.waiting) == (1, 2))
+        server.server.stop()
+        for future in taken:
+            status, headers, body = future.result()
+            assert (status, body["error"]["code"]) == (503, "draining")
+            assert headers["retry-after"] == "5"
+        model.gate.set()
 
 
 def opened(server: Running, fields: dict[str, Any]) -> socket.socket:
@@ -168,6 +191,53 @@ def test_a_stream_without_words_is_kept_alive() -> None:
     assert b'"role": "assistant"' in received
 
 
+def test_a_client_that_does_not_read_is_given_up() -> None:
+    """S052: what waits for it is bounded by one answer, and its time by that of a request."""
+    model, limits = StandIn(words=("x" * 100_000,) * 300), Limits(request_s=0.5, ping_s=0.2)
+    with running(model, limits=limits) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        body = json.dumps({"messages": TEXT, "stream": True}).encode()
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        assert sock.recv(1) == b"H"
+        until(lambda: not server.server.server_state.tasks and model.working == 0, within_s=5)
+        assert server.app.state.serving.admission.running == 0
+        assert post(server, {"messages": TEXT})[0] == 200
+
+
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
+def test_a_clock_that_is_set_ends_nothing(jump_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S069: time limits are of a clock that only goes on, and no id is given twice."""
+    model, real = StandIn(), time.time
+    model.gate.clear()
+    limits = Limits(request_s=20, body_s=20, header_s=20)
+    with running(model, limits=limits) as server, ThreadPoolExecutor(2) as pool:
+        taken = [pool.submit(post, server, {"messages": TEXT}) for _ in range(2)]
+        until(lambda: model.working == 2)
+        monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+        time.sleep(0.1)
+        model.gate.set()
+        answers = [future.result() for future in taken] + [post(server, {"messages": TEXT})]
+    assert [status for status, _, _ in answers] == [200] * 3
+    assert len({body["id"] for _, _, body in answers}) == 3
+    assert len({headers["x-request-id"] for _, headers, _ in answers}) == 3
+
+
+def test_a_client_that_leaves_with_all_of_a_stream_has_not_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "qvl.serve.front")
+    with running(StandIn()) as server:
+        for _ in range(20):
+            fields = {"messages": TEXT, "stream": True}
+            ask(server.port, "POST", "/v1/chat/completions", JSON, json.dumps(fields))
+    statuses = [r.getMessage().split()[2] for r in caplog.records if "/v1/chat" in r.getMessage()]
+    assert statuses == ["200"] * 20
+
+
 @pytest.fixture(scope="module")
 def model() -> Iterator[LocalModel]:
     made = LocalModel()
@@ -175,14 +245,19 @@ def model() -> Iterator[LocalModel]:
     made.close()
 
 
-def test_a_hundred_that_leave_leave_nothing_behind(model: LocalModel) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_those_that_leave_leave_nothing_behind(model: LocalModel, count: int) -> None:
+    own = psutil.Process()
     with running(model) as server:  # from now on the model has all its threads
         streams_together(server, 2)
-    rng, threads = random.Random(1), threading.active_count()
+    rng, threads, files = random.Random(1), threading.active_count(), own.num_fds()
+    size = 0
     with running(model, limits=Limits(running=8)) as server:
         fields = {"messages": TEXT, "max_tokens": 400, "temperature": 1.0}
         expected = post(server, fields | {"seed": 3, "max_tokens": 16})[2]["choices"][0]["message"]
-        for number in range(100):
+        for number in range(count):
+            if number <= count // 10:
+                size = own.memory_info().rss
             sock = opened(server, fields | {"stream": rng.random() < 0.7, "seed": number})
             if rng.random() < 0.6:
                 time.sleep(rng.random() * 0.03)
@@ -198,6 +273,42 @@ def test_a_hundred_that_leave_leave_nothing_behind(model: LocalModel) -> None:
         assert told == expected
         assert sum(t.name.startswith("qvl-answer") for t in threading.enumerate()) <= 8
     until(lambda: threading.active_count() <= threads)
+    until(lambda: own.num_fds() <= files)
+    grown = own.memory_info().rss / size - 1
+    print(  # noqa: T201
+        f"{count} left: no block of the cache, thread ({threads}) or file ({files}) is held;"
+        f" memory {grown:+.1%} since the first tenth"
+    )
+
+
+@pytest.mark.slow
+def test_a_thousand_who_find_the_queue_full_are_told_at_once() -> None:
+    """By 8 clients at once, while 64 requests are computed and 64 wait; these are all answered."""
+    model, limits = StandIn(), Limits()
+    model.gate.clear()
+    told: list[float] = []
+
+    def refused(_: int) -> None:
+        began_s = time.monotonic()
+        status, headers, _body = post(server, {"messages": TEXT})
+        told.append(time.monotonic() - began_s)
+        assert status == 429
+        assert 1 <= int(headers["retry-after"]) <= 60
+
+    with running(model, limits=limits) as server, ThreadPoolExecutor(128) as pool:
+        taken = [pool.submit(post, server, {"messages": TEXT}) for _ in range(128)]
+        admission = server.app.state.serving.admission
+        until(lambda: (admission.running, admission.waiting) == (64, 64))
+        with ThreadPoolExecutor(8) as others:
+            list(others.map(refused, range(1000)))
+        model.gate.set()
+        assert [future.result()[0] for future in taken] == [200] * 128
+    told.sort()
+    print(  # noqa: T201
+        f"{len(told)} refusals, each with Retry-After, after {told[500] * 1000:.1f} ms (p50),"
+        f" {told[990] * 1000:.1f} ms (p99), {told[-1] * 1000:.1f} ms at most; 128 of 128 answered"
+    )
+    assert told[-1] < 0.1
 
 
 async def one_stream(server: Running, fields: dict[str, Any]) -> tuple[float, str]:
@@ -256,8 +367,6 @@ def test_streams_together_are_what_each_is_alone(model: LocalModel) -> None:
 @pytest.mark.slow
 def test_64_streams_for_ten_minutes(model: LocalModel) -> None:
     """As many as run at once; each is what it is alone, and memory stays."""
-    import psutil
-
     process, firsts, counted, sizes = psutil.Process(), [], 0, []
     with running(model) as server:
         alone = [asyncio.run(one_stream(server, mixed(n)))[1] for n in range(64)]
@@ -310,6 +419,7 @@ def test_a_signal_lets_what_was_taken_end(process: Any) -> None:
     here = Running(None, port, None, None)  # type: ignore[arg-type]
     server.send_signal(signal.SIGHUP)  # a closed terminal, a rotated log
     server.send_signal(signal.SIGUSR1)
+    server.send_signal(signal.SIGPIPE)
     ends = map(tokenizer().encode_control, ("<|endoftext|>", "<|im_end|>"))
     never = {str(number): -100 for number in ends}
     fields = {"messages": TEXT, "max_tokens": 200, "temperature": 2.0, "logit_bias": never}
@@ -342,3 +452,80 @@ def test_a_signal_lets_what_was_taken_end(process: Any) -> None:
         sock.close()
     assert refused
     assert server.wait(30) == 0
+
+
+def test_who_is_answered_by_a_process_that_is_killed_is_told_and_another_takes_its_place(
+    process: Any,
+) -> None:
+    """S049: engine and server are one process, so nobody hangs when it dies; a supervisor starts anew."""
+    server, port = process()
+    ends = map(tokenizer().encode_control, ("<|endoftext|>", "<|im_end|>"))
+    never = {str(number): -100 for number in ends}
+    fields = {"messages": TEXT, "max_tokens": 2000, "temperature": 2.0, "logit_bias": never}
+    with opened(Running(None, port, None, None), fields | {"stream": True}) as sock:  # type: ignore[arg-type]
+        assert b" 200 " in sock.recv(64)
+        server.kill()
+        with suppress(ConnectionError):
+            while sock.recv(65536):
+                pass
+    began_s = time.monotonic()
+    _, again = process("--port", str(port))
+    print(f"answers again after {time.monotonic() - began_s:.1f} s")  # noqa: T201
+    assert again == port
+    here = Running(None, port, None, None)  # type: ignore[arg-type]
+    assert post(here, {"messages": TEXT, "max_tokens": 2})[0] == 200
+
+
+RESTARTS = 10
+PICTURE = {"images": [data_url(png(1))]}
+
+
+def ask_on(port: int, ending: threading.Event, seed: int) -> Counter[str]:
+    """One request after the other, until nobody hears them: how many were answered whole, were
+    refused, and met a server that had ended.
+    """
+    rng, told = random.Random(seed), Counter[str]()
+    while not told["unheard"]:
+        tokens = rng.randrange(1, 60)
+        path, fields = rng.choice(
+            [
+                ("chat/completions", {"messages": TEXT, "max_tokens": tokens}),
+                ("chat/completions", {"messages": TEXT, "stream": True, "n": 2}),
+                ("tasks/describe", PICTURE | {"sampling": {"max_new_tokens": tokens}}),
+                ("tasks/describe", PICTURE | {"language": "zh"}),
+            ]
+        )
+        was_ending = ending.is_set()
+        try:
+            status, _, body = ask(port, "POST", f"/v1/{path}", JSON, json.dumps(fields))
+        except OSError:
+            assert was_ending
+            told["unheard"] += 1
+            continue
+        assert status == 200 or (status == 503 and ending.is_set()), (status, body)
+        if fields.get("stream") and status == 200:
+            assert body.endswith(b"data: [DONE]\n\n")
+        told["whole" if status == 200 else "refused"] += 1
+    return told
+
+
+@pytest.mark.slow
+def test_no_restart_under_load_cuts_an_answer(process: Any) -> None:
+    """SIGTERM at any time, amid streams, whole answers and tasks: each is whole or was told 503."""
+    rng, told = random.Random(5), Counter[str]()
+    for _ in range(RESTARTS):
+        server, port = process()
+        ending = threading.Event()
+        with ThreadPoolExecutor(8) as pool:
+            clients = [pool.submit(ask_on, port, ending, rng.randrange(2**32)) for _ in range(8)]
+            time.sleep(0.5 + rng.random() * 2)
+            ending.set()
+            server.send_signal(signal.SIGTERM)
+            for future in clients:
+                told += future.result()
+        assert server.wait(30) == 0
+    print(  # noqa: T201
+        f"{RESTARTS} restarts: {told['whole']} answers, all whole; {told['refused']} refused with"
+        f" 503, {told['unheard']} connections to a server that had ended"
+    )
+    assert told["whole"] > RESTARTS

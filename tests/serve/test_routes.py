@@ -11,6 +11,7 @@ import openai
 import pytest
 
 import qvl
+from qvl.serve.admission import draining
 from qvl.serve.auth import read_keys
 from qvl.serve.limits import Limits
 from qvl.types import Image, Message, Request, Sampling, Tool, ToolCall, choices
@@ -69,10 +70,28 @@ def test_a_completion_is_the_answer_to_its_prompt(client: Any, model: LocalModel
         )
     ]
     assert [c.text for c in told.choices] == [c.text for c in alone]
+    prompts = alone[0].usage.prompt_tokens + alone[2].usage.prompt_tokens
+    assert told.usage.prompt_tokens == prompts
+    assert told.usage.completion_tokens == sum(c.usage.completion_tokens for c in alone)
     first = told.choices[0].logprobs
     assert first is not None
     assert first.token_logprobs == pytest.approx([t.logprob for t in alone[0].logprobs])
     assert "".join(first.tokens or []) == alone[0].text
+    assert first.text_offset == [
+        len("".join(first.tokens[:place])) for place in range(len(first.tokens))
+    ]
+    streamed = list(
+        client.completions.create(
+            model="sprout",
+            prompt=["hello", "What is red?"],
+            n=2,
+            max_tokens=12,
+            stream=True,
+            stream_options={"include_usage": True},
+            **sampling,
+        )
+    )
+    assert streamed[-1].usage.prompt_tokens == prompts
     chunks = list(
         client.completions.create(
             model="sprout", prompt="hello", max_tokens=12, stream=True, **sampling
@@ -234,6 +253,7 @@ def test_a_tokenizer_that_is_elsewhere_is_not_asked() -> None:
     [
         ("/tokenize", {"prompt": "x" * 40_000}),
         ("/tokenize", {}),
+        ("/tokenize", {"prompt": "a" * 10 * 2**20}),
         ("/tokenize", {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}),
         ("/detokenize", {"tokens": [99_999]}),
         ("/detokenize", {"tokens": [-1]}),
@@ -261,13 +281,13 @@ def test_the_state_of_the_server(server: Running) -> None:
     assert get(server, "/version") == {"version": qvl.__version__}
     limits = get(server, "/v1/limits")
     assert limits["body_bytes"] == Limits().body_bytes
-    assert (limits["images"], limits["n"], limits["max_tokens"]) == (32, 8, 4096)
+    assert (limits["images"], limits["n"], limits["max_tokens"]) == (32, 8, 40_960)
     assert limits["prompt_characters"] == 8 * 4096
 
 
 def test_a_server_that_drains_says_so() -> None:
-    with running(StandIn()) as server:
-        server.app.state.serving.admission.is_draining = True
+    with running(StandIn(), may_fail=True) as server:
+        server.app.state.serving.admission.closed = draining
         for method, path, body in (
             ("GET", "/readyz", None),
             ("POST", "/v1/chat/completions", "{}"),

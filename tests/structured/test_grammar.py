@@ -8,9 +8,11 @@ import re
 from typing import Any
 
 import pytest
+import torch
 
 from embedded import grammars, tokenizer
 from qvl.errors import InvalidParamError
+from qvl.structured.grammar import Grammars
 from qvl.types import ResponseFormat
 
 ZIP = {"type": "integer", "minimum": 0, "maximum": 99999}
@@ -107,6 +109,30 @@ def test_choices_and_expressions() -> None:
         assert re.fullmatch(
             "[0-9]{2,4}-[а-я]", babble(ResponseFormat("regex", "[0-9]{2,4}-[а-я]"), seed)
         )
+
+
+def test_a_form_is_compiled_once_for_each_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each picture of a folder comes with the same schema; another tenant must not tell by the time."""
+    compiled: list[object] = []
+    tried = Grammars._tried
+    monkeypatch.setattr(
+        Grammars, "_tried", lambda self, made: compiled.append(made) or tried(self, made)
+    )
+    form = ResponseFormat("regex", "compiled (once|twice)")
+    for tenant in ("a", "a", "b", "a"):
+        grammars().compile(form, tenant=tenant)
+    assert len(compiled) == 2
+
+
+def test_answers_of_one_form_go_on_apart_from_each_other() -> None:
+    form = ResponseFormat("json_schema", json.dumps(SCHEMAS[0]))
+    first, second = grammars().compile(form), grammars().compile(form)
+    begin = second.allowed()
+    for _ in range(5):
+        first.accept(int(first.allowed().nonzero()[0]))
+    assert not torch.equal(first.allowed(), begin)
+    assert torch.equal(second.allowed(), begin)
+    assert torch.equal(grammars().compile(form).allowed(), begin)
 
 
 def test_what_has_no_choice_is_forced() -> None:

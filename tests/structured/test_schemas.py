@@ -213,6 +213,11 @@ OPEN = {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": 
         ({"type": "string", "format": "date"}, '"2023-04-31"', False),
         ({"type": "string", "format": "date-time"}, '"2023-02-29T10:00:00Z"', False),
         ({"type": "string", "format": "date-time"}, '"2024-02-29T10:00:00Z"', True),
+        ({"type": "string", "format": "date-time"}, '"2024-02-29T10:00:00.123456789Z"', True),
+        ({"type": "string", "format": "date-time"}, '"2024-02-29T10:00:00.1234567890Z"', False),
+        ({"type": "string", "format": "time"}, '"10:00:00.5+03:00"', True),
+        ({"type": "string", "format": "time"}, '"10:00:00.0000000000Z"', False),
+        ({"type": ["string", "null"], "format": "time"}, "null", True),
         ({"type": ["string", "null"], "format": "date"}, "null", True),
         (
             {"properties": {"format": {"const": "date"}}, "type": "object"},

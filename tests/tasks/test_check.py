@@ -14,7 +14,7 @@ from qvl.errors import InvalidParamError
 from qvl.tasks.check import chance_of_yes, contradicted, disputed, statements, unseen
 from qvl.tasks.describe import Describe
 from qvl.types import Box, Completion, Image, Request, TokenLogprob, Video
-from scripted import SIDE_PX, Scripted, completion, text_of
+from scripted import HEIGHT_PX, WIDTH_PX, Scripted, completion, text_of
 
 PICTURE = Image(b"", "cup.png")
 EXAMPLE = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))[0]
@@ -161,7 +161,7 @@ def test_a_description_is_checked_and_grounded() -> None:
     assert found.unsupported == ("It is made of glass.",)
     assert found.contradicted == ("mug of",)
     assert found.flags == ("unsupported", "contradicts")
-    assert found.boxes == (Box("mug", 0, 0, SIDE_PX / 2, SIDE_PX / 2),)
+    assert found.boxes == (Box("mug", 0, 0, WIDTH_PX / 2, HEIGHT_PX / 2),)
     assert len(found.completions) == len(model.asked) == 4
     located = model.asked[1]
     assert text_of(located.messages[0]).startswith('Description: "A mug of 300 ml. It is made')
@@ -172,7 +172,7 @@ def test_a_generation_that_writes_tags_is_asked_for_them() -> None:
     tags = "<|object_ref_start|>mug<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>"
     model = Scripted("A white mug.", tags, generation="qwen2_vl")
     found = Describe(grounded=True).run(model, [PICTURE])
-    assert found.boxes == (Box("mug", 0, 0, SIDE_PX / 2, SIDE_PX / 2),)
+    assert found.boxes == (Box("mug", 0, 0, WIDTH_PX / 2, HEIGHT_PX / 2),)
     assert model.asked[1].response_format is None
     assert model.words[1].endswith("Find each thing that it names. Answer with their boxes.")
 

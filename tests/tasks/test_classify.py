@@ -17,14 +17,14 @@ import torch
 from oracle import ours, prompt_of
 from qvl import VLM, Image, Sampling
 from qvl.cli.tasks import hints, read
-from qvl.errors import InvalidParamError
+from qvl.errors import AnswerFormError, InvalidParamError
 from qvl.tasks.choice import odds
 from qvl.tasks.classify import Classify
 from qvl.tasks.prompts import wording
 from qvl.tasks.task import Flag, from_json, question, results, run_task
-from qvl.types import Request, ResponseFormat, choices
+from qvl.types import Request, ResponseFormat
 from qvl.vlm.local import LocalModel
-from telling import Telling, chosen, completion, words_of
+from scripted import Scripted, chosen, completion, likely, words_of
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))
 SEEN = [Image(b"", "a.png")]
@@ -117,7 +117,10 @@ def test_probabilities_are_how_often_each_is_said(vlm: VLM) -> None:
     drawn = Sampling(max_new_tokens=16, temperature=1.0, top_k=1000, top_p=1.0, seed=3)
     form = ResponseFormat("choice", json.dumps(answers))
     times = 800
-    told = vlm.generate(choices(replace(asked(words), sampling=drawn, response_format=form), times))
+    request = replace(asked(words), sampling=drawn, response_format=form)
+    told = vlm.generate(
+        replace(request, sampling=replace(drawn, seed=number)) for number in range(times)
+    )
     said = Counter(one.text for one in told)
     for answer, probability in found.items():
         assert said[answer] / times == pytest.approx(probability, abs=0.06)  # over three deviations
@@ -139,7 +142,7 @@ def test_an_answer_that_is_not_among_the_likeliest_is_asked_for_alone() -> None:
         told = chosen(request, probabilities)
         return replace(told, logprobs=(replace(told.logprobs[0], best=told.logprobs[0].best[:2]),))
 
-    model = Telling(tell)
+    model = Scripted(tell)
     found = odds(model, asked("?"), "abcde").probabilities
     assert found == pytest.approx(
         {"a": 0.6 / 0.901, "b": 0.3 / 0.901, "c": 1e-3 / 0.901, "d": 0, "e": 0}, abs=1e-5
@@ -148,13 +151,13 @@ def test_an_answer_that_is_not_among_the_likeliest_is_asked_for_alone() -> None:
 
 
 def test_a_model_that_tells_no_probabilities_is_refused() -> None:
-    model = Telling(lambda request: completion("cup", request))
+    model = Scripted(lambda request: completion("cup", request))
     with pytest.raises(InvalidParamError, match="probabilities"):
         Classify(labels=("cup", "car")).run(model, SEEN)
 
 
 def test_one_class_and_its_threshold() -> None:
-    model = Telling(lambda request: chosen(request, {"cup": 0.2, "car": 0.1, "x": 0.5}))
+    model = Scripted(lambda request: chosen(request, {"cup": 0.2, "car": 0.1, "x": 0.5}))
     labels = ("car", "cup: a vessel for drinking")
     found = Classify(labels=labels).run(model, SEEN)
     assert (found.text, found.labels, found.flags) == ("cup", ("cup",), ())
@@ -176,7 +179,7 @@ def test_several_classes() -> None:
             {"да": 0.6, "нет": 0.2} if "чашка" in words_of(request) else {"да": 0.1, "нет": 0.3},
         )
 
-    model = Telling(tell)
+    model = Scripted(tell)
     found = Classify(labels=("машина", "чашка: для питья"), multi=True, language="ru").run(
         model, SEEN
     )
@@ -221,3 +224,9 @@ def test_labels_come_by_commas_by_flags_or_in_a_file(tmp_path: Path) -> None:
 def test_what_cannot_be_chosen_from_is_refused(options: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidParamError, match=word):
         from_json(Classify, options)
+
+
+def test_tokens_that_spell_no_answer_are_an_error_of_the_item() -> None:
+    model = Scripted(lambda request: completion("cat", request, logprobs=likely(("Ġcat", 0.9))))
+    found = run_task(model, Classify(labels=("cat", "dog")), SEEN)
+    assert isinstance(found, AnswerFormError)

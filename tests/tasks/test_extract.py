@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -17,16 +18,17 @@ import pydantic
 import pytest
 
 from qvl import VLM, Image, QvlError, Sampling
+from qvl.cli.formats import json_line
 from qvl.cli.main import main
 from qvl.cli.output import Outcome, finish
 from qvl.errors import AnswerFormError, CheckError, InvalidParamError
-from qvl.tasks.extract import Extract, Field
+from qvl.tasks.extract import Extract, Extraction, Field
 from qvl.tasks.leaves import leaves
 from qvl.tasks.prompts import shipped
 from qvl.tasks.task import adapter, as_row, from_json, results, run_task
 from qvl.tasks.wanted import PROFILES
 from qvl.types import Completion, Request, Video
-from telling import Telling, completion, words_of
+from scripted import Scripted, completion, likely, words_of
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))
 SHORT = Sampling(max_new_tokens=300, temperature=0.0)
@@ -57,6 +59,15 @@ WANTED: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "Infinity", "NaN"])
+def test_a_number_that_json_cannot_say_again_is_no_answer(number: str) -> None:
+    model = Scripted(lambda request: f'{{"n": {number}}}')
+    found = run_task(model, Extract(schema="n float?"), SEEN)
+    assert isinstance(found, AnswerFormError)
+    with pytest.raises(ValueError, match="JSON"):
+        json_line({"n": float(number)})
+
+
 @pytest.mark.parametrize("name", WANTED)
 def test_an_answer_of_the_embedded_model_fits(vlm: VLM, name: str) -> None:
     task = Extract(schema=WANTED[name], sampling=SHORT)
@@ -71,11 +82,29 @@ def test_an_answer_of_the_embedded_model_fits(vlm: VLM, name: str) -> None:
     assert all(f.confidence is not None and 0 <= f.confidence <= 1 for f in found.fields)
 
 
+def test_a_schema_is_checked_once_however_many_pictures_it_is_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A check of a schema takes as long as several of its tokens."""
+    checked: list[object] = []
+    check = jsonschema.Draft202012Validator.check_schema
+    monkeypatch.setattr(
+        jsonschema.Draft202012Validator,
+        "check_schema",
+        lambda schema: (checked.append(schema), check(schema)),
+    )
+    schema = {"type": "object", "properties": {"checked once": {"type": "integer"}}}
+    model = Scripted(lambda _: '{"checked once": 1}')
+    for _ in range(3):
+        Extract(schema=schema).run(model, SEEN)
+    assert checked == [schema]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_field_of_a_profile_is_there_or_null(profile: str) -> None:
     task = Extract(profile=profile, language="ru")
     names = list(task.wanted().schema["properties"])
-    found = task.run(Telling(lambda _: json.dumps(dict.fromkeys(names))), SEEN)
+    found = task.run(Scripted(lambda _: json.dumps(dict.fromkeys(names))), SEEN)
     assert [field.name for field in found.fields] == names
     assert (found.checks, found.flags) == ((), ())
 
@@ -98,6 +127,19 @@ def test_alone_as_among_others(vlm: VLM) -> None:
             for one, other in zip(alone.fields, together.fields, strict=True):
                 # logits differ in their last digits with the shape of a step
                 assert one.confidence == pytest.approx(other.confidence, rel=1e-3)
+
+
+def test_in_bf16_the_probabilities_are_the_same_to_the_last_digit_in_any_batch() -> None:
+    with closing(VLM(dtype="bf16")) as opened:
+        schema = '{"type": "object", "properties": {"word": {"type": "string", "maxLength": 9}}}'
+        task = Extract(schema=schema, sampling=SHORT)
+        work = [(task, [Image.of(path)]) for path in PICTURES]
+        together = [told(found) for found in results(opened.model, work)]
+        assert together == [told(run_task(opened.model, *one)) for one in work]
+
+
+def told(found: Extraction | QvlError) -> object:
+    return str(found) if isinstance(found, QvlError) else found.completion.logprobs
 
 
 @pytest.mark.parametrize("as_file", [True, False])
@@ -147,12 +189,12 @@ def test_values_have_names_probabilities_and_places() -> None:
     def tell(request: Request) -> str | Completion:
         words = words_of(request)
         if words.startswith("Read"):
-            return completion(ANSWER, request, tokens=tokens)
+            return completion(ANSWER, request, logprobs=likely(*tokens))
         if "40.00" in words:
             return '[{"bbox_2d":[100,500,200,1000],"label":"40.00"}]'
         return "nowhere"
 
-    model = Telling(tell)
+    model = Scripted(tell)
     fields = "shop, lines[name, sum float], total float, paid bool, tel"
     found = Extract(schema=fields, evidence=True).run(model, SEEN)
     expected = [
@@ -181,7 +223,7 @@ def test_values_have_names_probabilities_and_places() -> None:
 
 
 def test_without_probabilities_there_is_no_confidence() -> None:
-    found = Extract(schema="a").run(Telling(lambda _: '{"a": "b"}'), SEEN)
+    found = Extract(schema="a").run(Scripted(lambda _: '{"a": "b"}'), SEEN)
     assert found.fields == (Field("a", "b", None),)
 
 
@@ -196,7 +238,7 @@ def test_without_probabilities_there_is_no_confidence() -> None:
     ],
 )
 def test_what_is_not_whole_is_an_error(answer: str, reason: Any, word: str) -> None:
-    model = Telling(lambda request: completion(answer, request, reason=reason))
+    model = Scripted(lambda request: completion(answer, request, finish_reason=reason))
     with pytest.raises(AnswerFormError, match=word):
         Extract(schema="a").run(model, SEEN)
 
@@ -209,8 +251,8 @@ def receipt(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_failed_check_is_a_flag_and_an_error_if_strict() -> None:
-    good = Telling(lambda _: json.dumps(receipt()))
-    wrong = Telling(lambda _: json.dumps(receipt(inn="7707083894", total=44)))
+    good = Scripted(lambda _: json.dumps(receipt()))
+    wrong = Scripted(lambda _: json.dumps(receipt(inn="7707083894", total=44)))
     found = Extract(profile="receipt").run(good, SEEN)
     assert found.flags == ()
     assert [(c.field, c.rule) for c in found.checks if c.ok] == [
@@ -228,7 +270,7 @@ def test_a_failed_check_is_a_flag_and_an_error_if_strict() -> None:
 
 
 def test_failed_checks_end_the_command_with_7_and_other_errors_with_3() -> None:
-    found = Extract(profile="receipt").run(Telling(lambda _: json.dumps(receipt())), SEEN)
+    found = Extract(profile="receipt").run(Scripted(lambda _: json.dumps(receipt())), SEEN)
     whole, wrong, broken = (
         Outcome("whole", [found]),
         Outcome("wrong", CheckError("wrong")),
@@ -249,7 +291,7 @@ def test_failed_checks_end_the_command_with_7_and_other_errors_with_3() -> None:
 
 
 def test_the_prompt_names_the_fields() -> None:
-    model = Telling(lambda _: '{"shop": "a", "on": null, "lines": null}')
+    model = Scripted(lambda _: '{"shop": "a", "on": null, "lines": null}')
     for language, words in (
         (
             "en",
@@ -274,7 +316,7 @@ def test_a_schema_that_leads_in_circles_or_is_huge_is_named_at_once() -> None:
     node = {"type": "object", "properties": {f"f{i}": {"$ref": "#/$defs/n"} for i in range(300)}}
     loop = {"$defs": {"n": node, "m": {"$ref": "#/$defs/m"}}, **node}
     loop["properties"] = {**node["properties"], "m": {"$ref": "#/$defs/m"}}
-    model = Telling(lambda _: "{}")
+    model = Scripted(lambda _: "{}")
     Extract(schema=loop).run(model, SEEN)
     assert len(words_of(model.asked[0])) < 30_000
 
@@ -301,7 +343,7 @@ def test_what_cannot_be_wanted_is_refused(options: Mapping[str, Any], word: str)
 
 def test_a_video_has_no_boxes() -> None:
     with pytest.raises(InvalidParamError, match="video"):
-        Extract(schema="a", evidence=True).run(Telling(lambda _: "{}"), [Video(source=b"")])
+        Extract(schema="a", evidence=True).run(Scripted(lambda _: "{}"), [Video(source=b"")])
 
 
 def test_the_options_have_a_schema() -> None:

@@ -16,7 +16,7 @@ from qvl.errors import InvalidParamError
 from qvl.tasks.moderate import Moderate, PolicyRule, parse_policy
 from qvl.tasks.task import as_row, from_json
 from qvl.types import Request
-from telling import Telling, chosen, words_of
+from scripted import Scripted, chosen, words_of
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))
 SEEN = [Image(b"", "a.png")]
@@ -38,7 +38,7 @@ RULES = [
 ]
 
 
-def judge(**probabilities: float) -> Telling:
+def judge(**probabilities: float) -> Scripted:
     def tell(request: Request) -> Any:
         if request.response_format is not None:
             nothing = dict.fromkeys(("alcohol", "price", "logo", "none"), 1e-9)
@@ -47,7 +47,7 @@ def judge(**probabilities: float) -> Telling:
             return '[{"bbox_2d":[0,0,500,500],"label":"bottle"}]'
         return "There is a bottle."
 
-    return Telling(tell)
+    return Scripted(tell)
 
 
 def test_policies_as_tables_and_as_lines() -> None:

@@ -1,4 +1,6 @@
-"""What is true of every door to a model: our engine's, and a remote server's with the same model.
+"""What is true of every door to a model: our engine's, and those of servers with the same model.
+
+`remote` asks a server written from OpenAI's documents alone, `served` asks ours, as `qvl serve` runs it.
 
 A further door, or a further server, is one more case of the fixtures.
 """
@@ -9,6 +11,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -37,10 +40,11 @@ from qvl.types import (
 from qvl.vlm.chat_model import ChatModel
 from qvl.vlm.local import LocalModel
 from qvl.vlm.remote import RemoteModel
+from served import running
 from stand_in_openai import MODEL, model_server
 from tiny import save_tiny, token_id
 
-DOORS = ("local", "remote")
+DOORS = ("local", "remote", "served")
 SHORT = Sampling(max_new_tokens=12, temperature=0)
 THINKING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
 DIGIT = ResponseFormat(
@@ -79,10 +83,17 @@ def behind(door: str, model: LocalModel) -> Iterator[ChatModel]:
     if door == "local":
         yield model
         return
-    with model_server(model) as url:
+    server = model_server(model) if door == "remote" else our_server(model)
+    with server as url:
         remote = RemoteModel(f"openai:{MODEL}@{url}")
         yield remote
         remote.close()
+
+
+@contextmanager
+def our_server(model: LocalModel) -> Iterator[str]:
+    with running(model, names=[MODEL]) as server:
+        yield f"{server.url}/v1"
 
 
 def picture(seed: int, size: tuple[int, int] = (64, 96)) -> Image:
@@ -294,10 +305,13 @@ def test_a_tool_that_is_forbidden_is_as_one_that_is_not_offered(model: ChatModel
     assert (told.text, told.tool_calls) == (CALLS, ())
 
 
-def reasoned(bias: float = 4.0, **choices: Any) -> list[Request]:
+def reasoned(
+    bias: float = 4.0, thinking_tokens: int | None = None, **choices: Any
+) -> list[Request]:
     """Three that end their reasoning sooner or later by themselves, as `bias` has it."""
     sampling = Sampling(
         max_new_tokens=100,
+        thinking_tokens=thinking_tokens,
         temperature=2.0,
         top_p=1.0,
         top_k=1000,
@@ -325,10 +339,10 @@ def test_tokens_that_end_within_the_reasoning_are_told(thinking: ChatModel) -> N
 
 def test_a_thinking_budget_out_of_range_is_refused(model: ChatModel, thinking: ChatModel) -> None:
     with pytest.raises(InvalidParamError, match="does not reason"):
-        model.generate([replace(request(1), thinking_tokens=5)])
-    for budget in (0, -1, 5000):
-        with pytest.raises(InvalidParamError, match="outside 1 to 4096"):
-            thinking.generate([replace(request(1), thinking_tokens=budget)])
+        model.generate([request(1, sampling=replace(SHORT, thinking_tokens=5))])
+    for budget in (0, -1, 50_000):
+        with pytest.raises(InvalidParamError, match="outside 1 to 40960"):
+            thinking.generate([request(1, sampling=replace(SHORT, thinking_tokens=budget))])
 
 
 def test_choices_are_requests_of_their_own(model: ChatModel) -> None:

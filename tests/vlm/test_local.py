@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import random
 import threading
 import time
@@ -15,11 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
+from safetensors.torch import load_file, save_file
 
 import clips
 from qvl.engine.blocks import BLOCK_TOKENS
+from qvl.engine.engine import Engine
 from qvl.errors import (
+    EngineError,
     InvalidParamError,
     OutOfMemoryError,
     PromptTooLongError,
@@ -172,10 +177,13 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     return LocalModel(str(folder), dtype="fp32")
 
 
-def reasoned(words: str = "hello", bias: float = 4.0, **choices: Any) -> list[Request]:
+def reasoned(
+    words: str = "hello", bias: float = 4.0, thinking_tokens: int | None = None, **choices: Any
+) -> list[Request]:
     """Three that end their reasoning sooner or later by themselves, as `bias` has it."""
     sampling = Sampling(
         max_new_tokens=100,
+        thinking_tokens=thinking_tokens,
         temperature=2.0,
         top_p=1.0,
         top_k=1000,
@@ -217,6 +225,37 @@ def test_a_budget_that_is_reached_leaves_an_answer(
         assert completion.finish_reason == "stop"
         assert 0 <= json.loads(completion.text)["n"] <= 9
         assert raw(thinking, completion) == f"{completion.reasoning}</think>\n\n{completion.text}"
+
+
+def test_unless_asked_otherwise_a_thinking_edition_has_all_the_room(
+    model: LocalModel, thinking: LocalModel
+) -> None:
+    ending = tuple((token_id("qwen3_vl", end), 100.0) for end in ("</think>", "<|im_end|>"))
+    asked = request(1, sampling=Sampling(logit_bias=ending))
+    (told,) = model.generate([asked])
+    assert told.provenance.sampling.max_new_tokens == 512
+    (told,) = thinking.generate([asked])
+    assert told.provenance.sampling.max_new_tokens == 2048 - told.usage.prompt_tokens
+    assert asked.tokens_allowed(reasoning_room=200_000) == 40_960
+    (told,) = thinking.generate([replace(asked, new_tokens=30)])  # what a task asks for
+    assert told.provenance.sampling.max_new_tokens == 2048 - told.usage.prompt_tokens
+    (told,) = model.generate([replace(asked, new_tokens=30)])
+    assert told.provenance.sampling.max_new_tokens == 30
+    room = 3 * BLOCK_TOKENS
+    thinking._engine, whole = (
+        Engine(
+            thinking._loaded.model,
+            token_bytes=thinking._token_bytes,
+            vocab_size=thinking._loaded.tokenizer.vocab_size,
+            cache_tokens=room,
+        ),
+        thinking._engine,
+    )
+    try:
+        (told,) = thinking.generate([asked])
+    finally:
+        thinking._engine = whole
+    assert told.provenance.sampling.max_new_tokens == room - told.usage.prompt_tokens
 
 
 def test_a_stream_shows_reasoning_apart(thinking: LocalModel) -> None:
@@ -351,7 +390,7 @@ def test_values_out_of_range_are_refused_before_any_work(model: LocalModel) -> N
         Sampling(temperature=5),
         Sampling(temperature=float("nan")),
         Sampling(max_new_tokens=0),
-        Sampling(max_new_tokens=4097),
+        Sampling(max_new_tokens=40_961),
         Sampling(top_p=0.0),
         Sampling(top_k=0),
         Sampling(seed=-1),
@@ -387,6 +426,19 @@ def test_a_name_that_leads_nowhere_is_one_plain_error(name: str) -> None:
         LocalModel(name, offline=True)
     assert isinstance(caught.value, UnknownModelError)
     assert caught.value.hint
+
+
+def test_weights_that_are_no_numbers_are_an_error_of_each_answer(tmp_path: Path) -> None:
+    """L021: and not text without sense or end."""
+    save_tiny(tmp_path, "qwen2_vl")
+    file = tmp_path / "model.safetensors"
+    weights = {name: torch.full_like(values, math.nan) for name, values in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    model = LocalModel(str(tmp_path), dtype="fp32")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="finite"):
+            model.generate([request(1)])
+    model.close()
 
 
 def test_a_closed_model_holds_no_weights(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import logging
@@ -35,6 +36,8 @@ from qvl.errors import (
     UnknownModelError,
     UsageError,
 )
+from qvl.tasks.classify import Classify
+from qvl.tasks.task import run_task
 from qvl.types import (
     Completion,
     Image,
@@ -47,7 +50,7 @@ from qvl.types import (
     ToolCall,
     Video,
 )
-from qvl.vlm import servers
+from qvl.vlm import remote_form, servers
 from qvl.vlm.chat_model import ChatModel
 from qvl.vlm.open_model import open_model
 from qvl.vlm.openai_answer import Thoughts
@@ -80,7 +83,7 @@ def serve() -> Iterator[Serve]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses before a server is asked again, which take no time here."""
     seen: list[float] = []
-    monkeypatch.setattr(servers, "sleep_using_event", lambda left: seen.append)
+    monkeypatch.setattr(servers.Servers, "_sleep", lambda _, pause_s, __: seen.append(pause_s))
     for name in ("QVL_REMOTE_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     return seen
@@ -214,6 +217,20 @@ def test_sizes_are_told_as_the_generation_resizes(serve: Serve) -> None:
         assert (info.resized_width_px, info.resized_height_px, info.tokens) == (*size, tokens)
 
 
+def test_the_detail_of_a_picture_is_passed_on(serve: Serve) -> None:
+    wide = file_of("PNG", np.zeros((800, 1200, 3), np.uint8))
+    seen = Message.user(Image(wide), Image(wide, detail="low"), Image(wide, detail="high"))
+    for owner, heeds in (("qvl", True), ("vllm", False), ("", True)):
+        server = serve(saying("Hi."), [card(owner=owner)])
+        told = answer(server, replace(HELLO, messages=(seen,)), "Qwen3-VL")
+        parts = [part["image_url"] for part in sent(server)["messages"][0]["content"]]
+        assert [part.get("detail") for part in parts] == [None, "low", "high"]
+        assert ("the server may not heed detail" in told.notes) is not heeds
+        sizes = [(i.resized_width_px, i.resized_height_px) for i in told.provenance.images]
+        small = (608, 416) if owner == "qvl" else (1216, 800)
+        assert sizes == [(1216, 800), small, (1216, 800)]
+
+
 def test_a_video_goes_as_pictures_after_their_times(serve: Serve) -> None:
     server = serve(saying("Hi."))
     film = Video(source=clips.steady(50, 25), name="film.mp4")
@@ -235,8 +252,7 @@ def test_a_video_goes_as_pictures_after_their_times(serve: Serve) -> None:
 def test_what_a_server_may_not_know_is_noted(serve: Serve) -> None:
     asked = replace(
         HELLO,
-        sampling=Sampling(top_k=5, repetition_penalty=1.1, temperature=0),
-        thinking_tokens=7,
+        sampling=Sampling(thinking_tokens=7, top_k=5, repetition_penalty=1.1, temperature=0),
         tenant="shop",
     )
     vllm, llama, other = (
@@ -464,6 +480,30 @@ def test_a_choice_or_a_pattern_is_wrapped_where_it_is_not_known(
     assert isinstance(failure(serve(saying(bad), [card(owner="vllm")]), asked), RemoteError)
 
 
+def test_the_tokens_around_a_wrapped_answer_are_not_told_as_its_own(serve: Serve) -> None:
+    told = [
+        {"token": t, "logprob": -1.0, "bytes": None} for t in ('{"', "answer", '": "', "no", '"}')
+    ]
+    server = serve(
+        saying(chunk(None, {"content": told}, content='{"answer": "no"}')), [card(owner="sglang")]
+    )
+    said = answer(server, formed("choice", ["yes", "no"], logprobs=5))
+    assert (said.text, said.logprobs) == ("no", ())
+    assert said.confidence == pytest.approx(np.exp(-1))
+    seen = [Image(file_of("PNG"), "a.png")]
+    found = run_task(remote(server), Classify(labels=("yes", "no")), seen)
+    assert isinstance(found, InvalidParamError)
+    assert "tells no probabilities" in found.message
+
+
+def test_a_probability_above_one_is_one(serve: Serve) -> None:
+    over = {"token": "a", "logprob": 1e300, "top_logprobs": [{"token": "a", "logprob": 1e300}]}
+    server = serve(saying(chunk(None, {"content": [over]}, content="a")))
+    told = answer(server, replace(HELLO, sampling=Sampling(temperature=0, logprobs=1)))
+    assert told.confidence == 1
+    assert (told.logprobs[0].logprob, told.logprobs[0].best) == (0.0, ((b"a", 0.0),))
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -471,12 +511,69 @@ def test_a_choice_or_a_pattern_is_wrapped_where_it_is_not_known(
         ("json_schema", '{"type": 3}'),
         ("json_schema", '{"$ref": "#/nowhere"}'),
         ("choice", "[1]"),
+        ("json_schema", '{"maximum": NaN}'),
+        ("json_schema", '{"maximum": 1e999}'),
+        ("json_schema", '{"pattern": "a{99999999999999999999}"}'),
         ("regex", "["),
+        ("regex", "a{99999999999999999999}"),
         ("lark", 'start: "a"'),
     ],
 )
 def test_a_form_that_cannot_be_used_is_refused(serve: Serve, kind: Any, value: str) -> None:
     assert isinstance(failure(serve(saying("{}")), formed(kind, value)), InvalidParamError)
+
+
+TWICE = {f"{i + 1}": {"allOf": [{"$ref": f"#/$defs/{i}"}] * 2} for i in range(40)}
+BOMB = {"$defs": {"0": True, **TWICE}, "$ref": "#/$defs/40"}
+ENDLESS = "^((a+)+b|a*)$"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("regex", ENDLESS, "a" * 50 + "c"),
+        ("json_schema", {"pattern": ENDLESS}, json.dumps("a" * 50 + "c")),
+        ("json_schema", {"patternProperties": {ENDLESS: {}}}, json.dumps({"a" * 50 + "c": 1})),
+        ("json_schema", BOMB, "1"),
+    ],
+)
+def test_a_form_that_would_be_checked_for_ever_is_refused(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, kind: str, value: Any, said: str
+) -> None:
+    server = serve(saying(said), [card(owner="vllm")])
+    monkeypatch.setattr(remote_form, "CHECK_S", 0.5)
+    began_s = time.monotonic()
+    wrong = failure(server, formed(kind, value))
+    assert isinstance(wrong, InvalidParamError)
+    assert "could not be checked" in wrong.message
+    assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "good", "bad"),
+    [
+        ("regex", ENDLESS, "aaab", "aaac"),
+        ("json_schema", {"pattern": "^[а-я]+$"}, '"кот"', '"cat"'),
+        ("json_schema", {"$defs": {"n": {"minimum": 3}}, "$ref": "#/$defs/n"}, "3", "2"),
+    ],
+)
+def test_what_may_take_long_is_checked_all_the_same(
+    serve: Serve, kind: str, value: Any, good: str, bad: str
+) -> None:
+    cards = [card(owner="vllm")]
+    assert answer(serve(saying(good), cards), formed(kind, value)).text == good
+    assert isinstance(failure(serve(saying(bad), cards), formed(kind, value)), RemoteError)
+
+
+def test_a_number_that_no_reader_of_json_holds_fits_no_form(serve: Serve) -> None:
+    for schema in ({}, {"type": "object"}, {"properties": {"n": {"type": "number"}}}):
+        for number in ("1e999", "-1e999", "NaN", "Infinity"):
+            wrong = failure(serve(saying(f'{{"n": {number}}}')), formed("json_schema", schema))
+            assert isinstance(wrong, RemoteError)
+    said = '<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>'
+    told = answer(serve(saying(said)), TOOLS)
+    assert told.tool_calls == ()
+    assert "cannot be read" in told.notes[-1]
 
 
 def test_no_part_of_a_schema_is_fetched(serve: Serve) -> None:
@@ -549,12 +646,31 @@ def test_a_pause_that_is_too_long_is_an_error_at_once(
     assert (len(server.chats), waits) == (1, [])
 
 
+def test_another_server_is_asked_instead_of_a_long_pause(serve: Serve, waits: list[float]) -> None:
+    tired, good = serve(refusing(429, Retry_After="3600")), serve(saying("Hi."))
+    model = remote(tired, good)
+    assert [told.text for told in model.generate([HELLO] * 4)] == ["Hi."] * 4
+    assert len(tired.chats) <= 4
+    assert set(waits) <= {0.0}
+    good.reply = refusing(429, Retry_After="3600")
+    (error,) = model.results([HELLO])
+    assert isinstance(error, RemoteError)
+    assert "left alone for 3600 s" in (error.hint or "")
+    assert set(waits) <= {0.0}
+
+
 @pytest.mark.parametrize("value", ["soon", "nan", "-5"])
 def test_a_pause_that_is_none_is_not_believed(serve: Serve, waits: list[float], value: str) -> None:
     server = serve(refusing(429, Retry_After=value))
     assert isinstance(failure(server), RemoteError)
     assert len(server.chats) == 3
     assert all(0 <= wait <= 4 for wait in waits)
+
+
+def test_what_a_busy_server_says_is_told(serve: Serve) -> None:
+    assert "out of quota" in failure(serve(refusing(429, "out of\nquota"))).message
+    page = failure(serve(lambda handler, body: handler.send(503, "<html>")))
+    assert page.message.endswith("status 503 (Service Unavailable)")
 
 
 def test_a_server_says_whether_to_ask_again(serve: Serve) -> None:
@@ -697,6 +813,15 @@ def half(handler: Handler, body: Any) -> None:
     handler.event(chunk(content="A"))
 
 
+def packed(handler: Handler, body: Any) -> None:
+    file = gzip.compress(b"data: " + b"x" * 10_000_000)
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Content-Encoding", "gzip")
+    handler.end_headers()
+    handler.wfile.write(file)
+
+
 LATE = {"error": {"message": "CUDA error", "code": 500}}
 # name -> how it answers, how often it is asked, and what the message says
 LIES: dict[str, tuple[Reply, int, str]] = {
@@ -719,6 +844,8 @@ LIES: dict[str, tuple[Reply, int, str]] = {
         1,
         "no piece",
     ),
+    "packed": (packed, 1, "packed as 'gzip'"),
+    "too large a count": (saying("A", usage(10**400)), 1, "no piece"),
     "negative count": (saying("A", usage(-1)), 1, "no piece"),
     "a late error": (saying("A", LATE), 1, "CUDA error"),
     "an unknown end": (saying("A", chunk("abort")), 1, "'abort'"),
@@ -820,6 +947,30 @@ def test_closing_frees_who_waits_for_a_silent_server(serve: Serve) -> None:
     assert any("was closed" in result.message for result in found if isinstance(result, QvlError))
 
 
+def test_closing_ends_the_pause_before_a_server_is_asked_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # here the pause takes its time
+    server = serve(refusing(429, Retry_After="30"))
+    model = remote(server)
+    found: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            list(model.stream(HELLO))
+        except RemoteError as err:
+            found.append(err)
+
+    waiting = threading.Thread(target=read)
+    waiting.start()
+    while not server.chats:
+        time.sleep(0.01)
+    model.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert "closed" in str(found)
+
+
 def test_nothing_is_asked_again_once_words_have_come(serve: Serve) -> None:
     server = serve(half)
     stream = remote(server).stream(HELLO)
@@ -871,6 +1022,17 @@ def test_a_server_that_fails_is_left_alone_and_taken_back(
     for server in model._servers._servers:
         server.rests_until_s = 0.0
     assert model.generate([HELLO])[0].text == "Ho."
+
+
+def test_a_silent_server_is_left_alone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    hung, good = serve(lambda handler, body: over.wait(5)), serve(saying("Hi."))
+    monkeypatch.setattr(servers, "READ_S", 0.2)
+    model = remote(hung, good)
+    results = [result for _ in range(4) for result in model.results([HELLO])]
+    over.set()
+    assert [isinstance(result, Completion) for result in results].count(False) <= 1
+    assert len(hung.chats) <= 1
 
 
 def test_a_server_that_is_gone_costs_one_try(serve: Serve) -> None:

@@ -18,7 +18,7 @@ from qvl.errors import InvalidParamError
 from qvl.processing.chat import render
 from qvl.types import Message, Request, Sampling, Text, Tool, ToolCall
 from qvl.vlm.local import LocalModel
-from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader, split_calls
+from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader
 from schemas import SCHEMAS, Schema, record
 from tiny import QWEN3, save_tiny
 
@@ -39,6 +39,13 @@ pieces = st.sampled_from(
     ]
 )
 answers = st.lists(pieces, max_size=10).map("".join)
+
+
+def split_calls(answer: str) -> tuple[str, tuple[ToolCall, ...], tuple[str, ...]]:
+    """The text of an answer without its calls, the calls, and a note for each that stays in it."""
+    reader = CallReader()
+    text = reader.push(answer) + reader.finish()
+    return text, tuple(reader.calls), tuple(reader.notes)
 
 
 @given(st.text(alphabet="ab\n{}ж", max_size=8), st.lists(calls, max_size=3).map(tuple))
@@ -87,6 +94,17 @@ def test_what_a_call_can_look_like() -> None:
         assert split_calls(answer)[:2] == (text, made)
 
 
+def test_a_string_without_an_end_takes_no_later_call_with_it() -> None:
+    spoilt, good = f'{OPEN}{{"name": "f, "arguments": {{"x": "y}}}}{CLOSE}', f"{OPEN}{WHOLE}{CLOSE}"
+    endless = f'{OPEN}{{"name": "f}}{CLOSE}'
+    for bad in (spoilt, endless):
+        for after in ("", " So.", "\n" + good[: len(OPEN)]):
+            text, made, notes = split_calls(f"{bad}\n{good}{after}")
+            assert (text, made) == (bad + after, (ToolCall("f", {}),))
+            assert len(notes) == 1 + after.endswith(OPEN)
+    assert split_calls(endless + "Z")[0] == endless + "Z"
+
+
 def test_a_call_that_cannot_be_read_stays_with_a_note() -> None:
     for block in (
         "",
@@ -106,7 +124,10 @@ def test_a_call_that_cannot_be_read_stays_with_a_note() -> None:
             assert len(note) < 200
 
 
-@pytest.mark.parametrize("said", ["word ", "<", CLOSE, OPEN, f"{OPEN}{WHOLE}{CLOSE}", '{"'])
+@pytest.mark.parametrize(
+    "said",
+    ["word ", "<", CLOSE, OPEN, f"{OPEN}{WHOLE}{CLOSE}", '{"', f'{OPEN}{{"{CLOSE}', CLOSE + OPEN],
+)
 def test_a_long_answer_is_read_in_time(said: str) -> None:
     began_s = time.process_time()
     for start in ("", OPEN, f'{OPEN}{{"name": "'):
@@ -261,9 +282,8 @@ def test_a_call_follows_the_reasoning(tmp_path: Path) -> None:
     model = LocalModel(str(tmp_path), dtype="fp32")
     request = Request(
         messages=(Message.user("hello"),),
-        sampling=Sampling(max_new_tokens=300, temperature=1.0, seed=1),
+        sampling=Sampling(max_new_tokens=300, thinking_tokens=20, temperature=1.0, seed=1),
         tools=(Tool("f", "", record(n={"type": "boolean"})),),
-        thinking_tokens=20,
         tool_choice="f",
     )
     (told,) = model.generate([request])

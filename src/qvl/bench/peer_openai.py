@@ -52,7 +52,7 @@ def run_openai(url: str) -> Runner:
             began = time.perf_counter()
             answers = list(pool.map(lambda body: answer(client, url, body, began), bodies))
         for request, found in zip(requests, answers, strict=True):
-            check_length(url, found, request.sampling.max_new_tokens)
+            check_length(url, found, request.tokens_allowed())
         return Timed(
             requests=len(requests),
             prompt_tokens=round(median(a.prompt_tokens for a in answers)),
@@ -88,7 +88,7 @@ def as_json(request: Request, model: str) -> dict[str, Any]:
             {"role": message.role, "content": [part_json(part) for part in message.content]}
             for message in request.messages
         ],
-        "max_tokens": request.sampling.max_new_tokens,
+        "max_tokens": request.tokens_allowed(),
         "temperature": 0,
         "ignore_eos": True,
         "cache_prompt": False,

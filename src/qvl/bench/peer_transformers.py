@@ -75,7 +75,7 @@ def run_transformers(folder: Path, dtype: str) -> Runner:
         inputs = batched(prompts, config.image_token_id)
         sampling = requests[0].sampling
         never = [token_id for token_id, _ in sampling.logit_bias]
-        times_s = token_times_s(model, inputs, sampling.max_new_tokens, never)
+        times_s = token_times_s(model, inputs, requests[0].tokens_allowed(), never)
         rate = (len(times_s) - 1) / (times_s[-1] - times_s[0])
         return Timed(
             requests=len(requests),

@@ -67,7 +67,7 @@ def load(path: Path) -> list[Message]:
         if whole["version"] != VERSION:
             raise ValueError
         return [_message(row) for row in whole["messages"]]
-    except (OSError, ValueError, LookupError, TypeError) as err:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
         raise InputError(
             f"{path.name!r} is not a conversation that this version can read",
             hint=f"move it out of {path.parent}",
@@ -90,7 +90,12 @@ def _part(part: Part) -> dict[str, Any]:
         case Text():
             return {"text": part.text}
         case Image():
-            return {"image": _place(part.source), "name": part.name, "page": part.page}
+            return {
+                "image": _place(part.source),
+                "name": part.name,
+                "page": part.page,
+                "detail": part.detail,
+            }
         case Video(source=Path() | bytes() | Url() as source):
             given = {name: getattr(part, name) for name in VIDEO_FIELDS}
             return {"video": _place(source), "name": part.name, **given}
@@ -116,7 +121,7 @@ def _part_of(row: Mapping[str, Any]) -> Part:
     if "text" in row:
         return Text(row["text"])
     if "image" in row:
-        return Image(_source(row["image"]), row["name"], row["page"])
+        return Image(_source(row["image"]), row["name"], row["page"], row.get("detail", "auto"))
     given = {name: row[name] for name in VIDEO_FIELDS}
     return Video(source=_source(row["video"]), name=row["name"], **given)
 

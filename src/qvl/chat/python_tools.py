@@ -6,6 +6,7 @@ The file is run as it is: it is the user who names it.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -44,12 +45,12 @@ def _run(path: Path) -> ModuleType:
     spec = spec_from_file_location(MODULE, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{str(path)!r} is not a Python file", hint="its name ends with .py")
+    if not path.is_file():
+        raise UsageError(f"{str(path)!r} does not exist", hint="check the path of --tools")
     module = module_from_spec(spec)
     sys.modules[MODULE] = module  # where hints that are text are looked up
     try:
         spec.loader.exec_module(module)
-    except FileNotFoundError as err:
-        raise UsageError(f"{str(path)!r} does not exist", hint="check the path of --tools") from err
     except Exception as err:  # somebody else's code may raise anything
         raise UsageError(f"{path.name!r} cannot be run: {type(err).__name__}: {err}") from err
     return module
@@ -78,7 +79,8 @@ def _function(file: str, function: Callable[..., Any]) -> Function:
         takes: TypeAdapter[Any] = TypeAdapter(cast(Any, function))
         schema = takes.json_schema()
     except (PydanticUserError, NameError) as err:
-        raise UsageError(f"the types of {name!r} in {file!r} have no JSON schema: {err}") from err
+        why = re.sub(" at 0x[0-9a-fA-F]+", "", str(err))  # of an object that is no type
+        raise UsageError(f"the types of {name!r} in {file!r} have no JSON schema: {why}") from err
     return Function(Tool(name, described, schema), partial(_call, takes))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,14 @@ from qvl.chat.conversation import Called, Conversation, Function
 from qvl.chat.mcp_tools import mcp_functions
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
-from qvl.cli.output import FLAGS
-from qvl.errors import InputNotFoundError, QvlError, UsageError, nearest
-from qvl.log import wants_colour
+from qvl.cli.output import FLAGS, tell_cost
+from qvl.cli.tasks import THINKING_HELP, new_tokens_help
+from qvl.errors import InputError, InputNotFoundError, QvlError, UsageError, nearest
+from qvl.log import visible, wants_colour
 from qvl.settings import load_settings
 from qvl.tasks.guards import FLAG_OF_REASON
 from qvl.tasks.task import Seen
-from qvl.types import Completion, Delta, Image, Message, Sampling, Text, ToolCall
+from qvl.types import NEW_TOKENS, Completion, Delta, Message, Sampling, Text, ToolCall, Usage
 
 log = logging.getLogger(__name__)
 MCP = "mcp:"
@@ -63,8 +65,9 @@ def chat(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", "-n", help="1 to 4096.")
+        int | None, typer.Option("--max-new-tokens", "-n", help=new_tokens_help(NEW_TOKENS))
     ] = None,
+    thinking_tokens: Annotated[int | None, typer.Option(help=THINKING_HELP)] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", "-t", help="0.1 to 2.0; 0 is greedy.")
     ] = None,
@@ -79,6 +82,7 @@ def chat(
     settings = load_settings(model=model, device=device, dtype=dtype, max_new_tokens=max_new_tokens)
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens,
+        thinking_tokens=thinking_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -106,6 +110,7 @@ def chat(
             dtype=settings.dtype,
             revision=revision,
             offline=offline,
+            prices=settings.prices,
         )
         stack.enter_context(closing(opened))
         conversation = Conversation(
@@ -115,7 +120,11 @@ def chat(
             approve=(lambda _: True) if approve_tools else approved,
             sampling=sampling,
         )
-        Talk(conversation, file, shown).run()
+        talk = Talk(conversation, file, shown)
+        try:
+            talk.run()
+        finally:
+            tell_cost(talk.usages)
 
 
 @contextmanager
@@ -143,6 +152,7 @@ class Talk:
     conversation: Conversation
     file: Path
     shown: list[Seen] = field(default_factory=list)
+    usages: list[Usage] = field(default_factory=list)  # of all answers so far
     asks: bool = field(default_factory=lambda: sys.stdin.isatty())  # somebody sits there
 
     def run(self) -> None:
@@ -188,7 +198,7 @@ class Talk:
                 self.shown += named(rest.strip())
             case "/thoughts":
                 last = self.conversation.messages[-1:]
-                print(last[0].reasoning if last and last[0].reasoning else "(none)")
+                print(visible(last[0].reasoning) if last and last[0].reasoning else "(none)")
             case "/help":
                 print("\n".join(COMMANDS.values()), file=sys.stderr)
             case _:
@@ -197,16 +207,23 @@ class Talk:
 
     def answer(self, question: str) -> None:
         shown, self.shown = self.shown, []
-        thinking = Thinking()
+        thinking, began = Thinking(), len(self.conversation.messages)
         try:
             for event in self.conversation.say(*shown, question):
                 if isinstance(event, Called):
                     tell(event)
                     continue
                 thinking.see(event)
-                print(event.text, end="", flush=True)
+                print(visible(event.text), end="", flush=True)
                 if event.completion is not None:
+                    self.usages.append(event.completion.usage)
                     finish(event.completion)
+        except InputError:  # a picture may be what cannot be used
+            raise
+        except BaseException:
+            if len(self.conversation.messages) == began:  # the turn was taken back
+                self.shown = shown
+            raise
         finally:
             self.save()
 
@@ -251,7 +268,7 @@ def named(source: str) -> list[Seen]:
     for one in pictures([source]):
         if isinstance(one, Unusable):
             raise one.error
-        if isinstance(one, Image) and isinstance(one.source, Path) and not one.source.exists():
+        if isinstance(one.source, Path) and not os.path.exists(one.source):
             raise InputNotFoundError(f"{source!r} does not exist", hint="check the path")
         found.append(one)
     return found
@@ -273,18 +290,21 @@ def approved(call: ToolCall) -> bool:
     if not sys.stdin.isatty():
         log.warning("%s was not called: --approve-tools allows it where nobody is asked", call.name)
         return False
-    print(f"call {spelt(call)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    said = visible(spelt(call, whole=True))
+    print(f"call {said}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def tell(event: Called) -> None:
     result = event.said if len(event.said) <= SHOWN else event.said[:SHOWN] + "..."
-    print(dim(f"[{spelt(event.call)} -> {result}]"), file=sys.stderr)
+    print(dim(visible(f"[{spelt(event.call)} -> {result}]")), file=sys.stderr)
 
 
-def spelt(call: ToolCall) -> str:
+def spelt(call: ToolCall, *, whole: bool = False) -> str:
+    """To be approved, the whole of it: what is cut off could be anything."""
     arguments = json.dumps(call.arguments, ensure_ascii=False)
-    return f"{call.name}({arguments if len(arguments) <= SHOWN else arguments[:SHOWN] + '...'})"
+    is_cut = len(arguments) > SHOWN and not whole
+    return f"{call.name}({arguments[:SHOWN] + '...' if is_cut else arguments})"
 
 
 def dim(text: str) -> str:

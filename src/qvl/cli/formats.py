@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 from qvl.cli.output import Outcome
 from qvl.cli.page import page
 from qvl.errors import QvlError
+from qvl.log import visible
 from qvl.tasks.task import Task, as_row
 
 FORMATS = ("text", "json", "md", "csv", "html")
@@ -36,11 +37,11 @@ def item(outcome: Outcome, task: type[Task[Any]], form: str, *, alone: bool) -> 
         match form:
             case "text":
                 name = "" if alone else f"{outcome.name}: "
-                said += f"{name}{tag}{result.text}\n"
+                said += visible(f"{name}{tag}{result.text}\n")
             case "json":
                 said += json_line(as_row(outcome.name, result))
             case "md":
-                said += f"## {tag}{outcome.name}\n\n{result.text}\n\n"
+                said += visible(f"## {tag}{outcome.name}\n\n{result.text}\n\n")
             case "csv":
                 row = as_row(outcome.name, result)
                 said += csv_row([cell(row.get(column)) for column in columns(task)])
@@ -57,7 +58,7 @@ def failure(name: str, error: QvlError, task: type[Task[Any]], form: str) -> str
         case "json":
             return json_line({"id": name, "error": error.as_json()})
         case "md":
-            return f"## {name}\n\n**{error.message}**\n\n"
+            return visible(f"## {name}\n\n**{error.message}**\n\n")
         case "csv":
             row = {"id": name, "error": error.message}
             return csv_row([row.get(column, "") for column in columns(task)])
@@ -65,7 +66,7 @@ def failure(name: str, error: QvlError, task: type[Task[Any]], form: str) -> str
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def columns(task: type[Task[Any]]) -> list[str]:
@@ -92,4 +93,4 @@ def cell(value: Any) -> str:
             return value
         case list() if all(isinstance(one, str) for one in value):
             return "; ".join(value)
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

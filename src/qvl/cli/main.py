@@ -24,7 +24,7 @@ from qvl.cli.serve import serve
 from qvl.cli.settings import settings
 from qvl.cli.tasks import command
 from qvl.errors import QvlError
-from qvl.log import set_up_logging
+from qvl.log import set_up_logging, visible
 from qvl.tasks import TASKS
 
 
@@ -87,9 +87,10 @@ def main() -> int:
         return err.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except SystemExit as stop:  # typer's, which makes one with 1 of a reader that left
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 141
+        raise
     except Exception as err:  # noqa: BLE001 - the edge of the program: our own bugs end here
         if debug:
             traceback.print_exc()
@@ -100,6 +101,6 @@ def main() -> int:
 
 
 def show_error(err: QvlError) -> None:
-    print(f"error: {err.message}", file=sys.stderr)
+    print(f"error: {visible(err.message)}", file=sys.stderr)
     if err.hint:
-        print(f"hint: {err.hint}", file=sys.stderr)
+        print(f"hint: {visible(err.hint)}", file=sys.stderr)

@@ -42,6 +42,7 @@ def mcp(
         dtype=settings.dtype,
         revision=revision,
         offline=offline,
+        prices=settings.prices,
     )
     with closing(opened):
         if not http:

@@ -43,8 +43,6 @@ def needed_gib(entry: Published) -> dict[str, float]:
 
 def verdict(entry: Published, available_gib: float | None) -> str:
     """Whether it runs here: "yes" as it is stored, or the first of the smaller kinds in which it does."""
-    if not entry.runs:
-        return "not yet"
     if available_gib is None:
         return "?"
     stored, *smaller = needed_gib(entry).items()

@@ -14,6 +14,7 @@ from typing import TextIO, TypeVar
 
 from qvl.errors import CheckError, PartialFailure, QvlError, StorageError
 from qvl.tasks.task import Result, Seen
+from qvl.types import Usage
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -119,6 +120,15 @@ def with_progress(rows: Iterable[T], total: int) -> Iterator[T]:
         if time.monotonic() - shown_s >= PROGRESS_EVERY_S and number < total:
             shown_s = time.monotonic()
             print(f"{number} of {total}", file=sys.stderr)
+
+
+def tell_cost(usages: Iterable[Usage]) -> None:
+    """What the answers cost together, on stderr; nothing where no cost is known."""
+    costs = [usage.cost for usage in usages]
+    known = [cost for cost in costs if cost is not None]
+    if known:
+        left = f", that of {len(costs) - len(known)} unknown" if len(known) < len(costs) else ""
+        print(f"cost of {len(known)} answers: {sum(known):.6g}{left}", file=sys.stderr)
 
 
 def finish(outcomes: Sequence[Outcome]) -> None:

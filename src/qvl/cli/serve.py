@@ -76,7 +76,12 @@ def serve(
     set_policy(domains=allowed_media_domain, offline=offline)
 
     vlm = open_chosen(
-        chosen.model, device=chosen.device, dtype=chosen.dtype, revision=None, offline=offline
+        chosen.model,
+        device=chosen.device,
+        dtype=chosen.dtype,
+        revision=None,
+        offline=offline,
+        prices=chosen.prices,
     )
     names = served_model_name or [public_name(vlm.info.name)]
     served = app.create_app(

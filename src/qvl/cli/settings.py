@@ -22,5 +22,5 @@ def settings(
         return
     width = max(len(row.key) for row in rows)
     for row in rows:
-        value = "-" if row.value is None else str(row.value)
+        value = "-" if row.value in (None, {}) else str(row.value)
         print(f"{row.key:<{width}}  {value:<12}  {row.origin}")

@@ -24,15 +24,35 @@ from qvl.cli import formats
 from qvl.cli.draw import check_target, draw
 from qvl.cli.inputs import Unusable, pictures
 from qvl.cli.model import open_chosen
-from qvl.cli.output import Outcome, finish, output, tell_of, with_progress, write_whole
+from qvl.cli.output import (
+    Outcome,
+    finish,
+    output,
+    results_of,
+    tell_cost,
+    tell_of,
+    with_progress,
+    write_whole,
+)
 from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
 from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
-from qvl.types import Sampling
+from qvl.tasks.video import Watch
+from qvl.types import MAX_NEW_TOKENS, Sampling
 
 log = logging.getLogger(__name__)
 SOURCES = "Pictures, videos, PDFs, folders, globs, addresses, or - for a picture on stdin."
+LIVE = " A camera (/dev/video0) or a live stream (rtsp://...) is watched until Ctrl-C."
+WINDOW_S = 10.0
+THINKING_HELP = "A Thinking edition begins its answer after so many, if it has not by itself."
+
+
+def new_tokens_help(usual: int) -> str:
+    return (
+        f"1 to {MAX_NEW_TOKENS}; {usual} if nothing is given, of a Thinking edition all that there "
+        "is room for, with its reasoning."
+    )
 
 
 def option(kind: Any, *names: str, help: str) -> Any:
@@ -46,7 +66,8 @@ COMMON: Mapping[str, Any] = {
     "offline": option(bool, "--offline", help="Open no connection."),
     "device": option(str | None, help="auto, cpu, cuda."),
     "dtype": option(str | None, help="auto, fp32, bf16, fp8, int8, int4."),
-    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help="1 to 4096."),
+    "max_new_tokens": option(int | None, "--max-new-tokens", "-n", help=""),
+    "thinking_tokens": option(int | None, help=THINKING_HELP),
     "temperature": option(float | None, "--temperature", "-t", help="0.1 to 2.0; 0 is greedy."),
     "top_p": option(float | None, help="0.05 to 1.0."),
     "top_k": option(int | None, help="1 to 1000."),
@@ -65,9 +86,17 @@ OWN: Mapping[str, Mapping[str, Any]] = {
             Path | None,
             help="Put copies of the pictures, with the texts in them, into this folder.",
         )
-    }
+    },
+    "video": {
+        "window": option(
+            float | None,
+            help=f"Of a camera or a live stream: so many last seconds at a time; {WINDOW_S:g} "
+            "if nothing is given.",
+        )
+    },
 }
-SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+OPENING = ("device", "dtype", "revision", "offline", "prices")
+SAMPLING = ("thinking_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 def command(task: type[Task[Any]]) -> Callable[..., None]:
@@ -77,7 +106,10 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
     if together:
         flags["together"] = option(bool, "--together", help="Ask about all pictures at once.")
     flags |= {**COMMON, **OWN.get(task.name, {})}
-    annotations = {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags}
+    most = new_tokens_help(task.new_tokens)
+    flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=most)
+    described = SOURCES + LIVE * (task is Watch)
+    annotations = {"sources": Annotated[list[str], typer.Argument(help=described)], **flags}
 
     def run(**given: Any) -> None:
         sources: list[str] = given.pop("sources")
@@ -98,6 +130,7 @@ def run_command(
     task: type[Task[Any]], sources: Sequence[str], given: Mapping[str, Any], *, together: bool
 ) -> None:
     from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
+    from qvl.processing.live import is_live  # brings numpy
 
     settings = load_settings(**{key: given[key] for key in KEYS if key in given})
     options = {**given, **{key: getattr(settings, key) for key in KEYS}}
@@ -110,6 +143,13 @@ def run_command(
     asked = list(tasks(task, options, sampling))
     form = chosen_format(given["format"], as_json=given["as_json"])
     set_policy(offline=given["offline"])
+    if any(map(is_live, sources)):
+        from qvl.cli.live import watch
+
+        watch(sources, asked, options, form)
+        return
+    if options.get("window") is not None:
+        raise UsageError("--window is of a camera or a live stream", hint="leave it out")
     found = pictures(sources)
     usable = [item for item in found if not isinstance(item, Unusable)]
     outcomes = [Outcome(item.name, item.error) for item in found if isinstance(item, Unusable)]
@@ -138,8 +178,7 @@ def answer(
     form: str,
 ) -> None:
     """Every task about every item, shown as they are done."""
-    opening = {name: options[name] for name in ("device", "dtype", "revision", "offline")}
-    model = open_chosen(options["model"], **opening)
+    model = open_chosen(options["model"], **{name: options[name] for name in OPENING})
     total = len(items) + len(outcomes)
     alone = total == 1
     kind = type(asked[0])
@@ -174,6 +213,7 @@ def answer(
             if options["html"] is not None:
                 write_whole(options["html"], page(outcomes).encode(), "--html")
             say(formats.ending(outcomes, form))
+            tell_cost([c.usage for o in outcomes for r in results_of(o) for c in r.completions])
     finish(outcomes)
 
 

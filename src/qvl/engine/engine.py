@@ -124,6 +124,11 @@ class Engine:
         return not self._requests
 
     @property
+    def cache_tokens(self) -> int:
+        """For how many tokens the cache has room: of one request, and of all together."""
+        return self._pool.total * BLOCK_TOKENS
+
+    @property
     def cache_usage(self) -> float:
         """The share of the cache that requests hold."""
         return 1 - self._pool.free / self._pool.total
@@ -138,11 +143,10 @@ class Engine:
             raise EngineError(f"a request with the id {request.id!r} is running already")
         number, config = next(self._numbers), self._model.config
         state = new_state(request, number, config, self._token_bytes)
-        room = self._pool.total * BLOCK_TOKENS
-        if state.max_tokens > room:
+        if state.max_tokens > self.cache_tokens:
             raise OutOfMemoryError(
                 f"request {request.id!r} may need {state.max_tokens} tokens of cache,"
-                f" there is room for {room}",
+                f" there is room for {self.cache_tokens}",
                 hint="ask for fewer new tokens, or give smaller pictures",
             )
         self._requests[request.id] = state
@@ -319,27 +323,16 @@ class Engine:
         """bool [vocab]: ids that may not come next, of which no grammar allows those beyond its
         tokenizer. An answer does not end before it begins.
         """
+        banned_v = self._banned_v
         if state.is_reasoning:
-            banned_v = self._banned_v.clone()
+            banned_v = banned_v.clone()
             banned_v[list(state.params.stop_ids)] = True
-            return banned_v
-        if state.grammar is not None:
-            banned_v = self._banned_v.clone()
+        elif state.grammar is not None:
+            banned_v = banned_v.clone()
             allowed_v = state.grammar.allowed()
             # not `|=`, which would copy the part onto itself once more
             banned_v[: len(allowed_v)].logical_or_(allowed_v.logical_not().to(self._device))
-            return banned_v
-        return self._banned_v
-
-    def _sample(self, state: RequestState, logits_v: Tensor, banned_v: Tensor) -> Sampled:
-        return sample(
-            logits_v,
-            state.params,
-            position=len(state.tokens),
-            prompt_ids=state.tokens[: state.prompt_tokens],
-            output_ids=state.output_ids,
-            banned_v=banned_v,
-        )
+        return banned_v
 
     def _encode_images(self, chunks: Sequence[Chunk]) -> None:
         """Features of the pictures that this step reaches: kept ones, the others in one call."""
@@ -391,8 +384,14 @@ class Engine:
         said: list[int] = []
         while tuple(said) == chunk.draft[: len(said)]:
             early = None if said else logits.banned  # made beside the forward pass
-            banned_v = self._banned(state) if early is None else early.result()
-            sampled = self._sample(state, logits.rows_rv[len(said)], banned_v)
+            sampled = sample(
+                logits.rows_rv[len(said)],
+                state.params,
+                position=len(state.tokens),
+                prompt_ids=state.tokens[: state.prompt_tokens],
+                output_ids=state.output_ids,
+                banned_v=self._banned(state) if early is None else early.result(),
+            )
             self._accept(state, sampled, events)
             if state.id not in self._requests:
                 return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import exp, inf, isfinite, log
 
 import numpy as np
 import torch
@@ -67,12 +67,12 @@ def sample(
     if scores_v[best_id] == -torch.inf:
         raise EngineError(f"no token is allowed at position {position}")
     token_id = best_id if params.temperature == 0 else draw(scores_v, params, position)
-    total = logits_v.logsumexp(-1)
-    probability = float((logits_v[token_id] - total).exp())
+    total = log_sum(logits_v, float(highest))
+    probability = exp(float(logits_v[token_id]) - total)
     if not params.logprobs:
         return Sampled(token_id, probability)
     ids, logits = best_candidates(logits_v, params.logprobs)
-    logarithms = (logits - float(total)).tolist()
+    logarithms = (logits - total).tolist()
     return Sampled(token_id, probability, tuple(zip(ids.tolist(), logarithms, strict=True)))
 
 
@@ -111,21 +111,33 @@ def first_best(scores_v: Tensor) -> int:
     return int(scores_v.numpy().argmax() if scores_v.is_cpu else scores_v.argmax())
 
 
+def log_sum(logits_v: Tensor, highest: float) -> float:
+    """The logarithm of the sum of their exponentials; torch's own sets all threads to work on it."""
+    if not logits_v.is_cpu:
+        return float(logits_v.logsumexp(-1))
+    return highest + log(np.exp(logits_v.numpy() - np.float32(highest)).sum())
+
+
 def index_of(ids: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor(ids, dtype=torch.int64, device=like.device)
 
 
 def best_candidates(scores_v: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, scores) of the `count` best (0: of all), best first, of equals the lower id first."""
+    """(ids, scores) of the `count` best that are not banned, fewer where there are fewer (0: of all,
+    the banned last), best first, of equals the lower id first.
+    """
+    if count == 1:
+        best_id = first_best(scores_v)
+        return np.array([best_id]), np.array([float(scores_v[best_id])])
     if 0 < count < scores_v.numel():
         # topk leaves open which of equal scores it returns, so only its lowest value is used
-        worst = scores_v.topk(count).values[-1]
-        ids = (scores_v >= worst).nonzero().squeeze(1)
+        worst = float(scores_v.topk(count).values[-1])
+        ids = (scores_v > worst if worst == -inf else scores_v >= worst).nonzero().squeeze(1)
     else:
         ids = torch.arange(scores_v.numel(), device=scores_v.device)
     scores, order = scores_v[ids].sort(descending=True, stable=True)
     count = count or scores.numel()
-    return ids[order][:count].cpu().numpy(), scores[:count].double().cpu().numpy()
+    return ids[order[:count]].cpu().numpy(), scores[:count].double().cpu().numpy()
 
 
 def draw(scores_v: Tensor, params: SamplingParams, position: int) -> int:
@@ -154,7 +166,7 @@ def kept(scores_v: Tensor, params: SamplingParams) -> tuple[np.ndarray, np.ndarr
         before = probabilities.cumsum() - probabilities
         keep = (before < params.top_p) & (probabilities >= params.min_p * probabilities[0])
         # where the worst candidate is cut, so is everything beyond it
-        if params.top_k or not keep[-1]:
+        if params.top_k or not keep[-1] or len(ids) < count:
             break
     return ids[keep], probabilities[keep]
 

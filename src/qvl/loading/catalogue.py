@@ -30,7 +30,6 @@ class Published:
     weights_as_gib: Mapping[str, float]
     licence: str
     commercial: Commercial
-    runs: bool  # in this version
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,6 @@ def _editions(
     size: _Size,
     generation: str,
     editions: dict[str, Literal["bf16", "int8", "int4"]],
-    *,
-    runs: bool,
 ) -> Iterator[Published]:
     for suffix, stored in editions.items():
         kept_as = {"bf16": size.bf16, "int8": size.int8, "int4": size.int4}
@@ -93,13 +90,11 @@ def _editions(
             weights_as_gib=kept_as if stored == "bf16" else {stored: kept_as[stored]},
             licence=size.licence,
             commercial=size.commercial,
-            runs=runs,
         )
 
 
 def _all() -> Iterator[Published]:
-    yield from _editions(_V1, "qwen_vl", {"": "bf16", "-Chat": "bf16"}, runs=True)
-    yield from _editions(_V1, "qwen_vl", {"-Chat-Int4": "int4"}, runs=False)
+    yield from _editions(_V1, "qwen_vl", {"": "bf16", "-Chat": "bf16", "-Chat-Int4": "int4"})
     for size in _V2:
         yield from _editions(
             size,
@@ -111,12 +106,9 @@ def _all() -> Iterator[Published]:
                 "-Instruct-GPTQ-Int4": "int4",
                 "-Instruct-GPTQ-Int8": "int8",
             },
-            runs=True,
         )
     for size in _V25:
-        yield from _editions(
-            size, "qwen2_5_vl", {"-Instruct": "bf16", "-Instruct-AWQ": "int4"}, runs=True
-        )
+        yield from _editions(size, "qwen2_5_vl", {"-Instruct": "bf16", "-Instruct-AWQ": "int4"})
     for size in _V3 + _V3_MOE:
         yield from _editions(
             size,
@@ -127,7 +119,6 @@ def _all() -> Iterator[Published]:
                 "-Instruct-FP8": "int8",
                 "-Thinking-FP8": "int8",
             },
-            runs=True,
         )
 
 

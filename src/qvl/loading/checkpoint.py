@@ -45,6 +45,7 @@ ITEM_BYTES: Mapping[str, int] = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
+OUTPUTS_LAST = ("qweight", "qzeros", "scales")  # of GPTQ; everything else has them first
 FLOATS: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -66,6 +67,7 @@ class Third:
     """The outputs of q, k or v in a tensor that holds those of all three, one after the other."""
 
     index: int
+    axis: int = 0  # that of the outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,14 +380,24 @@ def expert_parts(
 def thirds_of(
     name: str, stored: StoredTensor, wanted: Mapping[str, tuple[int, ...]]
 ) -> dict[str, StoredTensor]:
-    """The parameters of q, k and v that lie in a fused projection, none if it is none or does not fit."""
-    if ".qkv_proj." not in name or not stored.shape or stored.shape[0] % 3:
+    """The parameters of q, k and v that lie in a fused projection, none if it is none or does not fit.
+
+    GPTQ's integers and scales have the outputs last, and one g_idx, of the inputs, is for all three.
+    """
+    head, _, leaf = name.partition(".qkv_proj.")
+    if not leaf:
         return {}
-    names = [name.replace(".qkv_proj.", f".{one}_proj.") for one in "qkv"]
-    shape = (stored.shape[0] // 3, *stored.shape[1:])
-    if any(wanted.get(one) != shape for one in names):
+    names = [f"{head}.{one}_proj.{leaf}" for one in "qkv"]
+    shape, axis = list(stored.shape), 1 if leaf in OUTPUTS_LAST else 0
+    if leaf != "g_idx":
+        if len(shape) <= axis or shape[axis] % 3:
+            return {}
+        shape[axis] //= 3
+    if any(wanted.get(one) != tuple(shape) for one in names):
         return {}
-    return {one: replace(stored, part=Third(index)) for index, one in enumerate(names)}
+    if leaf == "g_idx":
+        return dict.fromkeys(names, stored)
+    return {one: replace(stored, part=Third(index, axis)) for index, one in enumerate(names)}
 
 
 def cut(whole: torch.Tensor, part: ExpertPart | Third | None) -> torch.Tensor:
@@ -393,7 +405,7 @@ def cut(whole: torch.Tensor, part: ExpertPart | Third | None) -> torch.Tensor:
     if part is None:
         return whole
     if isinstance(part, Third):
-        return whole.chunk(3)[part.index]
+        return whole.chunk(3, dim=part.axis)[part.index]
     matrix = whole[part.expert].T if part.transposed else whole[part.expert]
     return matrix if part.half is None else matrix.chunk(2)[part.half]
 

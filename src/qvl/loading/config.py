@@ -33,7 +33,7 @@ FP8_BLOCK = 128
 
 SUPPORTED = (
     "this version runs Qwen-VL, Qwen2-VL, Qwen2.5-VL and Qwen3-VL, in safetensors of bf16, fp16, "
-    "fp32, and but for the first GPTQ, AWQ or FP8"
+    "fp32, GPTQ, AWQ or FP8"
 )
 
 
@@ -314,9 +314,9 @@ def _first_config(top: Section) -> ModelConfig:
             hint=SUPPORTED,
         )
     _refuse_what_we_cannot_compute(top)
-    quantised = top.section("quantization_config")
-    if quantised.values:
-        raise quantised.bad("quant_method", "and the first Qwen-VL is not supported quantised")
+    top.section("quantization_config").one_of(
+        "quant_method", ("gptq",), "and the first Qwen-VL was published in GPTQ only"
+    )
     top.one_of("no_bias", (True,), "which is not supported")
     top.one_of("tie_word_embeddings", (False,), "which is not supported")
     top.one_of("scale_attn_weights", (True,), "which is not supported")
@@ -376,6 +376,7 @@ def _first_config(top: Section) -> ModelConfig:
             max_positions=top.whole("max_position_embeddings", start, 2**24, 8192),
             stretch_from=start,
         ),
+        quantisation=_quantisation(top, top),
         image_token_id=image_start_id + 2,
         video_token_id=image_start_id + 2,  # it has no videos
         vision_start_token_id=image_start_id,

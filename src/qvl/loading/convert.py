@@ -33,6 +33,7 @@ from qvl.loading.packed import (
     write_tensor,
 )
 from qvl.loading.quantised import check_filled
+from qvl.loading.ranks import has_ranks_alone, tokenizer_of_ranks
 from qvl.models.qwen_vl import QwenVL
 
 COPIED = ("*.json", "*.txt", "*.jinja", "README.md", "LICENSE*")  # not the index of the weights
@@ -59,6 +60,8 @@ def convert(source: Path, target: Path, kind: PackedName) -> int:
     with whole_or_nothing(target) as made:
         write_weights(made / WEIGHTS, header, placed, model, checkpoint, stored, kind)
         copy_rest(source, made)
+        if has_ranks_alone(source):
+            (made / "tokenizer.json").write_text(tokenizer_of_ranks(source), "utf-8")
         (made / MARK).write_bytes(mark_bytes(kind, qvl.__version__))
     return weights_bytes
 

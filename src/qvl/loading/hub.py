@@ -57,7 +57,7 @@ from qvl.loading.model import CheckpointFolder, local_folder
 log = logging.getLogger(__name__)
 
 # the files of a checkpoint that we read, and its card and licence; all at the top of the repo
-WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "README.md", "LICENSE*")
+WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.tiktoken", "README.md", "LICENSE*")
 UNWANTED = ("*/*",)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

@@ -38,6 +38,7 @@ from qvl.loading.machine import bf16_instructions, large_blocks_apart, memory_by
 from qvl.loading.offload import tensors
 from qvl.loading.packed import check_fits, open_packed, packed_form
 from qvl.loading.quantised import check_filled, dequantise, exact_dtypes, make_places, own_dtypes
+from qvl.loading.ranks import has_ranks_alone, tokenizer_of_ranks
 from qvl.loading.rules import parse_pixel_rules, parse_video_rules
 from qvl.loading.template import opens_reasoning
 from qvl.models.config import ModelConfig
@@ -333,7 +334,10 @@ def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     for name in TOKENIZER_FILES:
         if (folder / name).exists():
             regular_file(folder, name)
-    tokenizer = Tokenizer.from_folder(folder)
+    if has_ranks_alone(folder):
+        tokenizer = Tokenizer.from_json(tokenizer_of_ranks(folder))
+    else:
+        tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.vocab_size > config.decoder.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, "

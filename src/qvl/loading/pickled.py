@@ -24,13 +24,11 @@ from qvl.loading.config import parse_config
 from qvl.loading.convert import check_space, check_target, copy_rest, whole_or_nothing
 from qvl.loading.files import read_json, regular_file, shown
 from qvl.loading.model import empty_model, open_source, read_parts
-from qvl.processing.tiktoken import tokenizer_json
+from qvl.loading.ranks import RANKS_FILE, tokenizer_of_ranks
 
 log = logging.getLogger(__name__)
 PICKLED_INDEX, PICKLED_FILE = "pytorch_model.bin.index.json", "pytorch_model.bin"
-RANKS_FILE = "qwen.tiktoken"
 WORKER = Path(__file__).with_name("pickle_worker.py")
-MAX_RANKS_BYTES = 64 * 2**20
 START_S, BYTES_A_SECOND = 120, 4 * 2**20  # the time that a file may take
 
 
@@ -47,9 +45,7 @@ def convert_pickled(source: Path, target: Path) -> int:
             f"{source.name!r} is pickled {config.generation}; only Qwen-VL is converted",
             hint="use its safetensors files: they were published too",
         )
-    ranks_path = regular_file(source, RANKS_FILE)
-    if ranks_path.stat().st_size > MAX_RANKS_BYTES:
-        raise ModelFormatError(f"{RANKS_FILE} is larger than {MAX_RANKS_BYTES} bytes")
+    tokenizer = tokenizer_of_ranks(source)
     shards = pickled_shards(source)
     check_space(target, sum(regular_file(source, shard).stat().st_size for shard in shards))
     weight_map: dict[str, str] = {}
@@ -57,7 +53,7 @@ def convert_pickled(source: Path, target: Path) -> int:
     with whole_or_nothing(target) as made:
         used = [*shards, RANKS_FILE, *copy_rest(source, made)]
         used += [PICKLED_INDEX] if (source / PICKLED_INDEX).exists() else []
-        (made / "tokenizer.json").write_text(tokenizer_json(ranks_path.read_bytes()), "utf-8")
+        (made / "tokenizer.json").write_text(tokenizer, "utf-8")
         for number, shard in enumerate(shards, 1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
             log.info("reading %s, %d of %d", shard, number, len(shards))

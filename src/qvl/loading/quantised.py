@@ -40,8 +40,9 @@ def make_places(model: QwenVL, checkpoint: Checkpoint) -> None:
     for name, linear in list(layers.named_modules(prefix="model.language_model.layers")):
         if not isinstance(linear, nn.Linear) or isinstance(linear, Router):
             continue
-        mark, fused = f"{name}.{MARKS[how.method]}", f"{all_experts(name)}_scale_inv"
-        if mark in names or (fused in names and not linear.out_features % how.group):
+        marks = {f"{name}.{MARKS[how.method]}", f"{q_k_and_v(name)}.{MARKS[how.method]}"}
+        fused = f"{all_experts(name)}_scale_inv"
+        if marks & names or (fused in names and not linear.out_features % how.group):
             extra_bias = linear.bias is None and f"{name}.bias" in names
             place = STAND_INS[how.method](how, linear, extra_bias=extra_bias)
             model.set_submodule(name, place)
@@ -52,6 +53,12 @@ def all_experts(layer: str) -> str:
     owner, _, leaf = layer.rpartition(".")
     joint = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}.get(leaf, leaf)
     return f"{owner.rpartition('.')[0]}.{joint}"
+
+
+def q_k_and_v(layer: str) -> str:
+    """The name of the one layer that the first Qwen-VL has for q, k and v; others come back."""
+    owner, _, leaf = layer.rpartition(".")
+    return f"{owner}.qkv_proj" if leaf in ("q_proj", "k_proj", "v_proj") else layer
 
 
 def stored_layers(model: nn.Module) -> Iterator[tuple[str, StoredLinear]]:

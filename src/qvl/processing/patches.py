@@ -14,8 +14,12 @@ import numpy as np
 from PIL import Image
 
 from qvl.errors import ImageAspectError, InvalidParamError
+from qvl.types import Detail
 
 MAX_ASPECT = 200
+LOW_DETAIL_PX = (
+    512 * 512
+)  # what OpenAI's models see of a picture of low detail; Qwen3-VL's 256 tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,11 @@ def smart_resize(
         height = math.ceil(height_px * grow / factor_px) * factor_px
         width = math.ceil(width_px * grow / factor_px) * factor_px
     return height, width
+
+
+def largest_px(detail: Detail, *, min_px: int, max_px: int) -> int:
+    """The bound of the area of a picture of that detail, for a checkpoint with these bounds."""
+    return min(max_px, max(min_px, LOW_DETAIL_PX)) if detail == "low" else max_px
 
 
 @dataclass(frozen=True, slots=True, eq=False)

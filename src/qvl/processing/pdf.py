@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from qvl.processing.worker import (
     WorkerTimedOutError,
     folders_of,
 )
-from qvl.types import Image, Url
+from qvl.types import Image, Url, Video
 
 MAX_PAGES = 500
 MAX_PIXELS = 25_000_000
@@ -47,7 +47,31 @@ def pages(image: Image, which: str | None = None) -> list[Image]:
         image = replace(image, source=read_encoded(image))
     total = page_count(image)
     numbers = range(1, total + 1) if which is None else _numbers(which, total, quoted(image.name))
-    return [Image(image.source, f"{image.name}, page {number}", number) for number in numbers]
+    return [replace(image, name=f"{image.name}, page {number}", page=number) for number in numbers]
+
+
+def with_pages(seen: Iterable[Image | Video]) -> list[Image | Video]:
+    """The same, with all pages of each document of which no page is named.
+
+    What lies in a file or at an address is a document if it is called ....pdf. Raises as `pages`.
+    """
+    found: list[Image | Video] = []
+    for one in seen:
+        if isinstance(one, Image) and one.page is None and _is_document(one):
+            found += pages(one)
+        else:
+            found.append(one)
+    return found
+
+
+def _is_document(image: Image) -> bool:
+    match image.source:
+        case bytes(encoded):
+            return is_pdf(encoded)
+        case Url(address):
+            return re.split("[?#]", address)[0].lower().endswith(".pdf")
+        case path:
+            return path.suffix.lower() == ".pdf"
 
 
 def page_count(image: Image) -> int:

@@ -22,10 +22,17 @@ import numpy as np
 from qvl.errors import ConfigError, InvalidParamError
 from qvl.processing import chat
 from qvl.processing.image import Picture, read_image
-from qvl.processing.patches import FramePatches, Patches, PixelRules, to_patches, token_count
+from qvl.processing.patches import (
+    FramePatches,
+    Patches,
+    PixelRules,
+    largest_px,
+    to_patches,
+    token_count,
+)
 from qvl.processing.tokenizer import Tokenizer, check_text
 from qvl.processing.video import CutVideo, VideoRules, read_video
-from qvl.types import Image, ImageInfo, Message, Tool, Url, Video, VideoInfo
+from qvl.types import Detail, Image, ImageInfo, Message, Tool, Url, Video, VideoInfo
 
 VIDEO_PAD = "<|video_pad|>"
 
@@ -117,7 +124,7 @@ def build_prompt(
             continue
         start = len(ids)
         if isinstance(item, Image):
-            placed, step = [_place(item, *pictures[item.source, item.page], start=start)], 1.0
+            placed, step = [_place(item, *pictures[_shown_as(item)], start=start)], 1.0
             pad = image_token_id
         else:
             placed, step = item.placed(start, rules.merge), item.step
@@ -233,23 +240,29 @@ def _join_text(
         yield text
 
 
-Source = tuple[Path | bytes | Url, int | None]  # of a PDF one page
+Shown = tuple[Path | bytes | Url, int | None, Detail]  # a source, of a PDF one page
 
 
 def _read_pictures(
     images: Iterable[Image], rules: PixelRules, read: Callable[[Image], Picture]
-) -> dict[Source, tuple[Patches, ImageInfo]]:
+) -> dict[Shown, tuple[Patches, ImageInfo]]:
     """Each source read once, each content cut once; pixels are let go before the next is read."""
-    pictures: dict[Source, tuple[Patches, ImageInfo]] = {}
-    patches: dict[str, Patches] = {}  # by the sha256 of the file
+    pictures: dict[Shown, tuple[Patches, ImageInfo]] = {}
+    patches: dict[tuple[str, int], Patches] = {}  # by the file's sha256 and the largest area
     for image in images:
-        if (image.source, image.page) not in pictures:
+        if _shown_as(image) not in pictures:
             picture = read(image)
-            if picture.sha256 not in patches:
-                patches[picture.sha256] = to_patches(picture.pixels, rules)
-            cut = patches[picture.sha256]
-            pictures[image.source, image.page] = cut, _image_info(picture, cut, rules)
+            largest = largest_px(image.detail, min_px=rules.min_px, max_px=rules.max_px)
+            if (picture.sha256, largest) not in patches:
+                within = replace(rules, max_px=largest)
+                patches[picture.sha256, largest] = to_patches(picture.pixels, within)
+            cut = patches[picture.sha256, largest]
+            pictures[_shown_as(image)] = cut, _image_info(picture, cut, rules)
     return pictures
+
+
+def _shown_as(image: Image) -> Shown:
+    return image.source, image.page, image.detail
 
 
 def _image_info(picture: Picture, patches: Patches, rules: PixelRules) -> ImageInfo:

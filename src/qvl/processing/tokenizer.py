@@ -95,7 +95,7 @@ class Tokenizer:
         Raises ModelFormatError if neither is there, ConfigError for any other kind of tokenizer.
         """
         if (folder / "tokenizer.json").is_file():
-            return cls(*_parse_tokenizer_json(_read_json(folder / "tokenizer.json")))
+            return cls.from_json(_read_text(folder / "tokenizer.json"))
         for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
             if not (folder / name).is_file():
                 raise ModelFormatError(
@@ -103,6 +103,11 @@ class Tokenizer:
                     hint="download it again with all of its tokenizer files",
                 )
         return cls(*_parse_separate_files(folder))
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """That of the text of a tokenizer.json. Raises ConfigError."""
+        return cls(*_parse_tokenizer_json(_parse_json(text, "tokenizer.json")))
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of anybody's text; never an added token's.
@@ -300,10 +305,14 @@ def _parse_added_entry(key: str, token: object) -> _Added:
 
 
 def _read_json(path: Path) -> object:
+    return _parse_json(_read_text(path), path.name)
+
+
+def _parse_json(text: str, name: str) -> object:
     try:
-        return json.loads(_read_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as err:  # ValueError also for a number of 5000 digits
-        raise ConfigError(f"{path.name} is not JSON") from err
+        raise ConfigError(f"{name} is not JSON") from err
 
 
 def _read_text(path: Path) -> str:

@@ -63,6 +63,13 @@ ANSWER_WALL_S = 30  # for what the file holds, and from one frame to the next
 DECODE_WALL_S = 600
 MIN_SAMPLED, MAX_SAMPLED = 4, 768
 PICTURES_PER_SECOND = 2.0
+# name -> (smallest, largest), far beyond any video: numbers that times can be computed of
+OPTIONS = {
+    "fps": (1e-6, 1e6),
+    "frames": (1, MAX_FRAMES),
+    "start_s": (0, 1e9),
+    "end_s": (1e-6, 1e9),
+}
 
 _REFUSALS = {kind.code: kind for kind in (VideoDecodeError, VideoTooLargeError)}
 
@@ -179,11 +186,12 @@ def _chosen(
 
 def check_options(video: Video, name: str) -> None:
     """Raises InvalidParamError for numbers that mean nothing, alone or together."""
-    positive = {"fps": video.fps, "frames": video.frames, "end_s": video.end_s}
-    for what, number in {**positive, "start_s": video.start_s}.items():
-        lowest = 0 if what == "start_s" else math.ulp(0)
-        if number is not None and not lowest <= number < math.inf:
-            raise InvalidParamError(f"{what} of the video {name} is {number}")
+    for what, (low, high) in OPTIONS.items():
+        number = getattr(video, what)
+        if number is not None and not low <= number <= high:
+            raise InvalidParamError(
+                f"{what} of the video {name} is {number!s:.40}, outside {low:g} to {high:g}"
+            )
     if video.fps is not None and video.frames is not None:
         raise InvalidParamError(
             f"the video {name} has both fps and frames", hint="give one of them"

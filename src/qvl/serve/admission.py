@@ -10,6 +10,8 @@ import heapq
 import itertools
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from qvl.serve.errors import Refusal
@@ -28,7 +30,10 @@ class _Waiting:
 
 
 class Admission:
-    """A bounded queue by priority and arrival; `context` is how many positions the model has."""
+    """A bounded queue by priority and arrival; `context` is how many positions the model has.
+
+    While it is closed nothing new is taken, `closed` says why; what was taken before goes on.
+    """
 
     def __init__(self, limits: Limits, context: int) -> None:
         self._limits = limits
@@ -39,24 +44,21 @@ class Admission:
         self._asked_s: defaultdict[str, deque[float]] = defaultdict(deque)
         self._seconds = 1.0  # that a request takes, roughly
         self.running = 0  # answers
-        self.is_draining = False
+        self.closed: Callable[[], Refusal] | None = None
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def refuse_if_closed(self) -> None:
+        if self.closed is not None:
+            raise self.closed()
+
     def refuse_if_full(self) -> None:
         """Raises Refusal while nothing more is taken, whatever it may be."""
-        if self.is_draining:
-            raise Refusal(
-                503,
-                "draining",
-                "the server is about to stop",
-                retry_after_s=5,
-                headers={"connection": "close"},
-            )
+        self.refuse_if_closed()
         if len(self._waiting) >= self._limits.queued:
-            raise self._overloaded()
+            raise self.overloaded()
 
     def count(self, key: str) -> None:
         """One more request of a key. Raises Refusal when it has asked too often in a minute."""
@@ -76,58 +78,65 @@ class Admission:
             )
         asked_s.append(now_s)
 
-    async def enter(self, key: str, *, choices: int, tokens: int, priority: int) -> None:
-        """Wait until so many answers may be computed; `leave` must follow.
+    @contextmanager
+    def taken(self, key: str) -> Iterator[None]:
+        """One more request of a key, until it is answered; computing it enters once or more often.
 
-        `tokens` is about what they need. Raises Refusal instead of waiting in a queue that is full.
+        Raises Refusal when the key has asked too often, or has too many of them.
         """
-        self.refuse_if_full()
+        self.count(key)
         if key and self._running_of[key] >= self._limits.key_running:
             message = f"this key has {self._limits.key_running} requests running"
             raise Refusal(429, "too_many_running", message, retry_after_s=self._wait_s())
+        self._running_of[key] += 1
+        try:
+            yield
+        finally:
+            self._running_of[key] -= 1
+
+    async def enter(
+        self, *, choices: int, tokens: int, priority: int, has_begun: bool = False
+    ) -> None:
+        """Wait until so many answers may be computed; `leave` must follow.
+
+        `tokens` is about what they need. Raises Refusal instead of waiting in a queue that is full,
+        but not where something of the same request is computed already: that would be lost.
+        """
         if not self._waiting and self._fits(choices):
-            self._begin(key, choices)
+            self.running += choices
             return
         queued = sum(other.tokens for other in self._waiting)
-        if queued + tokens > self._token_limit:
-            raise self._overloaded()
+        is_full = self.waiting >= self._limits.queued or queued + tokens > self._token_limit
+        if is_full and not has_begun:
+            raise self.overloaded()
         admitted = asyncio.get_running_loop().create_future()
         waiting = _Waiting(priority, next(self._numbers), choices, tokens, admitted)
         heapq.heappush(self._waiting, waiting)
-        self._running_of[key] += 1
         try:
             await admitted
-        except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():  # admitted at this very moment
-                self.running -= choices
+        except BaseException:
+            if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
+                self.running -= choices  # admitted at the very moment in which it left
             elif waiting in self._waiting:
                 self._waiting.remove(waiting)
                 heapq.heapify(self._waiting)
-            self._end(key)
+            self._admit()
             raise
 
-    def leave(self, key: str, choices: int, took_s: float) -> None:
+    def leave(self, choices: int, took_s: float) -> None:
         """The answers are no longer computed, whatever became of them."""
         self.running -= choices
         self._seconds += (took_s - self._seconds) / 8
-        self._end(key)
+        self._admit()
 
-    def _fits(self, choices: int) -> bool:
-        return self.running + choices <= max(self._limits.running, choices)
+    def give_up(self, why: Callable[[], Refusal]) -> None:
+        """Refuse all who wait."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.admitted.done():
+                one.admitted.set_exception(why())
 
-    def _begin(self, key: str, choices: int) -> None:
-        self.running += choices
-        self._running_of[key] += 1
-
-    def _end(self, key: str) -> None:
-        self._running_of[key] -= 1
-        while self._waiting and self._fits(self._waiting[0].choices):
-            first = heapq.heappop(self._waiting)
-            if not first.admitted.done():  # its client has not left just now
-                self.running += first.choices
-                first.admitted.set_result(None)
-
-    def _overloaded(self) -> Refusal:
+    def overloaded(self) -> Refusal:
         return Refusal(
             429,
             "overloaded",
@@ -136,7 +145,27 @@ class Admission:
             retry_after_s=self._wait_s(),
         )
 
+    def _fits(self, choices: int) -> bool:
+        return self.running + choices <= max(self._limits.running, choices)
+
+    def _admit(self) -> None:
+        while self._waiting and self._fits(self._waiting[0].choices):
+            first = heapq.heappop(self._waiting)
+            if not first.admitted.done():  # its client has not left just now
+                self.running += first.choices
+                first.admitted.set_result(None)
+
     def _wait_s(self) -> int:
         """About when there is room: what waits now, as fast as of late."""
         rounds = 1 + len(self._waiting) / max(1, self._limits.running)
         return max(1, min(60, round(rounds * self._seconds)))
+
+
+def draining() -> Refusal:
+    return Refusal(
+        503,
+        "draining",
+        "the server is about to stop",
+        retry_after_s=5,
+        headers={"connection": "close"},
+    )

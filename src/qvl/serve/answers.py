@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from typing import TypeVar
@@ -19,12 +19,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from qvl.errors import as_fault
+from qvl.serve import spans
 from qvl.serve.admission import Admission
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import CHARACTERS_PER_TOKEN, CHOICES, TOKENS_PER_PICTURE, Limits
 from qvl.serve.metrics import Metrics
 from qvl.types import Completion, Delta, Request, Text
-from qvl.vlm.chat_model import ChatModel
+from qvl.vlm.chat_model import ChatModel, characters_of
 
 T = TypeVar("T")
 Piece = tuple[int, Delta]  # and the number of the answer it is of
@@ -47,23 +48,30 @@ class Answers:
         self._queues: set[asyncio.Queue[Piece | Exception]] = set()
 
     async def deltas(
-        self, requests: Sequence[Request], key: str, until_s: float, *, is_counted: bool = False
+        self, requests: Sequence[Request], key: str, until_s: float
     ) -> AsyncGenerator[Piece, None]:
-        """Pieces of the answers to the choices of one request, each answer's in order.
-
-        One that `is_counted` is part of something larger that its key was counted for.
+        """Pieces of the answers to the choices of one request of a key, each answer's in order.
 
         The first piece comes when the first answer is being computed, so what is wrong with a request
         is known by then; it and the last of each answer may be empty. Raises the first error, and
         TimeoutError when there is more to come at `until_s` of the loop's clock.
         """
+        with self._admission.taken(key):
+            async with aclosing(self._deltas(requests, until_s)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _deltas(
+        self, requests: Sequence[Request], until_s: float, *, has_begun: bool = False
+    ) -> AsyncGenerator[Piece, None]:
         asked_s = time.monotonic()
         count, tokens = len(requests), sum(map(tokens_of, requests))
-        if not is_counted:
-            self._admission.count(key)
         async with asyncio.timeout_at(until_s):
             await self._admission.enter(
-                key, choices=count, tokens=tokens, priority=requests[0].priority
+                choices=count,
+                tokens=tokens,
+                priority=requests[0].priority,
+                has_begun=has_begun,
             )
         began_s = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -78,7 +86,7 @@ class Answers:
             nonlocal reading
             reading -= 1
             if not reading:
-                self._admission.leave(key, count, time.monotonic() - began_s)
+                self._admission.leave(count, time.monotonic() - began_s)
 
         self._queues.add(queue)
         for number, request in enumerate(requests):
@@ -95,6 +103,7 @@ class Answers:
                 if delta.completion is not None:
                     unfinished -= 1
                     self._metrics.finished(delta.completion, began_s - asked_s)
+                    spans.answered(delta.completion, self._metrics.model_name, began_s - asked_s)
                 elif delta.text or delta.reasoning:
                     now_s = time.monotonic()
                     if last_s[number]:
@@ -106,24 +115,27 @@ class Answers:
             self._queues.discard(queue)
 
     async def whole(
-        self, requests: Sequence[Request], key: str, until_s: float, *, is_counted: bool = False
+        self, requests: Sequence[Request], key: str, until_s: float
     ) -> list[Completion]:
         """All answers to the choices of one request. Raises as `deltas`."""
-        found: dict[int, Completion] = {}
-        deltas = self.deltas(requests, key, until_s, is_counted=is_counted)
-        async with aclosing(deltas) as pieces:
-            async for number, delta in pieces:
-                if delta.completion is not None:
-                    found[number] = delta.completion
-        return [found[number] for number in range(len(requests))]
+        return await _whole(self.deltas(requests, key, until_s))
 
-    def give_up(self) -> None:
-        """End whatever is being computed with an error: the server stops."""
+    async def part(self, request: Request, until_s: float, *, has_begun: bool) -> Completion:
+        """The answer to one of the requests that something makes which is taken already.
+
+        `has_begun` as for `Admission.enter`. Raises as `deltas`.
+        """
+        (completion,) = await _whole(self._deltas([request], until_s, has_begun=has_begun))
+        return completion
+
+    def give_up(self, why: Callable[[], Refusal]) -> None:
+        """End whatever waits or is being computed with an error."""
+        self._admission.give_up(why)
         for queue in self._queues:
-            queue.put_nowait(Refusal(503, "draining", "the server stopped", retry_after_s=5))
+            queue.put_nowait(why())
 
-    def close(self) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, wait: bool) -> None:
+        self._threads.shutdown(wait=wait, cancel_futures=True)
 
     def _read(
         self,
@@ -148,17 +160,24 @@ class Answers:
             tell(as_fault(error, request.id))
 
 
+async def _whole(deltas: AsyncGenerator[Piece, None]) -> list[Completion]:
+    found: dict[int, Completion] = {}
+    async with aclosing(deltas) as pieces:
+        async for number, delta in pieces:
+            if delta.completion is not None:
+                found[number] = delta.completion
+    return [found[number] for number in sorted(found)]
+
+
 def tokens_of(request: Request) -> int:
     """About how many tokens a request is, by what can be seen without reading it."""
     parts = [part for message in request.messages for part in message.content]
-    texts = [part.text for part in parts if isinstance(part, Text)]
-    pictures = len(parts) - len(texts)
-    characters = sum(map(len, texts))
-    read = characters // CHARACTERS_PER_TOKEN + pictures * TOKENS_PER_PICTURE
-    return read + request.sampling.max_new_tokens
+    pictures = sum(not isinstance(part, Text) for part in parts)
+    read = characters_of(request) // CHARACTERS_PER_TOKEN + pictures * TOKENS_PER_PICTURE
+    return read + request.tokens_allowed()
 
 
-async def unless_left(receive: Receive, work: Coroutine[object, object, T]) -> T:
+async def unless_left(receive: Receive, work: Awaitable[T]) -> T:
     """What `work` gives; when the client leaves it is cancelled. Raises ClientLeftError then."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
     try:
@@ -221,12 +240,14 @@ class EventStream(Response):
                 if time.monotonic() - sent_s >= self._ping_s:
                     await write(": ping\n\n")
 
-        pinging = asyncio.ensure_future(ping())
-        try:
-            async with asyncio.timeout_at(self._until_s), aclosing(self._events) as events:
-                async for event in events:
-                    await write(event)
+        async with asyncio.timeout_at(self._until_s):
+            pinging = asyncio.ensure_future(ping())
+            try:
+                async with aclosing(self._events) as events:
+                    async for event in events:
+                        await write(event)
+            finally:
+                pinging.cancel()
+                await asyncio.gather(pinging, return_exceptions=True)
+            # the last thing that is done: a client that has it all may leave
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            pinging.cancel()
-            await asyncio.gather(pinging, return_exceptions=True)

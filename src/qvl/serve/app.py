@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -31,8 +32,9 @@ from qvl.serve.queued import queued
 from qvl.serve.serving import Serving
 from qvl.serve.tasks import task_routes
 from qvl.serve.tokens import DetokenizeBody, TokenizeBody, Tokenizes
+from qvl.serve.watchdog import Watchdog
 from qvl.types import choices
-from qvl.vlm.chat_model import ChatModel
+from qvl.vlm.chat_model import ChatModel, check_length
 
 
 class ErrorDetail(BaseModel):
@@ -52,6 +54,7 @@ def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": "an error"} for status in statuses}
 
 
+READERS = 16  # bodies that are taken apart at once: a document in one may take seconds
 UNKNOWN_CONTEXT = 2**15  # positions; of a remote model, for the queue alone
 EVERYWHERE = _documented(401, 403, 431, 500)
 COMPUTED = _documented(400, 404, 408, 413, 415, 429, 503, 504)
@@ -69,7 +72,7 @@ router = APIRouter(tags=["openai"], responses=EVERYWHERE)
 @router.post("/v1/chat/completions", responses=COMPUTED)
 async def chat_completions(body: chat.ChatBody, http: Request, serving: Here) -> Response:
     asked = serving.asked(http, body)
-    request = serving.own(await asyncio.to_thread(body.request, asked.ignored), asked)
+    request = await serving.read(asked, lambda: serving.own(body.request(asked.ignored), asked))
     requests = choices(request, body.n or 1)
     shape = serving.shape(
         body,
@@ -93,7 +96,8 @@ async def text_completions(
     body: completions.CompletionBody, http: Request, serving: Here
 ) -> Response:
     asked = serving.asked(http, body)
-    requests = [serving.own(request, asked) for request in body.requests()]
+    requests = [serving.own(request, asked) for request in body.requests(asked.ignored)]
+    prompts = len(body.prompts)
     shape = serving.shape(
         body,
         asked,
@@ -102,10 +106,12 @@ async def text_completions(
         usage_at_end=bool(body.stream_options and body.stream_options.include_usage),
     )
     if not body.stream:
-        return await serving.whole(requests, asked, lambda found: completions.whole(found, shape))
+        return await serving.whole(
+            requests, asked, lambda found: completions.whole(found, shape, prompts)
+        )
 
     def show(pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
-        return _data(completions.chunks(pieces, shape))
+        return _data(completions.chunks(pieces, shape, prompts))
 
     return await serving.stream(requests, asked, show)
 
@@ -113,7 +119,7 @@ async def text_completions(
 @router.post("/v1/responses", responses=COMPUTED)
 async def create_response(body: responses.ResponseBody, http: Request, serving: Here) -> Response:
     asked = serving.asked(http, body)
-    request = serving.own(await asyncio.to_thread(body.request, asked.ignored), asked)
+    request = await serving.read(asked, lambda: serving.own(body.request(asked.ignored), asked))
     shape = serving.shape(
         body,
         asked,
@@ -170,22 +176,29 @@ def _model(name: str, serving: Serving) -> dict[str, Any]:
             "dtype": info.dtype,
             "device": info.device,
             "revision": info.revision,
-            "state": "draining" if serving.admission.is_draining else "ready",
+            "state": _state(serving),
         },
     }
+
+
+def _state(serving: Serving) -> str:
+    closed = serving.admission.closed
+    return closed().failure.code if closed else "ready"
 
 
 @router.post("/tokenize", responses=COMPUTED)
 async def tokenize(body: TokenizeBody, http: Request, serving: Here) -> Response:
     asked, tokenizer = serving.asked(http, body), _tokenizer(serving)
     serving.admission.count(asked.key)
-    if body.messages:
-        request = serving.own(await asyncio.to_thread(body.request, asked.ignored), asked)
-        ids = await asyncio.to_thread(tokenizer.prompt_ids, request)
-    else:
+
+    def ids_of() -> list[int]:
+        if body.messages:
+            return tokenizer.prompt_ids(serving.own(body.request(), asked))
         text = body.prompt or ""
-        serving.check_length(len(text))
-        ids = await asyncio.to_thread(tokenizer.text_ids, text)
+        check_length(len(text), serving.model.info.max_positions)
+        return tokenizer.text_ids(text)
+
+    ids = await serving.read(asked, ids_of)
     limit = serving.model.info.max_positions
     return Json({"count": len(ids), "max_model_len": limit, "tokens": ids, "token_strs": None})
 
@@ -194,7 +207,7 @@ async def tokenize(body: TokenizeBody, http: Request, serving: Here) -> Response
 async def detokenize(body: DetokenizeBody, http: Request, serving: Here) -> Response:
     asked, tokenizer = serving.asked(http, body), _tokenizer(serving)
     serving.admission.count(asked.key)
-    return Json({"prompt": await asyncio.to_thread(tokenizer.text_of, body.tokens)})
+    return Json({"prompt": await serving.read(asked, lambda: tokenizer.text_of(body.tokens))})
 
 
 def _tokenizer(serving: Serving) -> Tokenizes:
@@ -211,8 +224,7 @@ async def livez() -> Response:
 
 @probes.get("/readyz", responses=_documented(503))
 async def readyz(serving: Here) -> Response:
-    if serving.admission.is_draining:
-        raise Refusal(503, "draining", "the server is about to stop", retry_after_s=5)
+    serving.admission.refuse_if_closed()
     return Json({"status": "ok"})
 
 
@@ -247,10 +259,11 @@ def create_app(
     `names` are those that clients may call the model by, its own if there are none; `hosts` are
     the only ones that a Host header may name where there are no keys (none: any).
     """
-    limits = limits or Limits()
+    limits = limits or Limits.of(model.info.device)
     names = tuple(names) or (model.info.name,)
     admission = Admission(limits, model.info.max_positions or UNKNOWN_CONTEXT)
     metrics = Metrics(model, names[0], admission)
+    answers = Answers(model, admission, metrics, limits)
     serving = Serving(
         model=model,
         names=names,
@@ -259,13 +272,18 @@ def create_app(
         limits=limits,
         admission=admission,
         metrics=metrics,
-        answers=Answers(model, admission, metrics, limits),
+        answers=answers,
+        watchdog=Watchdog(model, admission, answers, step_s=limits.step_s),
+        readers=ThreadPoolExecutor(READERS, "qvl-body"),
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.ensure_future(serving.watchdog.watch())
         yield
-        serving.answers.close()
+        watching.cancel()
+        serving.readers.shutdown(wait=False, cancel_futures=True)
+        serving.answers.close(wait=not serving.watchdog.is_stalled)
 
     layers = [
         Middleware(Front),
@@ -289,6 +307,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=layers,
+        telemetry={"tracing": False, "logs": False},  # FastAPI's own would hold contents: `spans`
         exception_handlers=dict.fromkeys(
             (QvlError, Refusal, RequestValidationError, HTTPException), handle
         ),

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +24,8 @@ OPEN = frozenset({"/livez", "/readyz", "/health"})
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 SHORTEST = 8  # characters of a key
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+log = logging.getLogger(__name__)
 
 
 class Keys:
@@ -63,13 +68,18 @@ def read_keys(lines: Iterable[str]) -> Keys:
 
 
 def read_key_file(path: Path) -> Keys:
-    """Raises UsageError for a file that cannot be read, or that holds no key."""
+    """Raises UsageError for a file that cannot be read, or that holds no key.
+
+    A file that other users of the machine may read is used, with a warning.
+    """
     try:
         keys = read_keys(path.read_text("utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as err:
         raise UsageError(f"the key file {str(path)!r} cannot be read") from err
     if not keys:
         raise UsageError(f"the key file {str(path)!r} holds no key", hint="a line is NAME:KEY")
+    if os.name == "posix" and path.stat().st_mode & OTHERS:
+        log.warning("the key file %r can be read by others: chmod 600 it", str(path))
     return keys
 
 

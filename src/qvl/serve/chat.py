@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from qvl.serve.fields import (
     Form,
     NamedTool,
     Sampled,
+    StructuredOutputs,
     Tools,
     call_of,
     check_choice,
@@ -76,10 +77,11 @@ class AssistantMessage(Nested):
     refusal: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[SentCall] | None = None
+    tool_calls: Annotated[list[SentCall], Field(fail_fast=True)] | None = None
     audio: None = None
     function_call: None = None
     annotations: list[object] | None = None
+    parsed: object = None  # the content, as `parse` of OpenAI's client adds it
 
 
 class ToolMessage(Nested):
@@ -92,7 +94,7 @@ class ToolMessage(Nested):
 ChatMessage = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES)]
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MESSAGES, fail_fast=True)]
 
 
 class ChatBody(Sampled):
@@ -104,10 +106,12 @@ class ChatBody(Sampled):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: Form | None = None
+    structured_outputs: StructuredOutputs | None = None
     thinking_token_budget: int | None = None
 
     def request(self, ignored: list[str]) -> Request:
         """Names in `ignored` what has no effect. Raises QvlError, Refusal."""
+        self.check_stream(ignored)
         limit = (
             self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         )
@@ -115,27 +119,29 @@ class ChatBody(Sampled):
         tools = tuple(tool_of(tool.function) for tool in self.tools or ())
         choice = self.tool_choice
         named = choice.function.name if isinstance(choice, NamedTool) else choice or "auto"
-        form = form_of(self.response_format)
+        form = form_of(self.response_format, self.structured_outputs)
         if tools and form is not None and named == "auto":
             ignored.append("tools")  # the form leaves no room for a call
         return Request(
-            messages=messages_of(self.messages, ignored),
-            sampling=self.sampling(max_tokens=limit, logprobs=logprobs),
+            messages=messages_of(self.messages),
+            sampling=replace(
+                self.sampling(max_tokens=limit, logprobs=logprobs),
+                thinking_tokens=self.thinking_token_budget,
+            ).checked(),
             tools=tools,
             tool_choice=check_choice(named, tools),
-            thinking_tokens=self.thinking_token_budget,
             response_format=form,
             priority=self.priority or 0,
         )
 
 
-def messages_of(messages: Sequence[ChatMessage], ignored: list[str]) -> tuple[Message, ...]:
+def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Raises QvlError, Refusal for what cannot be shown."""
     check_parts([message.content for message in messages], "messages")
     found: list[Message] = []
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
-        parts = parts_of(message.content, f"{place}.content", ignored)
+        parts = parts_of(message.content, f"{place}.content")
         match message:
             case SystemMessage():
                 found.append(Message("system", parts))
@@ -182,7 +188,9 @@ class Shape:
     several_calls: bool = True
     usage_at_end: bool = False
 
-    def head(self, kind: str) -> dict[str, Any]:
+    def head(self, kind: str, found: Sequence[Completion] = ()) -> dict[str, Any]:
+        """With what there is to be warned of, as far as answers are `found`."""
+        warnings = [*self.warnings, *dict.fromkeys(w for c in found for w in c.provenance.unseen)]
         head = {
             "id": self.id,
             "object": kind,
@@ -190,7 +198,7 @@ class Shape:
             "model": self.model,
             "system_fingerprint": self.fingerprint,
         }
-        return {**head, "warnings": list(self.warnings)} if self.warnings else head
+        return {**head, "warnings": warnings} if warnings else head
 
 
 def new_id(prefix: str) -> str:
@@ -200,7 +208,7 @@ def new_id(prefix: str) -> str:
 def whole(completions: Sequence[Completion], shape: Shape) -> dict[str, Any]:
     """The chat.completion object of the answers to one request."""
     return {
-        **shape.head("chat.completion"),
+        **shape.head("chat.completion", completions),
         "choices": [_choice(i, c, shape) for i, c in enumerate(completions)],
         "usage": usage_object([c.usage for c in completions]),
     }
@@ -234,7 +242,7 @@ async def chunks(pieces: AsyncIterator[Piece], count: int, shape: Shape) -> Asyn
     calls, why each ended, and the usage if it is asked for.
     """
     head = shape.head("chat.completion.chunk")
-    usages: list[Usage] = []
+    usages: dict[int, Usage] = {}
 
     def chunk(index: int, delta: dict[str, Any], **more: Any) -> str:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
@@ -250,10 +258,12 @@ async def chunks(pieces: AsyncIterator[Piece], count: int, shape: Shape) -> Asyn
         if delta.text:
             yield chunk(index, {"content": delta.text})
         if (completion := delta.completion) is not None:
-            usages.append(completion.usage)
+            usages[index] = completion.usage
             calls, notes = calls_of(completion, several=shape.several_calls)
             for call in _call_deltas(calls):
                 yield chunk(index, {"tool_calls": [call]})
+            if len(usages) == 1 and completion.provenance.unseen:
+                head["warnings"] = list(completion.provenance.unseen)
             yield chunk(
                 index,
                 {},
@@ -261,8 +271,9 @@ async def chunks(pieces: AsyncIterator[Piece], count: int, shape: Shape) -> Asyn
                 finish_reason=finish_of(completion),
                 meta=meta_of(completion, notes, shape.model),
             )
+            head.pop("warnings", None)
     if shape.usage_at_end:
-        yield to_json({**head, "choices": [], "usage": usage_object(usages)})
+        yield to_json({**head, "choices": [], "usage": usage_object(in_order(usages))})
 
 
 def _call_deltas(calls: Sequence[ToolCall]) -> Iterator[dict[str, Any]]:
@@ -326,16 +337,29 @@ def meta_of(completion: Completion, notes: Sequence[str], model: str) -> dict[st
     }
 
 
-def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
-    """Of one prompt and all of its answers."""
-    prompt, new = usages[0].prompt_tokens, sum(u.completion_tokens for u in usages)
+def in_order(usages: Mapping[int, Usage]) -> list[Usage]:
+    """Of answers that ended in any order."""
+    return [usages[index] for index in sorted(usages)]
+
+
+def usage_object(usages: Sequence[Usage], prompts: int = 1) -> dict[str, Any]:
+    """Of all answers to so many prompts; those to one stand side by side, and it counts once."""
+    read = usages[:: len(usages) // prompts]
+    prompt, new = sum(u.prompt_tokens for u in read), sum(u.completion_tokens for u in usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": new,
         "total_tokens": prompt + new,
         "prompt_tokens_details": {
-            "cached_tokens": usages[0].cached_tokens,
-            "image_tokens": usages[0].image_tokens,
+            "cached_tokens": sum(u.cached_tokens for u in read),
+            "image_tokens": sum(u.image_tokens for u in read),
         },
         "completion_tokens_details": {"reasoning_tokens": sum(u.reasoning_tokens for u in usages)},
+        **cost_field(usages),
     }
+
+
+def cost_field(usages: Sequence[Usage]) -> dict[str, float]:
+    """What they cost together, where that of each is known; as OpenRouter calls it."""
+    costs = [usage.cost for usage in usages if usage.cost is not None]
+    return {"cost": sum(costs)} if len(costs) == len(usages) else {}

@@ -14,20 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qvl.data_url import from_base64, from_data_url
 from qvl.errors import ImageDecodeError, VideoDecodeError
-from qvl.processing.pdf import pages
-from qvl.processing.source import is_pdf
+from qvl.processing.pdf import with_pages
 from qvl.serve.errors import Refusal
 from qvl.serve.limits import PARTS, PICTURES
-from qvl.types import Image, Message, Part, Text, Url, Video, is_address
+from qvl.types import Detail, Image, Message, Part, Text, Url, Video, is_address, page_apart
 
 
 class Nested(BaseModel):
     """A part of a body, in which nothing unknown is taken."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-Detail = Literal["auto", "low", "high", "original"]
 
 
 class ImageUrl(Nested):
@@ -100,18 +96,19 @@ ContentPart = Annotated[
     | InputFilePart,
     Field(discriminator="type"),
 ]
-Content = str | Annotated[list[ContentPart], Field(max_length=PARTS)]
+# a list ends with its first error here and below: a body has room for very many
+Content = str | Annotated[list[ContentPart], Field(max_length=PARTS, fail_fast=True)]
 
 
-def parts_of(content: Content | None, place: str, ignored: list[str]) -> tuple[Part, ...]:
-    """What a model is shown; names in `ignored` what of it has no effect. Raises QvlError."""
+def parts_of(content: Content | None, place: str) -> tuple[Part, ...]:
+    """What a model is shown. Raises QvlError."""
     if content is None:
         return ()
     if isinstance(content, str):
         return (Text(content),)
     parts: list[Part] = []
     for number, part in enumerate(content):
-        parts += _parts(part, f"{place}[{number}]", ignored)
+        parts += _parts(part, f"{place}[{number}]")
     return tuple(parts)
 
 
@@ -144,12 +141,12 @@ def _check_count(pictures: int, place: str) -> None:
             400,
             "too_many_images",
             f"{place} has {pictures} pictures, videos and pages, the limit is {PICTURES}",
-            hint="send fewer, or the pages of a document one by one as pictures",
+            hint="send fewer; #page=2 behind a document's address is that page alone",
             param=place,
         )
 
 
-def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
+def _parts(part: ContentPart, place: str) -> Iterator[Part]:
     match part:
         case TextPart():
             yield Text(part.text)
@@ -159,11 +156,9 @@ def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
             return
         case ImagePart() | InputImagePart():
             asked = part.image_url
-            url = asked if isinstance(asked, str) else asked.url
-            details = [getattr(holder, "detail", None) for holder in (asked, part)]
-            if any(detail not in (None, "auto") for detail in details):
-                ignored.append(f"{place}.detail")
-            yield _image(url, place)
+            asked = ImageUrl(url=asked) if isinstance(asked, str) else asked
+            detail = part.detail if isinstance(part, InputImagePart) else None
+            yield from _pictures(asked.url, place, asked.detail or detail or "auto")
         case VideoPart():
             asked = part.video_url
             yield _video(asked if isinstance(asked, str) else asked.url, place)
@@ -173,15 +168,17 @@ def _parts(part: ContentPart, place: str, ignored: list[str]) -> Iterator[Part]:
             yield from _file(part.file_data, place)
 
 
-def _image(url: str, place: str) -> Image:
+def _pictures(url: str, place: str, detail: Detail = "auto") -> list[Image | Video]:
+    """A picture, or a page or all pages of a document: as `with_pages` finds."""
+    url, page = page_apart(url)
     if is_address(url):
-        return Image(Url(url), place)
+        return with_pages([Image(Url(url), place, page, detail)])
     if not url.startswith("data:"):
         raise ImageDecodeError(
             f"{place} is neither a data: URL nor an http(s) address",
             hint="send data:image/png;base64,... or an address",
         )
-    return Image(from_data_url(url, place), place)
+    return with_pages([Image(from_data_url(url, place), place, page, detail)])
 
 
 def _video(url: str, place: str) -> Video:
@@ -192,10 +189,8 @@ def _video(url: str, place: str) -> Video:
     return Video(source=from_data_url(url, place), name=place)
 
 
-def _file(data: str, place: str) -> list[Image]:
-    """The pages of a PDF, or a picture; at an address, a picture or a document's first page."""
-    if is_address(data):
-        return [_image(data, place)]
-    encoded = from_data_url(data, place) if data.startswith("data:") else from_base64(data, place)
-    image = Image(encoded, place)
-    return pages(image) if is_pdf(encoded) else [image]
+def _file(data: str, place: str) -> list[Image | Video]:
+    """As `_pictures`, and base64 alone."""
+    if is_address(data) or data.startswith("data:"):
+        return _pictures(data, place)
+    return with_pages([Image(from_base64(data, place), place)])

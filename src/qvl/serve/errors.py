@@ -6,6 +6,7 @@ Main path: an exception -> failure_of -> Failure -> respond, or, amid a stream, 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from qvl.errors import QvlError
 
+log = logging.getLogger(__name__)
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -102,6 +104,16 @@ def failure_of(error: BaseException) -> Failure:
             return Failure(500, "internal_error", message, hint, is_retryable=True)
 
 
+def logged(error: Exception, request_id: str) -> Failure:
+    """As `failure_of`. A fault is logged by its kind alone: its text may quote."""
+    failure = failure_of(error)
+    if failure.status == 500:
+        kind = type(error.__cause__ or error).__name__
+        log.error("request %s: a fault, %s", request_id, kind)
+        log.debug("request %s", request_id, exc_info=error)
+    return failure
+
+
 def error_object(failure: Failure, request_id: str) -> dict[str, Any]:
     default = "server_error" if failure.status >= 500 else "invalid_request_error"
     return {
@@ -138,7 +150,8 @@ def respond(failure: Failure, request_id: str) -> Json:
 
 async def handle(request: Request, error: Exception) -> Json:
     """The handler of what routes raise."""
-    return respond(failure_of(error), request.state.request_id)
+    request_id = request.state.request_id
+    return respond(logged(error, request_id), request_id)
 
 
 def shown(value: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -80,6 +80,11 @@ class Sampled(Body):
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
 
+    def check_stream(self, ignored: list[str]) -> None:
+        """Names in `ignored` what has no effect on an answer in one piece."""
+        if self.stream_options and not self.stream:
+            ignored.append("stream_options")
+
     def sampling(self, *, max_tokens: int | None, logprobs: int) -> Sampling:
         """Raises InvalidParamError for what lies outside the ranges of `Sampling`."""
         stop = self.stop
@@ -136,6 +141,7 @@ class NamedTool(Nested):
 class CalledFunction(Nested):
     name: ToolName
     arguments: str
+    parsed_arguments: object = None  # the same, as `parse` and `stream` of OpenAI's client add it
 
 
 def tool_of(function: Function) -> Tool:
@@ -192,19 +198,61 @@ class SchemaForm(Nested):
 Form = Annotated[TextForm | ObjectForm | SchemaForm, Field(discriminator="type")]
 
 
+class StructuredOutputs(Nested):
+    """One form, under vLLM's names, which our own `openai:` door uses, too; a null is not there."""
+
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    regex: str | None = None
+    # `json` is a method of pydantic's models
+    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    json_object: bool | None = None
+
+
 def schema_form(schema: Mapping[str, Any]) -> ResponseFormat:
     check_schema(schema, "the schema")
     return ResponseFormat("json_schema", json.dumps(schema))
 
 
-def form_of(form: Form | None) -> ResponseFormat | None:
+def form_of(
+    form: Form | None, structured: StructuredOutputs | None = None
+) -> ResponseFormat | None:
+    """Raises InvalidParamError for one that is too large, Refusal where there is not one alone."""
+    asked: list[ResponseFormat] = []
     match form:
         case ObjectForm():
-            return schema_form({"type": "object"})
+            asked.append(schema_form({"type": "object"}))
         case SchemaForm():
-            return schema_form(form.json_schema.schema_)
-        case _:
-            return None
+            asked.append(schema_form(form.json_schema.schema_))
+    if structured is not None:
+        asked += _structured_forms(structured)
+        if len(asked) != 1:
+            raise Refusal(
+                400,
+                "invalid_request",
+                f"structured_outputs and response_format ask for {len(asked)} forms, not one",
+                hint="give structured_outputs one of choice, regex, json, json_object",
+                param="structured_outputs",
+            )
+    return asked[0] if asked else None
+
+
+def _structured_forms(structured: StructuredOutputs) -> Iterator[ResponseFormat]:
+    if structured.choice is not None:
+        yield ResponseFormat("choice", _bounded("choice", json.dumps(structured.choice)))
+    if structured.regex is not None:
+        yield ResponseFormat("regex", _bounded("regex", structured.regex))
+    if structured.json_ is not None:
+        yield schema_form(structured.json_)
+    if structured.json_object:
+        yield schema_form({"type": "object"})
+
+
+def _bounded(kind: str, value: str) -> str:
+    if len(value) > SCHEMA_BYTES:
+        raise InvalidParamError(
+            f"the {kind} has {len(value)} characters, the limit is {SCHEMA_BYTES}"
+        )
+    return value
 
 
 def check_schema(schema: Mapping[str, Any], what: str) -> None:

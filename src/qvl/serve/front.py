@@ -18,20 +18,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qvl.serve.admission import Admission
 from qvl.serve.answers import ClientLeftError
-from qvl.serve.errors import Refusal, failure_of, respond
-from qvl.serve.limits import JSON_NESTING, JSON_VALUES, Limits
+from qvl.serve.errors import Refusal, logged, respond
+from qvl.serve.limits import JSON_KEYS, JSON_NESTING, JSON_VALUES, Limits
+from qvl.serve.spans import request_span
 
 log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MARKS = re.compile(rb'["\[\]{},]')
+_MARKS = re.compile(rb'["\[\]{},:]')
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 SHORTLY_S, AWHILE_S = 0.05, 0.5  # for the rest of a body that is not wanted
 LEFT = 499  # nginx's number for a client that left; only in the log
 
 
 class Front:
-    """The outermost layer: gives the request its id, logs one line without contents, and turns what
-    no route has handled into an answer. A fault is logged by its kind alone: its text may quote.
+    """The outermost layer: gives the request its id and its span, logs one line without contents, and
+    turns what no route has handled into an answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -56,19 +57,20 @@ class Front:
                 headers["cache-control"] = "no-store"
             await send(message)
 
-        try:
-            await self._app(scope, receive, marked)
-        except ClientLeftError:
-            status = LEFT
-        except Exception as error:
-            failure = failure_of(error)
-            if failure.code == "internal_error":
-                log.error("request %s: a fault, %s", request_id, type(error).__name__)
-                log.debug("request %s", request_id, exc_info=error)
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            elif not status:
-                await respond(failure, request_id)(scope, receive, marked)
+        with request_span(scope, request_id) as span:
+            try:
+                await self._app(scope, receive, marked)
+            except ClientLeftError:
+                status = LEFT
+            except Exception as error:  # noqa: BLE001 - the outermost edge of a request
+                failure = logged(error, request_id)
+                if scope["type"] == "websocket":
+                    await send({"type": "websocket.close", "code": 1008})
+                elif not status:
+                    await respond(failure, request_id)(scope, receive, marked)
+            finally:
+                if span is not None:
+                    span.ended(scope, status)
         took_s = time.monotonic() - began_s
         route = getattr(scope.get("route"), "path", "-")
         log.info("%s %s %d %.3f s", request_id, route, status, took_s)
@@ -164,16 +166,17 @@ async def _discard(receive: Receive, within_s: float) -> None:
 
 
 def check_shape(body: bytes) -> None:
-    """Refuses what is costly to parse: deep nesting, very many values, other encodings than UTF-8.
+    """Refuses what is costly to read: deep nesting, very many values and keys, which may all be wrong,
+    other encodings than UTF-8.
 
     A linear scan, which jumps over strings. Whether it is JSON is for the parser to say.
     """
     if b"\0" in body:  # UTF-16 or UTF-32, which Python's parser would take
         raise Refusal(400, "invalid_json", "the body is not JSON in UTF-8")
-    depth = values = at = 0
+    depth = values = keys = at = 0
     while (mark := _MARKS.search(body, at)) is not None:
         at, sign = mark.end(), mark[0]
-        values += 1
+        values, keys = values + (sign != b":"), keys + (sign == b":")
         if sign == b'"':
             at = _end_of_string(body, at)
         else:
@@ -182,6 +185,8 @@ def check_shape(body: bytes) -> None:
             raise Refusal(400, "invalid_json", f"the body is nested deeper than {JSON_NESTING}")
         if values > JSON_VALUES:
             raise Refusal(400, "invalid_json", f"the body has more than {JSON_VALUES} values")
+        if keys > JSON_KEYS:
+            raise Refusal(400, "invalid_json", f"the body has more than {JSON_KEYS} keys")
 
 
 def _end_of_string(body: bytes, at: int) -> int:

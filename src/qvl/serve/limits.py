@@ -7,17 +7,23 @@ those of the parts that keep them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from qvl import fetch
 from qvl.processing import image, patches, pdf, source, video
 from qvl.processing.chat import MAX_TOOLS
-from qvl.types import MAX_NEW_TOKENS, SAMPLING_RANGES
+from qvl.types import (
+    MAX_CHOICES,
+    MAX_NEW_TOKENS,
+    MAX_PICTURES,
+    SAMPLING_RANGES,
+    TEXT_PER_POSITION,
+)
 
 MESSAGES = 256
 PARTS = 1024  # of all messages together
-PICTURES = 32
-CHOICES = 8
+PICTURES = MAX_PICTURES
+CHOICES = MAX_CHOICES
 TOP_LOGPROBS = 20
 LOGIT_BIASES = 300
 TOKEN_IDS = 1024
@@ -25,9 +31,8 @@ STOPS, STOP_CHARACTERS = 8, 256
 TOOLS = MAX_TOOLS
 SCHEMA_BYTES, SCHEMA_DEPTH = 64 * 2**10, 32
 DEFAULT_MAX_TOKENS = 1024
-TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
 JSON_NESTING = 64
-JSON_VALUES = 200_000
+JSON_VALUES, JSON_KEYS = 200_000, 30_000
 # a request's share of the queue before anything of it is read: a guess that need not be exact
 CHARACTERS_PER_TOKEN, TOKENS_PER_PICTURE = 4, 1000
 
@@ -36,7 +41,8 @@ CHARACTERS_PER_TOKEN, TOKENS_PER_PICTURE = 4, 1000
 class Limits:
     """`running` and `queued` count answers (a request with n choices is n) and requests that wait;
     the tokens of those that wait together fill at most `queued_contexts` contexts of the model: four
-    times an engine's cache. The limits of a key hold only where there are keys.
+    times an engine's cache. The limits of a key hold only where there are keys. `step_s` is how long
+    a step of the engine may take before it counts as stuck.
     """
 
     body_bytes: int = 32 * 2**20
@@ -49,10 +55,17 @@ class Limits:
     queued: int = 64
     queued_contexts: int = 32
     request_s: float = 300
+    step_s: float = 60
     ping_s: float = 15
     key_requests_per_minute: int = 60
     key_running: int = 8
     drain_s: float = 30
+
+    @classmethod
+    def of(cls, device: str) -> Limits:
+        """A processor may take minutes for the step that reads a large picture."""
+        own = cls()
+        return own if device.startswith("cuda") else replace(own, step_s=4 * own.step_s)
 
     def table(self, context: int) -> dict[str, object]:
         """All limits by name, for a model with that many positions."""
@@ -89,6 +102,7 @@ class Limits:
             "schema_depth": SCHEMA_DEPTH,
             "json_nesting": JSON_NESTING,
             "json_values": JSON_VALUES,
+            "json_keys": JSON_KEYS,
             **{
                 name: list(bounds) for name, bounds in SAMPLING_RANGES.items() if name != "logprobs"
             },

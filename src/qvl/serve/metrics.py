@@ -30,7 +30,7 @@ class HasCache(Protocol):
 class Metrics:
     def __init__(self, model: object, model_name: str, admission: Admission) -> None:
         self._registry = CollectorRegistry()
-        self._name = model_name
+        self.model_name = model_name
         self._gauge("num_requests_running", "Answers being computed").set_function(
             lambda: admission.running
         )
@@ -71,7 +71,7 @@ class Metrics:
         """Count an answer that is whole, for which its request waited so long."""
         usage, timings = completion.usage, completion.timings
         decode_s = timings.total_s - timings.first_token_s
-        self._finished.labels(self._name, completion.finish_reason).inc()
+        self._finished.labels(self.model_name, completion.finish_reason).inc()
         if completion.finish_reason in ("loop", "reasoning"):
             self._guards.labels(completion.finish_reason).inc()
         self._prompt_tokens.inc(usage.prompt_tokens)
@@ -92,11 +92,11 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         gauge = Gauge(f"vllm:{name}", text, ("model_name",), registry=self._registry)
-        return gauge.labels(self._name)
+        return gauge.labels(self.model_name)
 
     def _counter(self, name: str, text: str) -> Counter:
         counter = Counter(f"vllm:{name}", text, ("model_name",), registry=self._registry)
-        return counter.labels(self._name)
+        return counter.labels(self.model_name)
 
     def _histogram(self, name: str, buckets: tuple[float, ...]) -> Histogram:
         histogram = Histogram(
@@ -106,4 +106,4 @@ class Metrics:
             registry=self._registry,
             buckets=buckets,
         )
-        return histogram.labels(self._name)
+        return histogram.labels(self.model_name)

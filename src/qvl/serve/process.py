@@ -1,7 +1,7 @@
 """The server as a process: its socket, its protocol's time limits, and how it ends.
 
 SIGTERM and SIGINT drain: what is asked from then on is refused, what was taken is answered within the
-grace, then the process ends. A second signal ends it at once. SIGHUP and SIGUSR1 do nothing, lest a
+grace, then the process ends. A second signal ends it at once, whatever is being computed. SIGHUP and SIGUSR1 do nothing, lest a
 closed terminal or a log rotation end it.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from types import FrameType
@@ -20,7 +21,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qvl.errors import InputError
-from qvl.serve.limits import Limits
+from qvl.serve.admission import draining
 from qvl.serve.serving import Serving
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 class Protocol(H11Protocol):
     """uvicorn's, which also closes a connection whose request takes too long to begin."""
 
-    header_s = Limits.header_s
+    header_s: float
     _too_slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -110,7 +111,7 @@ class Server(uvicorn.Server):
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
-        self._signalled = False
+        self._signal: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -121,11 +122,16 @@ class Server(uvicorn.Server):
             log.warning("serving %s on http://%s:%d/v1", self._serving.names[0], where, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._signalled or self._loop is None:
+        is_second, self._signal = self._signal is not None, sig
+        if is_second or self._loop is None:
             self.should_exit = self.force_exit = True
             return
-        self._signalled = True
         self.stop()
+
+    def leave(self) -> None:
+        """End the process here if threads still compute that nobody will wait for."""
+        if self._signal is not None and (self.force_exit or self._serving.watchdog.is_stalled):
+            os._exit(128 + self._signal)
 
     def stop(self) -> None:
         """Drain, then end; returns at once."""
@@ -137,10 +143,10 @@ class Server(uvicorn.Server):
             self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        self._serving.admission.is_draining = True
+        self._serving.admission.closed = draining
         if not await self._answered(self._serving.limits.drain_s):
             log.warning("the grace is over: %d requests are given up", len(self.server_state.tasks))
-            self._serving.answers.give_up()
+            self._serving.answers.give_up(draining)
             await self._answered(LAST_WORDS_S)
         self.should_exit = True
 
@@ -159,8 +165,10 @@ def run(app: FastAPI, sock: socket.socket) -> None:
     ignored: dict[Any, Any] = {
         number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGUSR1)
     }
+    server = Server(app)
     try:
-        Server(app).run([sock])
+        server.run([sock])
     finally:
         for number, handler in ignored.items():
             signal.signal(number, handler)
+    server.leave()

@@ -1,24 +1,27 @@
 """Tasks in the server: each request that a task makes waits its turn like any client's own.
 
-Main path: queued -> task.run in a thread, on a model whose requests go through `Answers`.
+Main path: queued -> read_body and task.run in a thread, on a model whose requests go through `Answers`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request as HttpRequest
 
 from qvl.errors import QvlError, as_fault
+from qvl.processing.pdf import with_pages
 from qvl.serve.answers import unless_left
 from qvl.serve.errors import Refusal
 from qvl.serve.serving import Asked, Serving
 from qvl.serve.tasks import Run
-from qvl.tasks.task import Result, Seen, Task
+from qvl.tasks.body import read_body
+from qvl.tasks.task import Task, as_row
 from qvl.types import Completion, Delta, Request
 from qvl.vlm.chat_model import ChatModel, ModelInfo
 
@@ -28,42 +31,62 @@ def queued(serving: Serving) -> Run:
 
     A task counts as one request of its key, however often it asks the model.
     """
+    most = serving.limits.running + serving.limits.queued
     # of its own: whoever reads bodies must not wait for tasks
-    threads = ThreadPoolExecutor(serving.limits.running + serving.limits.queued, "qvl-task")
+    threads = ThreadPoolExecutor(most, "qvl-task")
+    at_work = 0
 
-    async def run(http: HttpRequest, task: Task[Any], seen: Sequence[Seen]) -> Result:
+    async def run(
+        http: HttpRequest, task: type[Task[Any]], body: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        nonlocal at_work
+        if at_work >= most:
+            raise serving.admission.overloaded()
         loop = asyncio.get_running_loop()
         asked = Asked(http, http.state.key, loop.time() + serving.limits.request_s, [])
-        serving.admission.count(asked.key)
-        going: set[Future[list[Completion]]] = set()
+        parts: set[Future[Completion]] = set()
         has_left = False
 
-        def whole(requests: Sequence[Request]) -> list[Completion]:
-            if has_left:
-                raise CancelledError
-            own = [serving.own(request, asked) for request in requests]
-            answers = serving.answers.whole(own, asked.key, asked.until_s, is_counted=True)
-            future = asyncio.run_coroutine_threadsafe(answers, loop)
-            going.add(future)
+        def answer(request: Request) -> Completion:
+            part = serving.answers.part(
+                serving.own(request, asked), asked.until_s, has_begun=bool(parts)
+            )
+            future = asyncio.run_coroutine_threadsafe(part, loop)
+            parts.add(future)
+            if has_left:  # after all that there were have been given up
+                future.cancel()
             return future.result()
 
-        async def found() -> Result:
-            model = Queued(serving.model, whole)
-            return await loop.run_in_executor(threads, computed, task, model, seen)
+        async def row() -> dict[str, Any]:
+            model = Queued(serving.model, answer)
+            # the context tells whose trace it belongs to
+            context = copy_context()
+            return await loop.run_in_executor(
+                threads, lambda: context.run(computed, task, body, model)
+            )
 
+        at_work += 1
         try:
-            return await unless_left(http.receive, found())
+            with serving.admission.taken(asked.key):
+                async with asyncio.timeout_at(asked.until_s):
+                    return await unless_left(http.receive, row())
         finally:
+            at_work -= 1
             has_left = True
-            for future in going:
+            for future in tuple(parts):
                 future.cancel()
 
     return run
 
 
-def computed(task: Task[Any], model: ChatModel, seen: Sequence[Seen]) -> Result:
+def computed(task: type[Task[Any]], body: Mapping[str, Any], model: ChatModel) -> dict[str, Any]:
+    """The row of a task's result."""
     try:
-        return task.run(model, seen)
+        asked, seen = read_body(task, body, paths=False)
+        if 1 < task.most >= len(seen):
+            seen = with_pages(seen)
+        asked.check_seen(seen)
+        return as_row(", ".join(one.name for one in seen), asked.run(model, seen))
     except (QvlError, Refusal, TimeoutError, CancelledError):
         raise
     except Exception as error:
@@ -72,28 +95,28 @@ def computed(task: Task[Any], model: ChatModel, seen: Sequence[Seen]) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A model as tasks see it in the server; `whole` answers requests that are asked together."""
+    """A model as tasks see it in the server; `answer` waits for its turn."""
 
     model: ChatModel
-    whole: Callable[[Sequence[Request]], list[Completion]]
+    answer: Callable[[Request], Completion]
 
     @property
     def info(self) -> ModelInfo:
         return self.model.info
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
-        return [completion for request in requests for completion in self.whole([request])]
+        return [self.answer(request) for request in requests]
 
     def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
         for request in requests:
             try:
-                yield from self.whole([request])
+                yield self.answer(request)
             except QvlError as err:
                 yield err
 
     def stream(self, request: Request) -> Generator[Delta, None, None]:
         """In one piece."""
-        (completion,) = self.whole([request])
+        completion = self.answer(request)
         yield Delta(completion.text, completion, completion.reasoning)
 
     def close(self) -> None:

@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from qvl.serve.answers import Piece
-from qvl.serve.chat import Shape, calls_of, joined_system, logprobs_object, meta_of, new_id
+from qvl.serve.chat import (
+    Shape,
+    calls_of,
+    cost_field,
+    joined_system,
+    logprobs_object,
+    meta_of,
+    new_id,
+)
 from qvl.serve.content import Content, Nested, check_parts, check_pictures, parts_of
 from qvl.serve.fields import (
     Body,
@@ -75,11 +83,14 @@ class ReasoningText(Nested):
     text: str
 
 
+ReasoningTexts = Annotated[list[ReasoningText], Field(fail_fast=True)]
+
+
 class ReasoningItem(Nested):
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[ReasoningText] | None = None
-    content: list[ReasoningText] | None = None
+    summary: ReasoningTexts | None = None
+    content: ReasoningTexts | None = None
     encrypted_content: None = None
     status: Status | None = None
 
@@ -110,7 +121,7 @@ class NamedChoice(Nested):
 
 
 class ResponseBody(Body):
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=MESSAGES)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=MESSAGES, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
@@ -150,7 +161,7 @@ class ResponseBody(Body):
             logprobs=top_logprobs(self.top_logprobs is not None, self.top_logprobs),
         )
         return Request(
-            messages=self._messages(ignored),
+            messages=self._messages(),
             sampling=sampling.checked(),
             tools=tools,
             tool_choice=check_choice(named, tools),
@@ -161,7 +172,7 @@ class ResponseBody(Body):
         form = self.text.format if self.text else None
         return schema_form(form.schema_) if isinstance(form, SchemaText) else form_of(form)
 
-    def _messages(self, ignored: list[str]) -> tuple[Message, ...]:
+    def _messages(self) -> tuple[Message, ...]:
         found = [Message("system", (Text(self.instructions),))] if self.instructions else []
         if isinstance(self.input, str):
             return (*found, Message.user(self.input))
@@ -174,14 +185,14 @@ class ResponseBody(Body):
             match item:
                 case MessageItem():
                     role = "system" if item.role == "developer" else item.role
-                    parts = parts_of(item.content, f"{place}.content", ignored)
+                    parts = parts_of(item.content, f"{place}.content")
                     thought = reasoning if role == "assistant" else ""
                     found.append(Message(role, parts, thought))
                 case CallItem():
                     call = call_of(item.name, item.arguments, place)
                     _add_call(found, call, reasoning)
                 case OutputItem():
-                    parts = parts_of(item.output, f"{place}.output", ignored)
+                    parts = parts_of(item.output, f"{place}.output")
                     found.append(Message("tool", parts))
                 case ReasoningItem():
                     reasoning = "".join(t.text for t in item.content or item.summary or ())
@@ -293,8 +304,9 @@ def response(
         "metadata": {},
     }
     told["tool_choice"] = told["tool_choice"] or "auto"
-    if shape.warnings:
-        told["warnings"] = list(shape.warnings)
+    warnings = [*shape.warnings, *(completion.provenance.unseen if completion else ())]
+    if warnings:
+        told["warnings"] = warnings
     if completion is not None:
         _, notes = calls_of(completion, several=shape.several_calls)
         told["meta"] = meta_of(completion, notes, shape.model)
@@ -316,6 +328,7 @@ def usage_of(completion: Completion) -> dict[str, Any]:
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        **cost_field([usage]),
     }
 
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
 import qvl
 from qvl import types
-from qvl.errors import PromptTooLongError
+from qvl.serve import spans
 from qvl.serve.admission import Admission
 from qvl.serve.answers import Answers, EventStream, Piece, unless_left
 from qvl.serve.chat import Shape, new_id
-from qvl.serve.errors import Json, Refusal, error_object, failure_of, shown, to_json
+from qvl.serve.errors import PARAM, Json, Refusal, error_object, logged, shown, to_json
 from qvl.serve.fields import Body, header_of
-from qvl.serve.limits import TEXT_PER_POSITION, Limits
+from qvl.serve.limits import Limits
 from qvl.serve.metrics import Metrics
-from qvl.types import Completion, Text
-from qvl.vlm.chat_model import ChatModel
+from qvl.serve.watchdog import Watchdog
+from qvl.types import Completion
+from qvl.vlm.chat_model import ChatModel, characters_of, check_length
 
 WARNINGS = 20  # of one request
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """`names` are those that clients may call the model by, the first is its own."""
+    """`names` are those that clients may call the model by, the first is its own; `readers` are the
+    threads that take bodies apart, with the documents in them.
+    """
 
     model: ChatModel
     names: tuple[str, ...]
@@ -53,6 +58,8 @@ class Serving:
     admission: Admission
     metrics: Metrics
     answers: Answers
+    watchdog: Watchdog
+    readers: Executor
     created: int = field(default_factory=lambda: int(time.time()))
 
     def asked(self, http: Request, body: Body) -> Asked:
@@ -72,23 +79,16 @@ class Serving:
             param="model",
         )
 
+    async def read(self, asked: Asked, reading: Callable[[], T]) -> T:
+        """What a thread reads of a body; given up when its client leaves or its time is over."""
+        found = asyncio.get_running_loop().run_in_executor(self.readers, reading)
+        async with asyncio.timeout_at(asked.until_s):
+            return await unless_left(asked.http.receive, found)
+
     def own(self, request: types.Request, asked: Asked) -> types.Request:
         """The request as its key's; raises PromptTooLongError before so long a text is read."""
-        characters = sum(
-            len(part.text) for m in request.messages for part in m.content if isinstance(part, Text)
-        )
-        self.check_length(characters)
+        check_length(characters_of(request), self.model.info.max_positions)
         return replace(request, tenant=asked.key, id=asked.id)
-
-    def check_length(self, characters: int) -> None:
-        """Raises PromptTooLongError for a text that no tokenizer need see."""
-        context = self.model.info.max_positions  # 0: a remote one's, which is not known
-        if context and characters > TEXT_PER_POSITION * context:
-            raise PromptTooLongError(
-                f"the text has {characters} characters, over {TEXT_PER_POSITION} for each of the"
-                f" {context} tokens of the model's context",
-                hint="shorten the text",
-            )
 
     def shape(self, body: Body, asked: Asked, prefix: str, **more: Any) -> Shape:
         """Raises Refusal for ignored fields where nothing may be ignored."""
@@ -97,15 +97,15 @@ class Serving:
             raise Refusal(
                 400,
                 "unsupported_parameter",
-                f"{names[0][: WARNINGS * 4]!r} has no effect here, and the server was told to refuse that",
-                param=names[0][: WARNINGS * 4],
+                f"{shown(names[0])} has no effect here, and the server was told to refuse that",
+                param=names[0][:PARAM],
             )
         info = self.model.info
         return Shape(
             model=body.model or self.names[0],
             fingerprint=f"qvl-{qvl.__version__}-{info.dtype}-{info.device}",
             id=new_id(prefix),
-            warnings=tuple(f"{name[:80]!r} has no effect here" for name in names[:WARNINGS]),
+            warnings=tuple(f"{shown(name)} has no effect here" for name in names[:WARNINGS]),
             **more,
         )
 
@@ -152,4 +152,6 @@ async def _events(
             async for event in shown:
                 yield event
         except Exception as error:  # noqa: BLE001 - the answer has begun: only its end can tell
-            yield f"data: {to_json(error_object(failure_of(error), request_id))}\n\n"
+            failure = logged(error, request_id)
+            spans.failed(failure.code)
+            yield f"data: {to_json(error_object(failure, request_id))}\n\n"

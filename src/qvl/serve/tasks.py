@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
-from fastapi.responses import JSONResponse
 
+from qvl.serve.errors import Json
 from qvl.tasks import TASKS
-from qvl.tasks.body import body_schema, read_body
-from qvl.tasks.task import Result, Seen, Task, as_row
+from qvl.tasks.body import body_schema
+from qvl.tasks.task import Task
 
-Run = Callable[[Request, Task[Any], Sequence[Seen]], Awaitable[Result]]
+Run = Callable[[Request, type[Task[Any]], Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 
 def task_routes(run: Run, model_name: str) -> APIRouter:
-    """Routes whose tasks are computed by `run`, which may raise QvlError as they may.
+    """Routes of tasks; `run` gives the row of what one finds for a body, and may raise QvlError.
 
     Results name the model as `model_name`: the name that it is served by, never a path.
     """
     router = APIRouter(tags=["tasks"])
 
     @router.get("/v1/tasks")
-    async def list_tasks() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_told(task) for task in TASKS.values()]})
+    async def list_tasks() -> Json:
+        return Json({"object": "list", "data": [_told(task) for task in TASKS.values()]})
 
     for task in TASKS.values():
         router.add_api_route(
@@ -52,15 +51,10 @@ def _told(task: type[Task[Any]]) -> dict[str, Any]:
     }
 
 
-def _endpoint(
-    task: type[Task[Any]], run: Run, model_name: str
-) -> Callable[..., Awaitable[JSONResponse]]:
-    async def answer(http: Request, body: Annotated[dict[str, Any], Body()]) -> JSONResponse:
-        asked, seen = await asyncio.to_thread(read_body, task, body, paths=False)
-        asked.check_seen(seen)
-        result = await run(http, asked, seen)
-        row = as_row(", ".join(one.name for one in seen), result)
+def _endpoint(task: type[Task[Any]], run: Run, model_name: str) -> Callable[..., Awaitable[Json]]:
+    async def answer(http: Request, body: Annotated[dict[str, Any], Body()]) -> Json:
+        row = await run(http, task, body)
         row["meta"]["model"] = model_name
-        return JSONResponse(row)
+        return Json(row)
 
     return answer

@@ -36,11 +36,11 @@ class TokenizeBody(Body):
             raise ValueError("give either a prompt or messages")
         return self
 
-    def request(self, ignored: list[str]) -> Request:
+    def request(self) -> Request:
         """Of the messages. Raises QvlError, Refusal."""
         tools = tuple(tool_of(tool.function) for tool in self.tools or ())
-        return Request(messages=messages_of(self.messages or (), ignored), tools=tools)
+        return Request(messages=messages_of(self.messages or ()), tools=tools)
 
 
 class DetokenizeBody(Body):
-    tokens: Annotated[list[TokenId], Field(max_length=200_000)]
+    tokens: Annotated[list[TokenId], Field(max_length=200_000, fail_fast=True)]

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # 500 optional properties or an enum of 20,000 values is below them.
 MAX_CHARACTERS = 500_000
 MAX_SYMBOLS = 20_000
+KEPT = 8  # forms, of up to 100 MB; each picture of a folder is asked with the same one
 # All but \u: with that a key could be spelled in letters that no schema names ("\u0061" for "a")
 ESCAPES = 'nrbtf\\"'
 # on one line: white space is where small models get lost
@@ -64,10 +66,13 @@ class Grammars:
             encode=encode,
         )
         self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=list(self._end_ids))
+        self._kept = lru_cache(KEPT)(self._matcher)
 
-    def compile(self, form: ResponseFormat) -> Grammar:
-        """Raises InvalidParamError for a schema or grammar that is wrong, too large, or that no
-        text fits.
+    def compile(self, form: ResponseFormat, *, tenant: str = "") -> Grammar:
+        """What a `tenant` asked for last is at hand; the time it takes tells nobody else of it.
+
+        Raises InvalidParamError for a schema or grammar that is wrong, too large, or that no text
+        fits.
         """
         if len(form.value) > MAX_CHARACTERS:
             raise InvalidParamError(
@@ -77,10 +82,10 @@ class Grammars:
             source = source_of(form)
         except (ValueError, RecursionError) as err:
             raise InvalidParamError(f"the {form.kind} cannot be read: {err!s:.200}") from err
-        return self._grammar(source, f"the {form.kind} cannot be used")
+        return self._grammar(source, f"the {form.kind} cannot be used", tenant)
 
     def compile_calls(
-        self, tools: Sequence[Tool], *, marks: tuple[int, int], several: bool
+        self, tools: Sequence[Tool], *, marks: tuple[int, int], several: bool, tenant: str = ""
     ) -> Grammar:
         """Of an answer that calls one of the tools, or `several` times any of them, and says no more.
 
@@ -95,9 +100,14 @@ class Grammars:
                 f"{MAX_CHARACTERS}"
             )
         lark = LLMatcher.grammar_from_lark(source)
-        return self._grammar(lark, "the parameters of the tools cannot be used")
+        return self._grammar(lark, "the parameters of the tools cannot be used", tenant)
 
-    def _grammar(self, source: str, complaint: str) -> Grammar:
+    def _grammar(self, source: str, complaint: str, tenant: str) -> Grammar:
+        matcher = self._kept(source, complaint, tenant)
+        return Grammar(matcher.deep_copy(), self._rows, self._end_ids)
+
+    def _matcher(self, source: str, complaint: str, tenant: str) -> LLMatcher:
+        """Of a form at its beginning, for `_kept`, which keeps those of tenants apart."""
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(max_grammar_size=MAX_SYMBOLS, verbose_errors=False)
@@ -105,7 +115,7 @@ class Grammars:
         tried = matcher if matcher.is_error() else self._tried(matcher)
         if tried.is_error():
             raise InvalidParamError(f"{complaint}: {reason_of(tried)}")
-        return Grammar(matcher, self._rows, self._end_ids)
+        return matcher
 
     def _tried(self, matcher: LLMatcher) -> LLMatcher:
         """A copy one step further: a form that no text fits, or with too many ways, fails there."""

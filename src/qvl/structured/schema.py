@@ -9,6 +9,7 @@ about what it takes and then bends, found by trying (llguidance 1.9):
 - a control character that has no short escape cannot be said (`grammar.ESCAPES`);
 - `minProperties` counts a key each time it is said, a reader of JSON once;
 - `date` and `date-time` have a 29 February every year and a year 0000: a pattern says the rest;
+  another bounds the fraction of a second in `time` and `date-time`, which has no end by itself;
 - sets within sets (`[[:alpha:]]`, `[a&&b]`, `[a--b]`) are Rust's syntax, not that of JSON schema;
 - `multipleOf` of a large number takes minutes;
 - a `$ref` to a name of other letters than ASCII is no URI: it is percent-encoded.
@@ -35,6 +36,8 @@ REAL_DATE = (
     "^(?:(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-(?:0[13-9]|1[0-2]|02-(?:[01]|2[0-8]))"
     f"|(?:[0-9]{{2}}{_LEAP}|{_LEAP}00)-02-29)"
 )
+# a small model says zeros after the point for ever, and nobody means more than nanoseconds
+SHORT_FRACTION = "^[^.]*([.][0-9]{1,9}([^0-9].*)?)?$"
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 _SETS = re.compile(r"\\.|\[\^?(\](?:\\.|[^\\\]])*|(?:\\.|[^\\\]])*)\]", re.DOTALL)
 
@@ -62,10 +65,12 @@ def parse_schema(text: str) -> dict[str, Any]:
             _check_pattern(pattern)
         if isinstance(node.get("$ref"), str):
             node["$ref"] = quote(node["$ref"], safe="#%/:?&=~$!'()*+,;@[]")
-        if node.get("format") in ("date", "date-time"):
-            also = node.get("allOf", [])
-            if isinstance(also, list):  # else llguidance says what is wrong
-                node["allOf"] = [*also, {"pattern": REAL_DATE}]
+        kind, also = node.get("format"), node.get("allOf", [])
+        if isinstance(also, list):  # else llguidance says what is wrong
+            said = [REAL_DATE] * (kind in ("date", "date-time"))
+            said += [SHORT_FRACTION] * (kind in ("time", "date-time"))
+            if said:
+                node["allOf"] = [*also, *({"pattern": pattern} for pattern in said)]
     if math.lcm(*divisors) * len(divisors) > MULTIPLES:
         raise InvalidParamError(
             "the json_schema cannot be used: its values of multipleOf are too large together",

@@ -12,7 +12,7 @@ from pydantic import Field
 from qvl.errors import InvalidParamError
 from qvl.tasks.guards import answered
 from qvl.tasks.language import language_of
-from qvl.tasks.task import Flag, Result, Seen, Task, check_known, question
+from qvl.tasks.task import Flag, Result, Seen, Task, check_known
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import ChatModel
 
@@ -57,7 +57,7 @@ class Ask(Task[Answer]):
 
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> Answer:
         language = self._spoken()
-        asked = question(seen, self.question, self.sampling, form=self._form())
+        asked = self.request(seen, self.question, form=self._form())
         told = answered(model, asked, language=language if self._form() is None else None)
         return Answer(
             text=told.text,

@@ -6,12 +6,13 @@ The route and the MCP tool take the same body, and say the same of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from qvl.data_url import from_data_url
 from qvl.errors import InvalidParamError
 from qvl.tasks.task import R, Seen, Task, adapter, from_json
-from qvl.types import Image, Video, is_address
+from qvl.types import Image, Video, is_address, page_apart
 
 ADDRESS = "http(s) address or data: URL"
 
@@ -25,9 +26,9 @@ def body_schema(task: type[Task[Any]], *, paths: bool) -> dict[str, Any]:
             "type": "array",
             "items": {"type": "string"},
             "maxItems": task.most,
-            "description": f"The {kind} to look at, each as {where}.",
+            "description": f"The {kind} to look at, each as {where}{more}.",
         }
-        for kind in ("images", "videos")
+        for kind, more in (("images", "; #page=2 behind a PDF is a page of it"), ("videos", ""))
     }
     return {
         "type": "object",
@@ -55,14 +56,15 @@ def read_body(
 
 
 def _seen(kind: str, source: str, place: str, *, paths: bool) -> Seen:
+    source, page = page_apart(source) if kind == "images" else (source, None)
     if source.startswith("data:"):
         data = from_data_url(source, place)
-        return Image(data, place) if kind == "images" else Video(source=data, name=place)
+        return Image(data, place, page) if kind == "images" else Video(source=data, name=place)
     if not paths and not is_address(source):
         raise InvalidParamError(
             f"{place} is not an {ADDRESS}", hint="files of the server are not read"
         )
-    return Image.of(source) if kind == "images" else Video.of(source)
+    return replace(Image.of(source), page=page) if kind == "images" else Video.of(source)
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -48,10 +48,11 @@ def odds(model: ChatModel, request: Request, answers: Sequence[str]) -> Odds:
 
     Asks once for every place where answers part, and for those that are not among the likeliest there;
     all with one prompt, which is computed once. Nothing is drawn: of the request's sampling only
-    `max_new_tokens` counts. Raises InvalidParamError for a model that tells no probabilities.
+    `max_new_tokens` and `thinking_tokens` count. Raises InvalidParamError for a model that tells no probabilities.
     """
     sampling = Sampling(
         max_new_tokens=request.sampling.max_new_tokens,
+        thinking_tokens=request.sampling.thinking_tokens,
         temperature=0.0,
         repetition_penalty=1.0,
         presence_penalty=0.0,
@@ -100,6 +101,8 @@ class _Asker:
         said = b""
         for place in self.ask(group).logprobs:
             found = _ways(place, said, group)
+            if not found:  # as of a server that tells tokens which are not those of its text
+                raise AnswerFormError("the tokens that are told do not spell an answer")
             unseen = tuple(a for a in group if not any(a in way.answers for way in found))
             if len(found) > 1 or unseen:
                 return found + self._unseen(place, said, found, unseen)

@@ -13,7 +13,7 @@ from qvl.errors import InvalidParamError
 from qvl.tasks.ask import YES_NO
 from qvl.tasks.choice import odds
 from qvl.tasks.prompts import instruction
-from qvl.tasks.task import Flag, Result, Seen, Task, question
+from qvl.tasks.task import Flag, Result, Seen, Task
 from qvl.types import Completion
 from qvl.vlm.chat_model import ChatModel
 
@@ -82,7 +82,7 @@ class Classify(Task[Classification]):
         said = ", ".join(_said(*one) for one in self._classes())
         words = instruction("classify", "one", self.language, labels=said)
         names = [name for name, _ in self._classes()]
-        found = odds(model, question(seen, words, self.sampling), names)
+        found = odds(model, self.request(seen, words), names)
         return found.probabilities, found.completions
 
     def _each(
@@ -93,7 +93,7 @@ class Classify(Task[Classification]):
         made: list[Completion] = []
         for name, description in self._classes():
             words = instruction("classify", "each", self.language, label=_said(name, description))
-            found = odds(model, question(seen, words, self.sampling), (yes, no))
+            found = odds(model, self.request(seen, words), (yes, no))
             probabilities[name] = found.probabilities[yes]
             made += found.completions
         return probabilities, tuple(made)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from qvl.tasks.guards import answered
 from qvl.tasks.prompts import wording
-from qvl.tasks.task import Result, Seen, Task, check_known, question
+from qvl.tasks.task import Result, Seen, Task, check_known
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import ChatModel
 
@@ -43,6 +43,7 @@ class Compare(Task[Comparison]):
     name: ClassVar[str] = "compare"
     least: ClassVar[int] = 2
     most: ClassVar[int] = 8
+    new_tokens: ClassVar[int] = 1024
     videos: ClassVar[bool] = False
 
     kind: Annotated[
@@ -57,7 +58,7 @@ class Compare(Task[Comparison]):
 
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> Comparison:
         form = ResponseFormat("json_schema", json.dumps(schema(len(seen))))
-        asked = question(seen, self.words(), self.sampling, form=form)
+        asked = self.request(seen, self.words(), form=form)
         told = answered(model, asked, language=self.language)
         fields = told.fields()
         differences = tuple(

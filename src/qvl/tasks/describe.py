@@ -21,7 +21,7 @@ from qvl.vlm.chat_model import ChatModel
 
 LENGTHS = ("short", "medium", "long")
 TONES = ("neutral", "friendly", "expert", "persuasive")
-BOXES_SAMPLING = Sampling(max_new_tokens=512, temperature=0.0)
+BOXES_SAMPLING = Sampling(temperature=0.0)
 LISTING: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -55,6 +55,7 @@ class Describe(Task[Description]):
     """Describe a picture or a video: plainly, as a product, for a menu, as alt text."""
 
     name: ClassVar[str] = "describe"
+    new_tokens: ClassVar[int] = 1024
 
     style: Annotated[
         str,
@@ -100,7 +101,7 @@ class Describe(Task[Description]):
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> Description:
         (shown,) = seen
         form = ResponseFormat("json_schema", json.dumps(LISTING)) if self.listing else None
-        asked = question(seen, self.words(shown), self.sampling, form=form)
+        asked = self.request(seen, self.words(shown), form=form)
         # words of one's own are answered in their language
         language = language_of(self.prompt, self.language) if self.prompt else self.language
         told = answered(model, asked, language=language)

@@ -56,6 +56,7 @@ class Extract(Task[Extraction]):
     """
 
     name: ClassVar[str] = "extract"
+    new_tokens: ClassVar[int] = 2048
 
     schema: Annotated[
         str | Mapping[str, Any] | SkipJsonSchema[type[pydantic.BaseModel]] | None,
@@ -89,7 +90,7 @@ class Extract(Task[Extraction]):
         words = instruction("extract", "fields", self.language, fields=sought.named)
         sampling = greedy(replace(self.sampling, logprobs=max(1, self.sampling.logprobs)))
         form = ResponseFormat("json_schema", sought.text)
-        told = answered(model, question(seen, words, sampling, form=form))
+        told = answered(model, self.request(seen, words, sampling, form=form))
         answer, data = told.completions[0], told.fields()
         try:
             found, text = leaves(answer.text), "\n".join(_lines(data))
@@ -141,7 +142,9 @@ class Extract(Task[Extraction]):
 
 
 def _sure(answer: Completion, leaf: Leaf) -> float | None:
-    """To four digits: the ones after them depend on what else was computed in the same batch."""
+    """To four digits: in fp32, unlike bf16, and on a GPU later ones depend on what else was computed in
+    the same batch.
+    """
     found = probability(answer, leaf)
     return None if found is None else round(found, 4)
 

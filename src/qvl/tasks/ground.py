@@ -12,7 +12,7 @@ from qvl.errors import InvalidParamError
 from qvl.tasks.boxes import IN_TAGS, parse_boxes, parse_points, places_form
 from qvl.tasks.guards import flags
 from qvl.tasks.prompts import instruction
-from qvl.tasks.task import Flag, Result, Seen, Task, greedy, question
+from qvl.tasks.task import Flag, Result, Seen, Task, greedy
 from qvl.types import Box, Completion, Point, Request
 from qvl.vlm.chat_model import ChatModel
 
@@ -33,6 +33,7 @@ class Ground(Task[Found]):
 
     name: ClassVar[str] = "ground"
     videos: ClassVar[bool] = False
+    new_tokens: ClassVar[int] = 2048  # of a crowd, some sixty boxes
 
     phrases: Annotated[
         tuple[str, ...],
@@ -74,7 +75,7 @@ class Ground(Task[Found]):
         name = "points" if self.points else "boxes"
         name += "-in-tags" if generation in IN_TAGS else ""
         words = instruction("ground", name, self.language, phrase=phrase)
-        return question(seen, words, greedy(self.sampling), form=form)
+        return self.request(seen, words, greedy(self.sampling), form=form)
 
     def _places(self, told: Completion, phrase: str) -> list[Box | Point]:
         how = told.provenance

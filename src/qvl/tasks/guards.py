@@ -6,7 +6,6 @@ An answer that is JSON is in a language if its strings are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from qvl.errors import AnswerFormError
 from qvl.tasks.language import is_in
 from qvl.tasks.prompts import wording
 from qvl.types import Completion, Message, Request, Text
+from qvl.vlm.answer_json import read_json
 from qvl.vlm.chat_model import ChatModel
 
 FLAG_OF_REASON = {"length": "cut", "loop": "loop", "reasoning": "reasoning_exhausted"}
@@ -80,7 +80,7 @@ def _wrong(completion: Completion, request: Request, language: str | None) -> st
 def _json(text: str) -> Any:
     """The value, or None for what is no JSON, such as an answer that was cut."""
     try:
-        return json.loads(text)
+        return read_json(text)
     except (ValueError, RecursionError):
         return None
 

@@ -81,7 +81,7 @@ class Moderate(Task[Moderation]):
         none = NONE.get(self.language, NONE["en"])
         said = "; ".join(rule.said for rule in rules.values())
         words = instruction("moderate", "rule", self.language, rules=said)
-        found = odds(model, question(seen, words, self.sampling), [*rules, none])
+        found = odds(model, self.request(seen, words), [*rules, none])
         score = 1 - found.probabilities[none]
         if score < REVIEW_FROM:
             return Moderation(
@@ -95,7 +95,7 @@ class Moderate(Task[Moderation]):
         is_sure = score >= BROKEN_FROM
         verdict = "block" if is_sure and broken.severity == "high" else "review"
         words = wording("moderate", "reason", self.language, rule=broken.said)
-        told = answered(model, question(seen, words, self.sampling), language=self.language)
+        told = answered(model, self.request(seen, words), language=self.language)
         located, boxes = self._located(model, seen, broken)
         flags = [] if is_sure else ["unsure"]
         if self.fail_on and SEVERITIES.index(broken.severity) >= SEVERITIES.index(self.fail_on):

@@ -12,7 +12,7 @@ from pydantic import Field
 from qvl.tasks.boxes import parse_lines, places_form
 from qvl.tasks.guards import flags
 from qvl.tasks.prompts import instruction
-from qvl.tasks.task import Flag, Result, Seen, Task, check_known, greedy, question
+from qvl.tasks.task import Flag, Result, Seen, Task, check_known, greedy
 from qvl.types import Box
 from qvl.vlm.chat_model import ChatModel
 
@@ -43,6 +43,7 @@ class Ocr(Task[Reading]):
 
     name: ClassVar[str] = "ocr"
     videos: ClassVar[bool] = False
+    new_tokens: ClassVar[int] = 4096  # a dense page
 
     answer_as: Annotated[
         str,
@@ -63,7 +64,7 @@ class Ocr(Task[Reading]):
         form = None
         if self.answer_as == "lines":
             form = places_form(model.info.generation, "bbox_2d", {TEXT: {"type": "string"}})
-        asked = question(seen, self.words(), greedy(self.sampling), form=form)
+        asked = self.request(seen, self.words(), greedy(self.sampling), form=form)
         (told,) = model.generate([asked])
         text, lines = told.text.strip(), ()
         if self.answer_as == "lines":

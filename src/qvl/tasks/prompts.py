@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl.errors import UsageError
-from qvl.settings import user_settings_file
+from qvl.settings import check_size, user_settings_file
 
 LANGUAGES = {
     "ru": "Russian", "en": "English", "zh": "Chinese", "de": "German", "es": "Spanish",
@@ -75,6 +75,7 @@ def tasks_with_prompts() -> tuple[str, ...]:
 @cache
 def _read(path: Path) -> dict[str, dict[str, str]]:
     try:
+        check_size(path)
         tables: dict[str, Any] = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise UsageError(
@@ -100,11 +101,11 @@ def _in_language(wordings: Wordings, language: str) -> str:
 
 def _filled(words: str, given: Mapping[str, str]) -> str:
     def value(field: re.Match[str]) -> str:
-        if field[1] not in given:
+        if field[1] not in given:  # also {name.attribute}, {name!r}, {name:>8}, which do nothing
             raise UsageError(
                 f"a prompt has the field {field[0]}, which nothing fills in",
                 hint=f"fields here are {', '.join(f'{{{n}}}' for n in given) or 'none'}",
             )
         return given[field[1]]
 
-    return re.sub(r"\{(\w*)\}", value, words)
+    return re.sub(r"\{(\w*(?:[.!:\[][^{}]*)?)\}", value, words)

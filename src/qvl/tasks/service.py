@@ -17,7 +17,7 @@ from qvl.errors import InvalidParamError
 from qvl.tasks.guards import answered
 from qvl.tasks.language import language_of
 from qvl.tasks.prompts import instruction, wording
-from qvl.tasks.task import Flag, Result, Seen, Task, question
+from qvl.tasks.task import Flag, Result, Seen, Task
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import ChatModel
 
@@ -72,7 +72,7 @@ class Serve(Task[Reply]):
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> Reply:
         language = language_of(self.question, self.language)
         form = ResponseFormat("json_schema", json.dumps(REPLY))
-        asked = question(seen, self.words(language), self.sampling, form=form)
+        asked = self.request(seen, self.words(language), form=form)
         told = answered(model, asked, language=language)
         fields = told.fields()
         hand_over = fields["hand_over"]

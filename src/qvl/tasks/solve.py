@@ -14,7 +14,7 @@ from pydantic import Field
 from qvl.tasks.arithmetic import is_wrong
 from qvl.tasks.guards import answered
 from qvl.tasks.prompts import wording
-from qvl.tasks.task import Flag, Result, Seen, Task, question
+from qvl.tasks.task import Flag, Result, Seen, Task
 from qvl.types import ResponseFormat
 from qvl.vlm.chat_model import ChatModel
 
@@ -56,6 +56,7 @@ class Solve(Task[Solution]):
 
     name: ClassVar[str] = "solve"
     most: ClassVar[int] = 8
+    new_tokens: ClassVar[int] = 2048
 
     question: Annotated[
         str | None,
@@ -65,9 +66,7 @@ class Solve(Task[Solution]):
 
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> Solution:
         form = ResponseFormat("json_schema", json.dumps(SOLUTION))
-        told = answered(
-            model, question(seen, self.words(), self.sampling, form=form), language=self.language
-        )
+        told = answered(model, self.request(seen, self.words(), form=form), language=self.language)
         fields = told.fields()
         steps = tuple(with_tex(step) for step in fields["steps"])
         answer = with_tex(fields["answer"])

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from qvl.errors import InvalidParamError, QvlError, as_fault, nearest
 from qvl.tasks.prompts import LANGUAGES
 from qvl.types import (
+    NEW_TOKENS,
     Box,
     Completion,
     Image,
@@ -68,6 +69,11 @@ class Result:
     def completion(self) -> Completion:
         return self.completions[0]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the pictures was not looked at."""
+        return tuple(dict.fromkeys(w for c in self.completions for w in c.provenance.unseen))
+
 
 R_co = TypeVar("R_co", bound=Result, covariant=True)
 R = TypeVar("R", bound=Result)
@@ -85,6 +91,7 @@ class Task(ABC, Generic[R_co]):
     most: ClassVar[int] = 1  # pictures and videos that one run may see together
     least: ClassVar[int] = 1
     videos: ClassVar[bool] = True  # it may see them
+    new_tokens: ClassVar[int] = NEW_TOKENS  # of an answer, unless the sampling says how many
 
     language: Annotated[
         str,
@@ -98,6 +105,18 @@ class Task(ABC, Generic[R_co]):
     def __post_init__(self) -> None:
         check_known("language", self.language, LANGUAGES)
         self.sampling.checked()
+
+    def request(
+        self,
+        seen: Sequence[Seen],
+        words: str,
+        sampling: Sampling | None = None,
+        *,
+        form: ResponseFormat | None = None,
+    ) -> Request:
+        """What is seen, then the words about it, answered as long as this task's answers may be."""
+        asked = question(seen, words, sampling or self.sampling, form=form)
+        return replace(asked, new_tokens=self.new_tokens)
 
     @abstractmethod
     def run(self, model: ChatModel, seen: Sequence[Seen]) -> R_co:
@@ -221,8 +240,13 @@ def as_row(item: str, result: Result) -> dict[str, Any]:
         **({"reasoning": answer.reasoning} if answer.reasoning else {}),
         **plain(own),
         "flags": list(result.flags),
+        **({"warnings": list(result.warnings)} if result.warnings else {}),
         "finish_reason": answer.finish_reason,
-        "usage": asdict(usage(result.completions)),
+        "usage": {
+            name: value
+            for name, value in asdict(usage(result.completions)).items()
+            if value is not None
+        },
         "meta": {
             "confidence": round(answer.confidence, 4),
             **plain(asdict(answer.provenance)),
@@ -232,9 +256,12 @@ def as_row(item: str, result: Result) -> dict[str, Any]:
 
 
 def usage(completions: Sequence[Completion]) -> Usage:
-    """The tokens of all completions together."""
+    """The tokens of all completions together, and their cost, where that of each is known."""
+    counts = [f.name for f in fields(Usage) if f.name != "cost"]
+    costs = [c.usage.cost for c in completions]
     return Usage(
-        **{f.name: sum(getattr(c.usage, f.name) for c in completions) for f in fields(Usage)}
+        **{name: sum(getattr(c.usage, name) for c in completions) for name in counts},
+        cost=None if None in costs else sum(filter(None, costs)),
     )
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from qvl.errors import InvalidParamError
 from qvl.tasks.guards import answered
 from qvl.tasks.prompts import wording
-from qvl.tasks.task import Flag, Result, Seen, Task, check_known, question
+from qvl.tasks.task import Flag, Result, Seen, Task, check_known
 from qvl.types import Completion, Image, ResponseFormat, Video
 from qvl.vlm.chat_model import ChatModel
 
@@ -65,6 +65,7 @@ class Watch(Task[Watched]):
     """Say what happens in a video, list its events with their times, or ask about it."""
 
     name: ClassVar[str] = "video"
+    new_tokens: ClassVar[int] = 2048
 
     prompt: Annotated[
         str | None,
@@ -97,12 +98,12 @@ class Watch(Task[Watched]):
         video = self._part(seen[0])
         if self.answer_as == "text":
             words = self.prompt or wording("video", "text", self.language)
-            told = answered(model, question([video], words, self.sampling), language=self.language)
+            told = answered(model, self.request([video], words), language=self.language)
             text, events = told.text, ()
         else:
             form = ResponseFormat("json_schema", json.dumps(EVENTS))
             words = wording("video", "events", self.language)
-            asked = question([video], words, self.sampling, form=form)
+            asked = self.request([video], words, form=form)
             told = answered(model, asked, language=self.language)
             events = within(read_events(told.fields()["events"]), video, told.completions[0])
             text = subtitles(events) if self.answer_as == "srt" else listed(events)

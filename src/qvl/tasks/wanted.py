@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -72,6 +72,9 @@ def of_profile(name: str) -> Wanted:
     return Wanted(json.dumps(schema_of(fields)), (*rules_of(fields), *relations))
 
 
+@lru_cache(
+    32
+)  # a check takes milliseconds, and each picture of a folder comes with the same schema
 def _checked(text: str) -> str:
     """The JSON schema of an object, as it is given. Raises InvalidParamError if it is none."""
     from jsonschema import Draft202012Validator, SchemaError

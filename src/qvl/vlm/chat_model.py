@@ -8,8 +8,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
-from qvl.errors import QvlError, UnknownModelError
-from qvl.types import Completion, Delta, Request
+from qvl.errors import InvalidParamError, PromptTooLongError, QvlError, UnknownModelError
+from qvl.types import (
+    MAX_PICTURES,
+    TEXT_PER_POSITION,
+    Completion,
+    Delta,
+    Image,
+    Request,
+    Text,
+    Video,
+)
 
 EMBEDDED = "sprout"
 EMBEDDED_FOLDER = Path(str(files("qvl.vlm"))) / "sprout"
@@ -70,6 +79,42 @@ def completed(results: Iterable[Completion | QvlError]) -> list[Completion]:
             raise result
         completions.append(result)
     return completions
+
+
+def check_asked(request: Request) -> None:
+    """Raises InvalidParamError where nothing is asked, or too much is shown; nothing is read for it."""
+    parts = [part for message in request.messages for part in message.content]
+    if request.messages and all(isinstance(part, Text) and part.text == "" for part in parts):
+        raise InvalidParamError(
+            "nothing is said or shown in the request", hint="give it a text or a picture"
+        )
+    shown = sum(isinstance(part, Image | Video) for part in parts)
+    if shown > MAX_PICTURES:
+        raise InvalidParamError(
+            f"the request has {shown} pictures, the limit is {MAX_PICTURES}",
+            hint="ask about fewer at once",
+        )
+
+
+def characters_of(request: Request) -> int:
+    """About how long all is that a model would read of it as text."""
+    messages = request.messages
+    texts = [part.text for m in messages for part in m.content if isinstance(part, Text)]
+    texts += [message.reasoning for message in messages]
+    texts += [str(call.arguments) for message in messages for call in message.tool_calls]
+    for tool in request.tools:
+        texts += [tool.description, str(tool.parameters)]
+    return sum(map(len, texts))
+
+
+def check_length(characters: int, context: int) -> None:
+    """Raises PromptTooLongError for a text that no tokenizer need see; a context of 0 is not known."""
+    if context and characters > TEXT_PER_POSITION * context:
+        raise PromptTooLongError(
+            f"the text has {characters} characters, over {TEXT_PER_POSITION} for each of the"
+            f" {context} tokens of the model's context",
+            hint="shorten the text",
+        )
 
 
 def refuse_later(name: str) -> None:

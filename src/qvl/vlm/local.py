@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import secrets
 import threading
 import time
@@ -32,6 +33,7 @@ from qvl.engine.request import (
     Token,
 )
 from qvl.errors import (
+    EngineClosedError,
     EngineError,
     InvalidParamError,
     QvlError,
@@ -54,7 +56,7 @@ from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.processing.tokenizer import Tokenizer
 from qvl.structured.grammar import Grammar, Grammars
 from qvl.types import (
-    MAX_NEW_TOKENS,
+    NEW_TOKENS,
     Completion,
     Delta,
     DType,
@@ -66,7 +68,17 @@ from qvl.types import (
     TokenLogprob,
     Usage,
 )
-from qvl.vlm.chat_model import EMBEDDED, EMBEDDED_FOLDER, REMOTE, ModelInfo, completed, refuse_later
+from qvl.vlm.chat_model import (
+    EMBEDDED,
+    EMBEDDED_FOLDER,
+    REMOTE,
+    ModelInfo,
+    characters_of,
+    check_asked,
+    check_length,
+    completed,
+    refuse_later,
+)
 from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader, demanded_tools, offered_tools
 from qvl.vlm.turns import Turns
 
@@ -158,6 +170,7 @@ class LocalModel:
         offline: bool | None = None,
         draft_tokens: int = 3,
     ) -> None:
+        self._process_id: int | None = os.getpid()  # None once it is closed
         folder = model_folder(model, revision=revision, offline=offline)
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # a container's quota
         loaded = load_model(folder.path, dtype=dtype, device=chosen_device(device))
@@ -209,12 +222,34 @@ class LocalModel:
         """How often a request gave up its place in the cache, to begin again."""
         return self._engine.preemptions
 
+    @property
+    def steps(self) -> int:
+        """How many steps the engine has made."""
+        return self._turns.steps
+
+    @property
+    def at_work(self) -> int:
+        """How many requests the engine has."""
+        return len(self._answers)
+
     def close(self) -> None:
         """Free the weights; what is being computed ends with an error, and nothing can be asked."""
+        if self._process_id != os.getpid():  # closed before, or somebody else's
+            return
+        self._process_id = None
         with self._turns.visit():
             self._end_all("the model was closed")
             self._stepper.shutdown()
             del self._engine, self._loaded
+
+    def _check_open(self) -> None:
+        if self._process_id is None:
+            raise EngineClosedError("the model was closed", hint="open it again")
+        if self._process_id != os.getpid():  # the threads that compute are not here
+            raise EngineClosedError(
+                "the model was opened by another process, which this one was forked from",
+                hint="open the model after the fork",
+            )
 
     def generate(self, requests: Iterable[Request]) -> list[Completion]:
         """All completions, in order; raises the first error."""
@@ -226,6 +261,7 @@ class LocalModel:
         Pictures of the next requests are read by threads while the model computes, as far as there
         is room for them.
         """
+        self._check_open()
         waiting = iter(requests)
         ahead: deque[Future[_Answer | QvlError]] = deque()  # being read
         front: deque[_Answer | QvlError] = deque()  # in the engine, or ended
@@ -255,6 +291,7 @@ class LocalModel:
 
         There is a delta for each step of the engine, if only an empty one, so whoever reads can leave.
         """
+        self._check_open()
         answer = self._prepare(request)
         self._enter(answer)
         shown = thought = 0
@@ -289,6 +326,7 @@ class LocalModel:
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The ids that the model would read, one for each visual token. Raises as `stream` does."""
+        self._check_open()
         return self._prompt(request).ids.tolist()
 
     def text_ids(self, text: str) -> list[int]:
@@ -301,6 +339,8 @@ class LocalModel:
 
     def _prompt(self, request: Request) -> Prompt:
         loaded = self._loaded
+        check_asked(request)
+        check_length(characters_of(request), loaded.config.decoder.max_positions)
         return build_prompt(
             request.messages,
             tokenizer=loaded.tokenizer,
@@ -318,16 +358,21 @@ class LocalModel:
         loaded = self._loaded
         sampling = resolved(request.sampling.checked(), loaded.defaults)
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
-        thinking = reasoning_of(request, loaded)
         tools, demanded = offered_tools(request), demanded_tools(request)
         prompt = self._prompt(request)
+        room = min(self._engine.cache_tokens, loaded.config.decoder.max_positions) - len(prompt.ids)
+        most = request.tokens_allowed(reasoning_room=room if loaded.thinks else None)
+        sampling = replace(sampling, max_new_tokens=most)
+        thinking = reasoning_of(sampling, most, loaded)
         grammar = None
         if demanded:
             marks = (loaded.tokenizer.encode_control(OPEN), loaded.tokenizer.encode_control(CLOSE))
             several = request.tool_choice == "required"
-            grammar = self._grammars().compile_calls(demanded, marks=marks, several=several)
+            grammar = self._grammars().compile_calls(
+                demanded, marks=marks, several=several, tenant=request.tenant
+            )
         elif request.response_format is not None:
-            grammar = self._grammars().compile(request.response_format)
+            grammar = self._grammars().compile(request.response_format, tenant=request.tenant)
         key = str(next(self._keys))
         calls = CallReader() if tools else None
         return _Answer(key, request, prompt, sampling, began_s, grammar, thinking, calls)
@@ -528,23 +573,21 @@ def engine_image(image: PromptImage) -> EngineImage:
     )
 
 
-def reasoning_of(request: Request, loaded: LoadedModel) -> Reasoning | None:
-    """How long a Thinking edition may reason, and what ends that; None for any other model.
+def reasoning_of(sampling: Sampling, most: int, loaded: LoadedModel) -> Reasoning | None:
+    """How long a Thinking edition may reason of `most` tokens, and what ends that; None for any other model.
 
-    Raises InvalidParamError for a budget out of range, or where nothing is reasoned; ConfigError for
-    a tokenizer that does not know the marks.
+    Raises InvalidParamError for a budget where nothing is reasoned; ConfigError for a tokenizer that
+    does not know the marks.
     """
-    asked, tokenizer = request.thinking_tokens, loaded.tokenizer
+    asked, tokenizer = sampling.thinking_tokens, loaded.tokenizer
     if asked is not None and not loaded.thinks:
         raise InvalidParamError(
             "thinking_tokens is given, and this model does not reason before it answers",
             hint="leave it out, or take a Thinking edition",
         )
-    if asked is not None and not 1 <= asked <= MAX_NEW_TOKENS:
-        raise InvalidParamError(f"thinking_tokens is {asked}, outside 1 to {MAX_NEW_TOKENS}")
     if not loaded.thinks:
         return None
-    limit = pick(asked, max(1, request.sampling.max_new_tokens * 3 // 4))
+    limit = pick(asked, max(1, most * 3 // 4))
     return Reasoning((tokenizer.encode_control("</think>"), *tokenizer.encode_text("\n\n")), limit)
 
 
@@ -610,7 +653,7 @@ def pick(asked: T | None, default: T) -> T:
 
 def engine_params(sampling: Sampling, stop_ids: Iterable[int]) -> SamplingParams:
     return SamplingParams(
-        max_new_tokens=sampling.max_new_tokens,
+        max_new_tokens=pick(sampling.max_new_tokens, NEW_TOKENS),
         seed=sampling.seed or 0,
         temperature=pick(sampling.temperature, 0.0),
         top_k=sampling.top_k or 0,

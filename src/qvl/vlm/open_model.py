@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
+from qvl.settings import Price
 from qvl.types import DType
 from qvl.vlm.chat_model import REMOTE, ChatModel, refuse_later
 
@@ -17,8 +19,11 @@ def open_model(
     dtype: DType = "auto",
     revision: str | None = None,
     offline: bool | None = None,
+    prices: Mapping[str, Price] | None = None,
 ) -> ChatModel:
     """The model of that name: `openai:MODEL@URL` of a server, anything else on this machine.
+
+    `prices` by names of models are what the costs of a remote one's completions are made of.
 
     Raises ModelError for a name that cannot be used, and what RemoteModel and LocalModel raise.
     """
@@ -30,7 +35,7 @@ def open_model(
         if any(idle.values()):
             given = ", ".join(what for what, is_given in idle.items() if is_given)
             log.warning("the server decides about its model: %s does nothing here", given)
-        return RemoteModel(name, offline=offline)
+        return RemoteModel(name, offline=offline, prices=prices)
     from qvl.vlm.local import LocalModel  # brings torch
 
     return LocalModel(name, device=device, dtype=dtype, revision=revision, offline=offline)

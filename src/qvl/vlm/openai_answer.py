@@ -11,7 +11,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from qvl.engine.stream import undecided
 from qvl.errors import RemoteError
@@ -21,13 +27,16 @@ from qvl.vlm.tool_calls import CLOSE, OPEN, CallReader
 THINK, THOUGHT = "<think>", "</think>"
 
 
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)  # what more a server says is left unread
 
 
 class _Top(_Wire):
     token: str
-    logprob: float
+    logprob: Annotated[float, AfterValidator(lambda logprob: min(logprob, 0.0))]  # when rounded up
     spelt: list[Annotated[int, Field(ge=0, le=255)]] | None = Field(None, alias="bytes")
 
     @property
@@ -69,17 +78,17 @@ class _Choice(_Wire):
 
 
 class _PromptDetails(_Wire):
-    cached_tokens: NonNegativeInt | None = None
-    image_tokens: NonNegativeInt | None = None
+    cached_tokens: Count | None = None
+    image_tokens: Count | None = None
 
 
 class _CompletionDetails(_Wire):
-    reasoning_tokens: NonNegativeInt | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _Usage(_Wire):
-    prompt_tokens: NonNegativeInt
-    completion_tokens: NonNegativeInt = 0
+    prompt_tokens: Count
+    completion_tokens: Count = 0
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -205,8 +214,7 @@ class Answer:
 
     @property
     def confidence(self) -> float:
-        known = [math.exp(min(logprob, 0.0)) for logprob in self.logprobs]
-        return sum(known) / max(1, len(known))
+        return sum(map(math.exp, self.logprobs)) / max(1, len(self.logprobs))
 
     def count(self, image_tokens: int) -> Usage:
         """As the server has counted; `image_tokens` where it does not count those."""

@@ -28,10 +28,10 @@ from qvl.loading.family import FALLBACKS
 from qvl.models.config import Generation
 from qvl.processing.chat import check_conversation
 from qvl.processing.image import Picture, read_original
-from qvl.processing.patches import smart_resize
+from qvl.processing.patches import largest_px, smart_resize
 from qvl.processing.video import read_frames
 from qvl.types import (
-    MAX_NEW_TOKENS,
+    Detail,
     Image,
     ImageInfo,
     Message,
@@ -44,6 +44,7 @@ from qvl.types import (
     Video,
     VideoInfo,
 )
+from qvl.vlm.chat_model import check_asked
 from qvl.vlm.tool_calls import demanded_tools, offered_tools
 
 MOST_FRAMES = 32  # of a video's file
@@ -64,7 +65,7 @@ _BEYOND = frozenset(
 # by the `owned_by` of their /v1/models
 KNOWN: Mapping[str, frozenset[str]] = {
     "vllm": _BEYOND,
-    "qvl": _BEYOND - {"cache_salt"},
+    "qvl": _BEYOND - {"cache_salt"} | {"detail"},
     "sglang": _BEYOND
     & {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "reasoning_content"},
     "llamacpp": _BEYOND & {"top_k", "min_p", "repetition_penalty", "reasoning_content"},
@@ -96,13 +97,11 @@ def chat_body(
     `generation` None: pictures are resized in a way that is not known. Raises InvalidParamError for
     what no model takes, and the errors of `read_image` and `read_video`.
     """
-    sampling = request.sampling.checked()
+    sampling = replace(request.sampling.checked(), max_new_tokens=request.tokens_allowed())
     if sampling.temperature != 0 and sampling.seed is None:
         sampling = replace(sampling, seed=secrets.randbits(SEED_BITS))
-    budget = request.thinking_tokens
-    if budget is not None and not 1 <= budget <= MAX_NEW_TOKENS:
-        raise InvalidParamError(f"thinking_tokens is {budget}, outside 1 to {MAX_NEW_TOKENS}")
     check_conversation(request.messages, request.tools)
+    check_asked(request)
     tools, demanded = offered_tools(request), demanded_tools(request)
     fields: dict[str, Any] = {
         "model": model,
@@ -131,23 +130,27 @@ def chat_body(
         "repetition_penalty": sampling.repetition_penalty,
         "allowed_token_ids": list(sampling.allowed_token_ids),
         "stop_token_ids": list(sampling.stop_token_ids),
-        "thinking_token_budget": budget,
+        "thinking_token_budget": sampling.thinking_tokens,
         "priority": request.priority or None,
         "cache_salt": request.tenant or None,
     }
     beyond = {name: value for name, value in beyond.items() if value not in (None, [])}
     if any(message.reasoning for message in request.messages):
         beyond["reasoning_content"] = None  # sent within the messages
-    unsure = sorted(beyond.keys() - KNOWN.get(server_kind, frozenset()))
+    unsure = beyond.keys() - KNOWN.get(server_kind, frozenset())
+    parts = [part for message in request.messages for part in message.content]
+    if any(isinstance(part, Image) and part.detail != "auto" for part in parts):
+        # OpenAI's own, which some servers take and do not heed
+        unsure |= {"detail"} - KNOWN.get(server_kind, frozenset({"detail"}))
     if server_kind == "llamacpp" and "repetition_penalty" in beyond:
         beyond["repeat_penalty"] = beyond.pop("repetition_penalty")
     fields |= {name: value for name, value in beyond.items() if name != "reasoning_content"}
-    shown = _Shown(generation)
+    shown = _Shown(generation, server_kind)
     calls: list[str] = []  # the ids of those that no result has answered yet
     fields["messages"] = [
         _message(message, number, shown, calls) for number, message in enumerate(request.messages)
     ]
-    notes = (f"the server may not heed {', '.join(unsure)}",) if unsure else ()
+    notes = (f"the server may not heed {', '.join(sorted(unsure))}",) if unsure else ()
     return Body(fields, sampling, tuple(shown.images), tuple(shown.videos), notes)
 
 
@@ -156,6 +159,7 @@ class _Shown:
     """The pictures and videos of a conversation; equal pictures are read once."""
 
     generation: Generation | None
+    server_kind: str
     images: list[ImageInfo] = field(default_factory=list)
     videos: list[VideoInfo] = field(default_factory=list)
     _read: dict[Image, tuple[str, ImageInfo]] = field(default_factory=dict)
@@ -163,10 +167,12 @@ class _Shown:
     def picture(self, image: Image) -> dict[str, Any]:
         if image not in self._read:
             encoded, picture = read_original(image)
-            self._read[image] = _data_url(encoded, picture), _info(picture, self.generation)
+            heeded = image.detail if self.server_kind == "qvl" else "auto"
+            info = _info(picture, self.generation, heeded)
+            self._read[image] = _data_url(encoded, picture), info
         url, info = self._read[image]
         self.images.append(info)
-        return _image_part(url)
+        return _image_part(url, image.detail)
 
     def video(self, video: Video) -> Iterator[dict[str, Any]]:
         frames, info = read_frames(
@@ -261,19 +267,21 @@ def _as_url(encoded: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
-def _image_part(url: str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": url}}
+def _image_part(url: str, detail: Detail = "auto") -> dict[str, Any]:
+    asked = {"url": url} if detail == "auto" else {"url": url, "detail": detail}
+    return {"type": "image_url", "image_url": asked}
 
 
-def _info(picture: Picture, generation: Generation | None) -> ImageInfo:
+def _info(picture: Picture, generation: Generation | None, detail: Detail) -> ImageInfo:
     """Resized as the generation's published checkpoints do; where that is not known, not at all."""
     height_px, width_px = picture.pixels.shape[:2]
     height, width, tokens = height_px, width_px, 0
     if generation in FALLBACKS:
         rules = FALLBACKS[generation]
         factor_px = rules.patch_px * rules.merge
+        largest = largest_px(detail, min_px=rules.min_px, max_px=rules.max_px)
         height, width = smart_resize(
-            height_px, width_px, factor_px=factor_px, min_px=rules.min_px, max_px=rules.max_px
+            height_px, width_px, factor_px=factor_px, min_px=rules.min_px, max_px=largest
         )
         tokens = height * width // factor_px**2
     return ImageInfo(

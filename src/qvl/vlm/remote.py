@@ -13,9 +13,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import replace
 
 import qvl
 from qvl.errors import (
@@ -26,7 +27,8 @@ from qvl.errors import (
     RemoteError,
     UsageError,
 )
-from qvl.types import Completion, Delta, Provenance, Request, Timings
+from qvl.settings import Price
+from qvl.types import Completion, Delta, Provenance, Request, Timings, Usage
 from qvl.vlm.chat_model import ModelInfo, completed
 from qvl.vlm.openai_answer import Answer, Thoughts
 from qvl.vlm.openai_request import Body, chat_body
@@ -48,11 +50,18 @@ class RemoteModel:
     from the environment. Safe to call from several threads.
 
     A completion has what the server tells: no token ids, counts and probabilities where it gives them
-    (`notes` say what is missing). `stop_loops` is up to the server. Raises UsageError for a name of
-    another form, OfflineError when `offline`, RemoteError where no server answers.
+    (`notes` say what is missing), a cost where `prices` have the model and tokens were counted.
+    `stop_loops` is up to the server. Raises UsageError for a name of another form, OfflineError when
+    `offline`, RemoteError where no server answers.
     """
 
-    def __init__(self, name: str, *, offline: bool | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        offline: bool | None = None,
+        prices: Mapping[str, Price] | None = None,
+    ) -> None:
         parsed = parse_remote_name(name)
         if offline:
             raise OfflineError(
@@ -60,6 +69,9 @@ class RemoteModel:
                 hint="leave out --offline, or name a model on this machine",
             )
         self._model = parsed.model
+        self._price = (prices or {}).get(parsed.model)
+        if self._price is None:
+            log.info("cost unknown: the settings have no price of %r", parsed.model)
         self._servers = Servers(parsed.model, parsed.urls, remote_key())
         self._asked: set[Future[Completion | QvlError]] = set()  # add and discard are atomic
         cards = self._servers.cards()
@@ -172,9 +184,10 @@ class RemoteModel:
             notes=(*body.notes, *_missing(answer), *(answer.calls.notes if answer.calls else ())),
             finish_reason=answer.reason or "stop",
             token_ids=(),
-            logprobs=tuple(answer.tokens),
+            # those of a wrapping are not the answer's, and one may hold a part of both
+            logprobs=() if form and form.is_wrapped else tuple(answer.tokens),
             confidence=answer.confidence,
-            usage=answer.count(sum(image.tokens for image in body.images)),
+            usage=self._priced(answer, body),
             timings=Timings(first_token_s=first_token_s or total_s, total_s=total_s),
             provenance=Provenance(
                 model=self._info.name,
@@ -190,6 +203,12 @@ class RemoteModel:
             ),
         )
         yield Delta(text[shown:], completion, answer.reasoning[thought:])
+
+    def _priced(self, answer: Answer, body: Body) -> Usage:
+        usage = answer.count(sum(image.tokens for image in body.images))
+        if self._price is None or answer.usage is None:
+            return usage
+        return replace(usage, cost=self._price.of(usage))
 
     def _prepared(self, request: Request) -> tuple[RemoteForm | None, Body, Answer]:
         """Read the pictures and make the body; nothing is sent."""
@@ -247,11 +266,13 @@ def _settle(future: Future[Completion | QvlError], result: Completion | QvlError
 
 def _encoded(body: Body) -> bytes:
     try:
-        return json.dumps(body.fields, ensure_ascii=False).encode()
+        return json.dumps(body.fields, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as err:
         raise InvalidParamError(
             "the text has a lone surrogate", hint="it is no character: read the text as UTF-8"
         ) from err
+    except ValueError as err:
+        raise InvalidParamError("the json_schema has a number that JSON cannot say") from err
 
 
 def _missing(answer: Answer) -> list[str]:

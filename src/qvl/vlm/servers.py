@@ -25,11 +25,11 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception_type,
-    sleep_using_event,
     stop_after_attempt,
     stop_before_delay,
     wait_random_exponential,
 )
+from tenacity.stop import stop_base
 
 import qvl
 from qvl.errors import (
@@ -147,12 +147,12 @@ class Servers:
             raise RemoteError("the model is closed")
         asking.check()
 
-    def cards(self) -> list[Card]:
+    def cards(self, asking: Asking | None = None) -> list[Card]:
         """The models that a server says it has; none where it does not say.
 
         Raises RemoteError where no server answers, RemoteKeyError for the key.
         """
-        asking = Asking()
+        asking = asking or Asking()
         try:
             listed = self._retried(lambda: self._listed(asking), asking)
             return _Cards.model_validate_json(listed).data
@@ -172,14 +172,14 @@ class Servers:
             yield self._retried(lambda: self._begun(kept, body, asking), asking)
 
     def _retried(self, ask: Callable[[], T], asking: Asking) -> T:
-        stop = stop_after_attempt(ATTEMPTS)
+        stop = stop_after_attempt(ATTEMPTS) | _StopBeforeLongPause()
         if asking.deadline_s is not None:
             stop |= stop_before_delay(asking.left_s)
         retrying = Retrying(
             stop=stop,
             wait=self._pause_s,
             retry=retry_if_exception_type(_AgainError),
-            sleep=sleep_using_event(asking.left),
+            sleep=lambda pause_s: self._sleep(pause_s, asking),
             reraise=True,
         )
         try:
@@ -194,6 +194,13 @@ class Servers:
         if isinstance(failed, _AgainError) and failed.after_s is not None:
             return failed.after_s
         return _JITTER(state)
+
+    def _sleep(self, pause_s: float, asking: Asking) -> None:
+        """Raises as soon as nobody waits any more, or the model is closed."""
+        until_s = time.monotonic() + pause_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._check(asking)
+            self._closed.wait(min(left_s, 0.5))
 
     def _begun(self, kept: ExitStack, body: bytes, asking: Asking) -> Iterator[str]:
         with ExitStack() as tried:
@@ -249,9 +256,13 @@ class Servers:
     def _accept(self, response: httpx2.Response, server: _Server, asking: Asking) -> None:
         """Raises unless the answer begins as one; limits what is read of it."""
         response.stream = _Limited(response.stream, lambda: self._check(asking))
-        if response.is_success:
-            return
-        raise self._refusal(response, server)
+        if (coding := response.headers.get("content-encoding", "identity")) != "identity":
+            raise RemoteError(  # unpacked, it could be of any size
+                f"the answer is packed as {coding!r:.20}",
+                hint="no coding was asked for: look there",
+            )
+        if not response.is_success:
+            raise self._refusal(response, server, asking)
 
     @contextmanager
     def _taken(self, asking: Asking) -> Iterator[_Server]:
@@ -291,6 +302,7 @@ class Servers:
             raise
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as err:
             server.rests_until_s = time.monotonic() + REST_S
+            asking.check()
             hint = "start the server, or correct the address"
             reason = f": {err!s:.100}" if str(err) else f" within {CONNECT_S:g} s"
             raise _AgainError(
@@ -298,6 +310,7 @@ class Servers:
             ) from err
         except httpx2.ReadTimeout as err:  # asked again, a slow server would only be slower
             asking.check()
+            server.rests_until_s = time.monotonic() + REST_S
             raise RemoteError(f"{url} was silent for too long", hint="look at its load") from err
         except httpx2.SSEError as err:
             raise RemoteError(
@@ -308,25 +321,23 @@ class Servers:
             server.rests_until_s = time.monotonic() + REST_S
             raise _AgainError(_broken(url)) from err
 
-    def _refusal(self, response: httpx2.Response, server: _Server) -> Exception:
+    def _refusal(self, response: httpx2.Response, server: _Server, asking: Asking) -> Exception:
         """The error of an answer with a bad status, or why to ask again."""
         url, status = server.url, response.status_code
         said = _refused_with(response)
         words = self._clean(said.get("message"))
+        phrase = _phrase(status) + (f": {words}" if said else "")
         again = response.headers.get("x-should-retry")
         is_busy = status in (408, 409, 429) or status >= 500
         if again == "true" or (is_busy and again != "false"):
             after_s = _retry_after_s(response.headers)
-            error = RemoteError(
-                f"{url} answers with status {status}{_phrase(status)}",
-                hint="ask again later" if status == 429 else "look into the server's log",
-            )
+            hint = "ask again later" if status == 429 else "look into the server's log"
             if after_s is not None and after_s > LONGEST_WAIT_S:
-                error.hint = f"it asks to be left alone for {after_s:.0f} s"
-                return error
+                hint = f"it asks to be left alone for {after_s:.0f} s"
+            error = RemoteError(f"{url} answers with status {status}{phrase}", hint=hint)
             return _AgainError(error, after_s)
         if is_busy:
-            return RemoteError(f"{url} answers with status {status}{_phrase(status)}: {words}")
+            return RemoteError(f"{url} answers with status {status}{phrase}")
         if status in (401, 403):
             what = "does not take the key" if self._key else "wants a key"
             return RemoteKeyError(
@@ -339,7 +350,7 @@ class Servers:
                 hint="give that address itself: a key is not sent on",
             )
         if status in (404, 410) and said and response.request.method == "POST":
-            return self._unknown(url, words)
+            return self._unknown(url, words, asking)
         kind = _KINDS.get(str(said.get("code")))
         if "context length" in words or "context size" in words:
             kind = PromptTooLongError
@@ -350,10 +361,10 @@ class Servers:
             f"{url} refuses the request (status {status}): {words}", hint=hint
         )
 
-    def _unknown(self, url: str, words: str) -> QvlError:
+    def _unknown(self, url: str, words: str, asking: Asking) -> QvlError:
         """For a server that knows no such model: the names that it does know, nearest first."""
         try:
-            names = [card.id for card in self.cards()]
+            names = [card.id for card in self.cards(asking)]
         except QvlError:
             names = []
         if not names or self._model in names:
@@ -406,7 +417,15 @@ _KINDS = {
 
 
 def _timeout(asking: Asking) -> httpx2.Timeout:
-    return httpx2.Timeout(min(READ_S, asking.left_s), connect=CONNECT_S, pool=None)
+    left_s = asking.left_s
+    return httpx2.Timeout(min(READ_S, left_s), connect=min(CONNECT_S, left_s), pool=None)
+
+
+class _StopBeforeLongPause(stop_base):
+    """The one that a server asks for, where there is no other to ask."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return retry_state.upcoming_sleep > LONGEST_WAIT_S
 
 
 def _broken(url: str) -> RemoteError:

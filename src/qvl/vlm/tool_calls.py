@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from qvl.engine.stream import undecided
 from qvl.errors import InvalidParamError, nearest
 from qvl.types import Request, Tool, ToolCall
+from qvl.vlm.answer_json import read_json
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -58,7 +58,9 @@ class CallReader:
     """Pieces of an answer in; its text, as far as it is certain, and the calls taken out of it.
 
     With a call goes the line break before it, which the template puts there. A last call need not be
-    closed if its JSON is whole. `notes` tell of each call that stays in the text.
+    closed if its JSON is whole. A CLOSE within a string is a part of it, unless that string comes to
+    nothing: what cannot be read ends at its first CLOSE. `notes` tell of each call that stays in the
+    text.
     """
 
     calls: list[ToolCall] = field(default_factory=list)
@@ -66,6 +68,7 @@ class CallReader:
     _held: str = ""  # maybe the beginning of OPEN; within a call, all of it
     _block: int | None = None  # where in it the JSON of the call begins
     _searched: int = 0  # where the search for its CLOSE goes on
+    _first_end: int | None = None  # behind the first CLOSE, if it seems to be a part of a string
 
     def push(self, piece: str) -> str:
         """The text that is certain by now and was not returned before."""
@@ -88,43 +91,38 @@ class CallReader:
             block = self._held[self._block : at]
             call = _read(block)
             if call is None and _ends_in_string(block):
-                continue  # this CLOSE is a part of it
-            text += self._taken(call, block, self._searched)
+                self._first_end = self._first_end or self._searched
+                continue
+            text += self._taken(call, self._searched)
 
     def finish(self) -> str:
         """The rest of the text."""
-        if self._block is None:
-            return self._release(len(self._held))
-        block = self._held[self._block :]
-        return self._taken(_read(block), block, len(self._held))
+        text = ""
+        while self._block is not None:
+            call = _read(self._held[self._block :])
+            text += self._taken(call, len(self._held)) + self.push("")
+        return text + self._release(len(self._held))
 
     def _release(self, length: int) -> str:
         text, self._held = self._held[:length], self._held[length:]
         return text
 
-    def _taken(self, call: ToolCall | None, block: str, end: int) -> str:
+    def _taken(self, call: ToolCall | None, end: int) -> str:
         """What of a call that ends there stays in the text: nothing if it was read."""
-        self._block = None
-        said = self._release(end)
+        first_end, self._block, self._first_end = self._first_end, None, None
         if call is not None:
+            self._release(end)
             self.calls.append(call)
             return ""
-        self.notes.append(
-            f"a tool call that cannot be read stays in the text: {block.strip()!r:.80}"
-        )
+        said = self._release(first_end or end)
+        block = said.partition(OPEN)[2].removesuffix(CLOSE).strip()
+        self.notes.append(f"a tool call that cannot be read stays in the text: {block!r:.80}")
         return said
-
-
-def split_calls(answer: str) -> tuple[str, tuple[ToolCall, ...], tuple[str, ...]]:
-    """The text of an answer without its calls, the calls, and a note for each that stays in it."""
-    reader = CallReader()
-    text = reader.push(answer) + reader.finish()
-    return text, tuple(reader.calls), tuple(reader.notes)
 
 
 def _read(block: str) -> ToolCall | None:
     try:
-        match json.loads(block, parse_constant=_refuse):
+        match read_json(block):
             case {"name": str(name), "arguments": dict(arguments)}:
                 return ToolCall(name, arguments)
     except (ValueError, RecursionError):
@@ -141,7 +139,3 @@ def _ends_in_string(block: str) -> bool:
     except (ValueError, RecursionError):
         pass
     return False
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

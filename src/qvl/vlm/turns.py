@@ -17,7 +17,7 @@ class Turns:
         self._changed = threading.Condition()
         self._busy = False
         self._visitors = 0  # that wait
-        self._steps = 0
+        self.steps = 0  # that have ended
 
     @contextmanager
     def visit(self) -> Iterator[None]:
@@ -43,11 +43,9 @@ class Turns:
         thread has made one.
         """
         with self._changed:
-            done = self._steps
-            self._changed.wait_for(
-                lambda: self._steps != done or not (self._busy or self._visitors)
-            )
-            is_mine = self._steps == done
+            done = self.steps
+            self._changed.wait_for(lambda: self.steps != done or not (self._busy or self._visitors))
+            is_mine = self.steps == done
             self._busy = self._busy or is_mine
         if not is_mine:
             yield False
@@ -55,7 +53,7 @@ class Turns:
         try:
             yield True
         finally:
-            self._steps += 1
+            self.steps += 1
             self._give_back()
 
     def _give_back(self) -> None:
