@@ -71,7 +71,7 @@ def attend(kv: Tensor, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, where: Place
 
 
 def attend_whole(
-    q_tnh: Tensor, k_tnh: Tensor, v_tnh: Tensor, cu_seqlens: Sequence[int], *, causal: bool
+    q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor, cu_seqlens: Sequence[int], *, causal: bool
 ) -> Tensor:
     """models.attention.packed_attention of a vision tower; a segment is the same alone.
 
@@ -79,13 +79,13 @@ def attend_whole(
     """
     kernels, (tokens, heads, width) = library(), q_tnh.shape
     if kernels is None or causal or width % 2 or q_tnh.dtype != torch.float32:
-        return packed_attention(q_tnh, k_tnh, v_tnh, cu_seqlens, causal=causal)
-    q_tnh, k_tnh, v_tnh = (rows_in_place(x) for x in (q_tnh, k_tnh, v_tnh))
-    if not q_tnh.stride(0) == k_tnh.stride(0) == v_tnh.stride(0):
-        q_tnh, k_tnh, v_tnh = (x.contiguous() for x in (q_tnh, k_tnh, v_tnh))
+        return packed_attention(q_tnh, k_tkh, v_tkh, cu_seqlens, causal=causal)
+    q_tnh, k_tkh, v_tkh = (rows_in_place(x) for x in (q_tnh, k_tkh, v_tkh))
+    if not q_tnh.stride(0) == k_tkh.stride(0) == v_tkh.stride(0):
+        q_tnh, k_tkh, v_tkh = (x.contiguous() for x in (q_tnh, k_tkh, v_tkh))
     bounds, out_tnh = torch.tensor(cu_seqlens), q_tnh.new_empty(tokens, heads, width)
     kernels.qvl_attend_whole(
-        pointer(q_tnh), pointer(k_tnh), pointer(v_tnh), q_tnh.stride(0), pointer(bounds),
+        pointer(q_tnh), pointer(k_tkh), pointer(v_tkh), q_tnh.stride(0), pointer(bounds),
         len(bounds) - 1, pointer(out_tnh), heads, width,
     )  # fmt: skip
     return out_tnh
