@@ -13,13 +13,13 @@ from torch import Tensor
 from qvl.engine.cache import CachedAttention, KVCache, Span
 from qvl.kernels import attention, build, parts
 from qvl.kernels.attention import attend_causal, attend_whole
-from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act
+from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act, rotate_in_place
 from qvl.loading.machine import bf16_instructions
 from qvl.models.attention import PackedCausal, packed_attention
 from qvl.models.config import DecoderConfig
 from qvl.models.decoder import DecoderLayer
 from qvl.models.norm import RMSNorm
-from qvl.models.rope import mrope_angles, mrope_axes
+from qvl.models.rope import mrope_angles, mrope_axes, vision_angles
 from qvl.models.vision import gelu_tanh, quick_gelu
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here")
@@ -206,3 +206,18 @@ def test_no_number_in_one_picture_harms_no_other() -> None:
     assert not found[:20, 0].isfinite().any()
     assert torch.equal(found[20:], clean[20:])
     assert torch.equal(found[:, 1], clean[:, 1])
+
+
+@pytest.mark.parametrize("width", [64, 72, 80])
+def test_the_towers_rotation_is_that_of_the_models(width: int, without_compiler) -> None:
+    angles = vision_angles(
+        torch.randint(0, 40, (33, 2), generator=torch.Generator().manual_seed(8)), width
+    )
+    qkv = noise(33, 3, 4, width)
+    expected = without_compiler(lambda: rotate_in_place(*qkv.clone().unbind(1)[:2], angles))
+    q, k, v = qkv.clone().unbind(1)
+    for found, wanted in zip(rotate_in_place(q, k, angles), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(v, qkv[:, 2])
+    apart = [part.clone() for part in qkv.unbind(1)]  # no views of one tensor
+    assert torch.equal(torch.stack(rotate_in_place(*apart[:2], angles)), torch.stack(expected))

@@ -17,10 +17,11 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """bytes/s of reading memory and fp32 operations/s of a matrix product, all of the device."""
+    """bytes/s of reading memory and operations/s of a matrix product in `dtype`, all of the device."""
 
     read_bytes_s: float
     gemm_flop_s: float
+    dtype: torch.dtype = torch.float32
 
 
 def measured(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Limits:
@@ -33,6 +34,7 @@ def measured(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Limits:
     return Limits(
         read_bytes_s=read_bytes / best_s(lambda: numbers.sum().item()),
         gemm_flop_s=2 * side**3 / best_s(lambda: (a @ b)[0, 0].item()),
+        dtype=dtype,
     )
 
 

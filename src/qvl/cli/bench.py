@@ -46,7 +46,7 @@ def bench(
 
     from qvl.bench import limits, report
     from qvl.bench.work import run_ours
-    from qvl.loading.machine import processor_name
+    from qvl.loading.machine import bf16_instructions, processor_name
     from qvl.vlm.local import LocalModel, model_folder
 
     with ExitStack() as until_done:
@@ -65,7 +65,8 @@ def bench(
                     new_tokens=new_tokens,
                 )
             )
-        machine = limits.measured(info.device)
+        in_bf16 = info.dtype == "bf16" and bool(bf16_instructions())
+        machine = limits.measured(info.device, torch.bfloat16 if in_bf16 else torch.float32)
         # what is made once is made now, on both sides
         report.alternating("", report.workloads(2, never, [])["one request"], runner, peer, 1)
         rows = []

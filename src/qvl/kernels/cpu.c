@@ -750,7 +750,7 @@ void qvl_gate(float *x, float a, float b, long count) {
 }
 
 /* Queries and keys of rows [heads + 2 kv_heads][width] in place: their norm where there are weights
- * for it, then the rotation by cos and sin [m][width]; width a multiple of 32. */
+ * for it, then the rotation by cos and sin [m][width]; width a multiple of 32, or even and no norm. */
 void qvl_rotate(float *qkv, const float *q_weight, const float *k_weight, float eps,
                 const float *cos, const float *sin, long m, long heads, long kv_heads, long width) {
     const long half = width / 2;
@@ -761,11 +761,17 @@ void qvl_rotate(float *qkv, const float *q_weight, const float *k_weight, float 
             const float *weight = head < heads ? q_weight : k_weight;
             const float *c = cos + row * width, *s = sin + row * width;
             if (weight) norm_row(x, weight, eps, x, width);
-            for (long i = 0; i < half; i += LANES) {
+            long i = 0;
+            for (; i + LANES <= half; i += LANES) {
                 const vf first = *(vfu *)(x + i), second = *(vfu *)(x + half + i);
                 *(vfu *)(x + i) = first * *(const vfu *)(c + i) - second * *(const vfu *)(s + i);
                 *(vfu *)(x + half + i) =
                     second * *(const vfu *)(c + half + i) + first * *(const vfu *)(s + half + i);
+            }
+            for (; i < half; i++) {
+                const float first = x[i], second = x[half + i];
+                x[i] = first * c[i] - second * s[i];
+                x[half + i] = second * c[half + i] + first * s[half + i];
             }
         }
 }

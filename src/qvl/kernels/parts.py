@@ -30,7 +30,7 @@ from qvl.models.batch import Attend
 from qvl.models.decoder import MLP, DecoderLayer, Router, SparseMLP
 from qvl.models.norm import RMSNorm
 from qvl.models.rope import rotate
-from qvl.models.vision import GatedMLP, gelu_tanh, quick_gelu
+from qvl.models.vision import GatedMLP, gelu_tanh, quick_gelu, rotate_both
 
 WIDTH = 32  # the compiled calls take heads and rows of a multiple of this
 # x sigmoid(a x + b x^3); of gelu_tanh: 1 + tanh(u) = 2 sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
@@ -69,6 +69,23 @@ def compiled_act(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return x
 
     return gate
+
+
+def rotate_in_place(q_snh: Tensor, k_snh: Tensor, angles: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """models.vision.rotate_both of views of one fp32 [S, 3, n, h], which it changes."""
+    kernels, (rows, heads, width) = library(), q_snh.shape
+    step, cos, sin = heads * width, *(a.contiguous() for a in angles)
+    beside = k_snh.data_ptr() == q_snh.data_ptr() + 4 * step and q_snh.stride() == (
+        3 * step,
+        width,
+        1,
+    )
+    if kernels is None or not beside or q_snh.dtype != torch.float32 or width % 2:
+        return rotate_both(q_snh, k_snh, angles)
+    kernels.qvl_rotate(
+        pointer(q_snh), None, None, 0.0, pointer(cos), pointer(sin), rows, heads, heads, width
+    )
+    return [q_snh, k_snh]
 
 
 class LayerStruct(ctypes.Structure):
@@ -145,7 +162,7 @@ class PackedLayer(nn.Module):
             layer, pointer(x_td), pointer(angles[0]), pointer(angles[1]), pointer(work),
             pointer(room), pointer(qkv_tnh), rows,
         )  # fmt: skip
-        attended = attend(self.layer, *qkv_tnh.split(self.sizes, dim=1)).contiguous()
+        attended = attend(self.layer, *qkv_tnh.split_with_sizes(self.sizes, dim=1)).contiguous()
         if isinstance(self.mlp, SparseMLP):
             return self.after(x_td, attended)
         out_td = torch.empty_like(x_td)

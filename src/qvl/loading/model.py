@@ -16,7 +16,7 @@ from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMe
 from qvl.kernels.attention import attend_whole
 from qvl.kernels.build import library
 from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedLinear, PackedName, packed
-from qvl.kernels.parts import PackedLayer, PackedMLP, RowNorm, compiled_act
+from qvl.kernels.parts import PackedLayer, PackedMLP, RowNorm, compiled_act, rotate_in_place
 from qvl.loading.checkpoint import (
     FLOATS,
     PICKLED,
@@ -280,7 +280,7 @@ def pack(
         elif isinstance(module, TwoLinearMLP):
             module.act = compiled_act(module.act)
         elif isinstance(module, VisionAttention):
-            module.attend = attend_whole
+            module.rotate, module.attend = rotate_in_place, attend_whole
     if tied and isinstance(model.lm_head, Bf16Linear):
         rows = Bf16Embedding(model.lm_head)
         model.set_submodule("model.language_model.embed_tokens", rows)

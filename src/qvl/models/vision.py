@@ -91,18 +91,23 @@ class PatchEmbed(nn.Module):
         return F.linear(rows_sc, self.proj.weight.flatten(1), self.proj.bias)
 
 
+def rotate_both(q_snh: Tensor, k_snh: Tensor, angles: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Queries and keys, rotated; unlike in the decoder, in fp32."""
+    return [rotate(x.float(), *angles).to(x.dtype) for x in (q_snh, k_snh)]
+
+
 class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
-        self.attend = packed_attention  # what is loaded for a GPU has a kernel instead
+        # what is loaded for a GPU or packed for a CPU has kernels instead
+        self.rotate, self.attend = rotate_both, packed_attention
 
     def forward(self, x_sd: Tensor, angles: tuple[Tensor, Tensor], bounds: Sequence[int]) -> Tensor:
         q, k, v = self.qkv(x_sd).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        # unlike the decoder, the rotation itself is fp32 here
-        q, k = (rotate(x.float(), *angles).to(v.dtype) for x in (q, k))
+        q, k = self.rotate(q, k, angles)
         return self.proj(self.attend(q, k, v, bounds, causal=False).flatten(1))
 
 
