@@ -13,11 +13,11 @@ from torch import Tensor
 from qvl.engine.cache import CachedAttention, KVCache, Span
 from qvl.kernels import attention, build, parts
 from qvl.kernels.attention import attend_causal, attend_whole
-from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act, rotate_in_place
+from qvl.kernels.parts import PackedLayer, RowNorm, compiled_act, layers_at_once, rotate_in_place
 from qvl.loading.machine import bf16_instructions
 from qvl.models.attention import PackedCausal, packed_attention
 from qvl.models.config import DecoderConfig
-from qvl.models.decoder import DecoderLayer
+from qvl.models.decoder import DecoderLayer, one_after_the_other
 from qvl.models.norm import RMSNorm
 from qvl.models.rope import mrope_angles, mrope_axes, vision_angles
 from qvl.models.vision import gelu_tanh, quick_gelu
@@ -214,10 +214,33 @@ def test_the_towers_rotation_is_that_of_the_models(width: int, without_compiler)
         torch.randint(0, 40, (33, 2), generator=torch.Generator().manual_seed(8)), width
     )
     qkv = noise(33, 3, 4, width)
-    expected = without_compiler(lambda: rotate_in_place(*qkv.clone().unbind(1)[:2], angles))
-    q, k, v = qkv.clone().unbind(1)
+    q, k, v = qkv.unbind(1)
+    expected = without_compiler(lambda: rotate_in_place(q, k, angles))
+    apart = rotate_in_place(q.clone(), k.clone(), angles)  # no views of one tensor
+    assert torch.equal(torch.stack(apart), torch.stack(expected))
+    untouched = v.clone()
     for found, wanted in zip(rotate_in_place(q, k, angles), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    assert torch.equal(v, qkv[:, 2])
-    apart = [part.clone() for part in qkv.unbind(1)]  # no views of one tensor
-    assert torch.equal(torch.stack(rotate_in_place(*apart[:2], angles)), torch.stack(expected))
+    assert torch.equal(v, untouched)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_layers_in_one_call_are_each_after_the_other(kind, qk_norm: bool) -> None:
+    """Bit for bit, keys and values in the cache too; in two steps, the second one of a single token."""
+    layers = [PackedLayer(filled(DecoderLayer(config(qk_norm=qk_norm), i)), kind) for i in range(3)]
+    said = []
+    for run in (layers_at_once, one_after_the_other):
+        cache, table = KVCache(4), [3, 1]
+        for start, stop in ((0, 20), (20, 21)):
+            x = noise(stop - start, 256, seed=start)
+            positions = torch.arange(start, stop).expand(3, -1)
+            axes = mrope_axes((16, 8, 8), interleaved=qk_norm)
+            angles = mrope_angles(positions, head_dim=64, theta=1e6, axes=axes, dtype=torch.float32)
+            attend = CachedAttention(cache, [Span(table, start, stop, CPU)])
+            said.append(run(layers, x, angles, attend))
+        said.append(
+            torch.stack([cache.layer(i, x)[:, table].flatten(1, 2)[:, :21] for i in range(3)])
+        )
+    for found, expected in zip(said[:3], said[3:], strict=True):
+        assert torch.equal(found, expected)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,20 @@ class Places:
     tables: Tensor  # int32, the blocks of all sequences one after the other
     starts_t: Tensor  # int64, indexes into `tables`
     positions_t: Tensor  # int64
+
+
+@runtime_checkable
+class OverCache(Protocol):
+    """The `Attend` of a step over a KV cache, of which a compiled layer needs no more than this."""
+
+    places: Places | None
+    cache: Caches
+
+
+class Caches(Protocol):
+    def layer(self, layer: int, k_tkh: Tensor) -> Tensor:
+        """Keys and values of a layer [2, blocks, tokens, kv_heads, h], made for such keys."""
+        ...
 
 
 def places(spans: Sequence[tuple[Tensor, int, int]]) -> Places | None:

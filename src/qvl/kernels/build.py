@@ -36,6 +36,7 @@ SIGNATURES = {
     "qvl_rotate": (P, P, P, F, P, P, L, L, L, L),
     "qvl_before_attention": (P, P, P, P, P, P, P, L),
     "qvl_after_attention": (P, P, P, P, P, P, L),
+    "qvl_layers": (P, L, P, P, P, P, L, L, P, P, P, P, P, P, P, L),
     "qvl_attend_whole": (P, P, P, L, P, L, P, L, L),
     "qvl_attend": (P, P, P, L, L, P, L, L, P, P, P, P, L, L, L, L),
 }

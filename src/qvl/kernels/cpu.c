@@ -1020,3 +1020,20 @@ void qvl_after_attention(const layer *l, const float *x, const float *attended, 
     qvl_linear(&l->down, inner, scratch, work, m);
     add(y, work, y, m * hidden);
 }
+
+/* `count` layers one after the other, x [m][hidden] in place; the keys and values of layer i are in
+ * caches[i], and the rest is as qvl_attend takes it. qkv and attended have room for m rows. */
+void qvl_layers(const layer *const *layers, long count, float *x, const float *cos, const float *sin,
+                float *const *caches, long blocks, long per_block, const int32_t *tables,
+                const int64_t *starts, const int64_t *positions, float *work, void *scratch,
+                float *qkv, float *attended, long m) {
+    for (long i = 0; i < count; i++) {
+        const layer *l = layers[i];
+        const long apart = (l->heads + 2 * l->kv_heads) * l->width;
+        const float *k = qkv + l->heads * l->width, *v = k + l->kv_heads * l->width;
+        qvl_before_attention(l, x, cos, sin, work, scratch, qkv, m);
+        qvl_attend(qkv, k, v, apart, apart, caches[i], blocks, per_block, tables, starts, positions,
+                   attended, m, l->heads, l->kv_heads, l->width);
+        qvl_after_attention(l, x, attended, work, scratch, x, m);
+    }
+}

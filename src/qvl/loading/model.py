@@ -16,7 +16,14 @@ from qvl.errors import ConfigError, InvalidParamError, ModelFormatError, OutOfMe
 from qvl.kernels.attention import attend_whole
 from qvl.kernels.build import library
 from qvl.kernels.linear import Bf16Embedding, Bf16Linear, PackedLinear, PackedName, packed
-from qvl.kernels.parts import PackedLayer, PackedMLP, RowNorm, compiled_act, rotate_in_place
+from qvl.kernels.parts import (
+    PackedLayer,
+    PackedMLP,
+    RowNorm,
+    compiled_act,
+    layers_at_once,
+    rotate_in_place,
+)
 from qvl.loading.checkpoint import (
     FLOATS,
     PICKLED,
@@ -267,6 +274,7 @@ def pack(
             if packed_one is not None and isinstance(part, PackedLinear):
                 packed_one(tail, part)
 
+    language.through = layers_at_once
     for name, module in list(model.named_modules()):
         if isinstance(module, DecoderLayer):
             replace(name, PackedLayer(module, kind))

@@ -6,6 +6,8 @@ models/qwen2_vl. How tokens attend to each other, and through which cache, is th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -89,6 +91,14 @@ class DecoderLayer(nn.Module):
         return x_td + self.mlp(self.post_attention_layernorm(x_td))
 
 
+def one_after_the_other(
+    layers: Sequence[nn.Module], x_td: Tensor, angles: tuple[Tensor, Tensor], attend: Attend
+) -> Tensor:
+    for layer in layers:
+        x_td = layer(x_td, angles, attend)
+    return x_td
+
+
 class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -97,6 +107,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden)
         self.layers = nn.ModuleList([DecoderLayer(config, i) for i in range(config.layers)])
         self.norm = RMSNorm(config.hidden, config.norm_eps)
+        self.through = one_after_the_other  # packed layers have one compiled call
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Normalised hidden states of the wanted tokens, [B, D].
@@ -118,10 +129,12 @@ class Decoder(nn.Module):
             # the first Qwen-VL rotates in fp32
             dtype=torch.float32 if self.config.stretch_from else x.dtype,
         )
-        for index, layer in enumerate(self.layers):
-            x = layer(x, angles, attend)
-            if index < len(levels) and batch.vision_at_v is not None:
-                x = x.index_add(0, batch.vision_at_v, levels[index].to(x.dtype))
+        layers = list(self.layers)
+        if batch.vision_at_v is not None:
+            for level in levels:
+                x = layers.pop(0)(x, angles, attend)
+                x = x.index_add(0, batch.vision_at_v, level.to(x.dtype))
+        x = self.through(layers, x, angles, attend)
         return self.norm(x[batch.wanted_b])
 
     def stretched(self, batch: ForwardBatch, dtype: torch.dtype) -> tuple[float | Tensor, Attend]:
