@@ -83,7 +83,11 @@ def test_what_is_installed_is_what_the_project_says() -> None:
     installed = re.findall(r'"qvl\[([a-z,]+)\] @ file:///src"', DOCKERFILE)
     assert len(installed) == 2
     for extras in installed:
-        assert set(extras.split(",")) == set(PROJECT["optional-dependencies"]) - {"dev", "training"}
+        assert set(extras.split(",")) == set(PROJECT["optional-dependencies"]) - {
+            "clients",
+            "dev",
+            "training",
+        }
 
 
 def test_what_is_copied_is_let_in_and_nothing_else() -> None:
