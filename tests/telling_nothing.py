@@ -47,14 +47,18 @@ def refuse(found: Iterable[object], what: str) -> None:
 
 
 class Notes(logging.Handler):
-    """Lines of the log at the level where a server logs, as they would be written."""
+    """Lines of the log at the level where a server logs, as they would be written.
+
+    A command that runs in the same process speaks to whoever named the files: those lines are apart.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(logging.Formatter().format(record))
+        if not record.name.startswith("qvl.cli."):
+            self.lines.append(logging.Formatter().format(record))
 
 
 @contextmanager
