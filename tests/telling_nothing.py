@@ -34,7 +34,9 @@ KEY_LENGTH = 8
 
 def leaks(text: str, folders: Iterable[str] = (), secrets: Iterable[str] = ()) -> list[str]:
     """What the text holds of that, of folders of the program's own and of those given, of secrets."""
-    found = [match[0][:80] for match in TELLING.finditer(text)]
+    found = [match[0] for match in TELLING.finditer(text)]
+    # a long name of a caller's is no picture: it has few different letters
+    found = [part[:80] for part in found if len(part) < 200 or len(set(part)) > 16]
     return found + [part[:80] for part in (*OWN_FOLDERS, *folders, *secrets) if part in text]
 
 

@@ -80,19 +80,15 @@ def test_a_task_is_one_span_however_often_it_asks() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_is_told_by_its_kind(stream: bool) -> None:
-    model = StandIn(error=EngineError(SECRET))
-    with running(model) as server:
-        ask(
-            server.port,
-            "POST",
-            "/v1/chat/completions",
-            JSON,
-            json.dumps({**ASKED, "model": None, "stream": stream}),
-        )
+    model = StandIn(error=EngineError(what := "the step for the cup failed"))
+    body = {**ASKED, "model": None, "stream": stream}
+    with running(model, may_fail=True) as server:
+        ask(server.port, "POST", "/v1/chat/completions", JSON, json.dumps(body))
         span = only_span()
     assert span.status.status_code is trace.StatusCode.ERROR
     assert span.attributes["error.type"] == ("engine" if stream else "500")
     assert SECRET not in span.to_json()
+    assert what not in span.to_json()
 
 
 def test_what_is_refused_before_a_route_has_a_span_too() -> None:
