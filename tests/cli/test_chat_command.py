@@ -122,25 +122,37 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def until(self, *words: str) -> str:
-        """What came until all words were there, which is then forgotten."""
+    def until(self, *words: str) -> None:
+        """Wait for all words; what came until then is forgotten."""
         until_s = time.monotonic() + PATIENCE_S
         while not all(word in self.seen for word in words):
             self.read(0.2)
             if time.monotonic() > until_s:
                 pytest.fail(f"{words} did not come: {self.seen!r}")
-        seen, self.seen = self.seen, ""
-        return seen
+        self.seen = self.seen[max(self.seen.index(word) + len(word) for word in words) :]
 
-    def interrupt(self, *words: str) -> None:
-        """Ctrl-C until it is heard: Python misses one that comes while a prompt is being written."""
+    def prompted(self) -> None:
+        """Wait for a prompt that nothing has followed yet: a Ctrl-D before it would be lost."""
         until_s = time.monotonic() + PATIENCE_S
-        while not all(word in self.seen for word in words):
-            self.process.send_signal(signal.SIGINT)
-            self.read(2.0)
+        while not self.seen.endswith("> "):
+            self.read(0.2)
             if time.monotonic() > until_s:
-                pytest.fail(f"{words} did not come: {self.seen!r}")
-        self.seen = ""
+                pytest.fail(f"no prompt came: {self.seen!r}")
+
+    def interrupt(self, word: str) -> None:
+        """Ctrl-C until it is heard: Python misses one that comes while a prompt is being written.
+
+        Each has its time, however much is said meanwhile: a second one would meet what the first does.
+        """
+        until_s = time.monotonic() + PATIENCE_S
+        while word not in self.seen:
+            self.process.send_signal(signal.SIGINT)
+            again_s = time.monotonic() + 2.0
+            while word not in self.seen and time.monotonic() < again_s:
+                self.read(0.2)
+            if time.monotonic() > until_s:
+                pytest.fail(f"{word} did not come: {self.seen!r}")
+        self.seen = self.seen.partition(word)[2]
 
     def read(self, wait_s: float) -> None:
         ready, _, _ = select.select([self.fd], [], [], wait_s)
@@ -177,7 +189,8 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(
     talk.type("/help\n")
     talk.until("/image PATH")
     talk.type("/nothing\n")
-    talk.until("is no command", "> ")
+    talk.until("is no command")
+    talk.prompted()
     talk.type("\x04")
     assert talk.process.wait(PATIENCE_S) == 0
     question, answer = saved(tmp_path)
