@@ -133,12 +133,17 @@ class Terminal:
         return seen
 
     def interrupt(self, *words: str) -> None:
-        """Ctrl-C until it is heard: Python misses one that comes while a prompt is being written."""
-        until_s = time.monotonic() + PATIENCE_S
+        """Ctrl-C until it is heard: Python misses one that comes while a prompt is being written.
+
+        Not one for each word that comes meanwhile: a second one at once ends the program.
+        """
+        until_s, next_s = time.monotonic() + PATIENCE_S, 0.0
         while not all(word in self.seen for word in words):
-            self.process.send_signal(signal.SIGINT)
-            self.read(2.0)
-            if time.monotonic() > until_s:
+            if (now_s := time.monotonic()) >= next_s:
+                self.process.send_signal(signal.SIGINT)
+                next_s = now_s + 5
+            self.read(0.2)
+            if now_s > until_s:
                 pytest.fail(f"{words} did not come: {self.seen!r}")
         self.seen = ""
 
