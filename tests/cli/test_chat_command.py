@@ -182,6 +182,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(
     talk = terminal("-t", "2", "-n", "4096", "--seed", "5", "--top-k", "1000")
     talk.until("Ctrl-D ends", "> ")
     talk.interrupt("(Ctrl-D ends)")
+    talk.prompted()
     talk.type("Describe\n")
     talk.until("Describe\r\n")
     talk.until(" ")  # the first words of the answer
