@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -98,6 +100,36 @@ def test_a_row_is_the_same_alone_and_among_others(kind, m, n, groups, seed) -> N
     alone = torch.cat([module(row[None]) for row in x])
     assert torch.equal(module(x), alone)
     assert torch.equal(module(x[m // 3 :]), alone[m // 3 :])
+
+
+@pytest.fixture(scope="module")
+def any_processors(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels as a processor without vector units of its own kind has them."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if build.library() is None or compiler is None:
+        pytest.skip("no C compiler here")
+    made = tmp_path_factory.mktemp("kernels") / "any.so"
+    flags = [flag for flag in build.FLAGS if flag != "-march=native"]
+    subprocess.run([compiler, *flags, str(build.SOURCE), "-o", str(made), "-lm"], check=True)
+    return build.declared(ctypes.CDLL(str(made)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("m", [1, 5, 8, 9, 40, 400])
+@pytest.mark.parametrize("built", ["here", "anywhere"])
+def test_nothing_is_written_beyond_the_scratch(kind, m: int, built: str, request) -> None:
+    library = request.getfixturevalue("any_processors") if built == "anywhere" else build.library()
+    if library is None:
+        pytest.skip("no C compiler here")
+    module, _, _ = layer(kind, 20, 8960)
+    x, y, size = inputs(m, 8960), torch.empty(m, 20), linear.scratch(m, 8960).numel()
+    room = torch.full((size + (1 << 20),), 7, dtype=torch.uint8)
+    library.qvl_linear(
+        ctypes.byref(module.struct()), x.data_ptr(), room.data_ptr(), y.data_ptr(), m
+    )
+    assert (room[size:] == 7).all()
+    # a number that lies halfway between two whole ones may be rounded otherwise
+    assert (y - module.plain(x)).norm() < 3e-3 * y.norm()
 
 
 def test_rows_of_zeros_and_empty_inputs(computed) -> None:

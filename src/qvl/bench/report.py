@@ -85,9 +85,10 @@ def markdown(
     rows: Sequence[Row], limits: Limits, token_bytes: int, against: str | None
 ) -> Iterator[str]:
     """Medians, and the least and the greatest of our runs; a ratio over 1 means that we are faster."""
+    numbers = str(limits.dtype).removeprefix("torch.")
     yield (
         f"This machine reads {limits.read_bytes_s / 1e9:.1f} GB/s and multiplies at"
-        f" {limits.gemm_flop_s / 1e9:.0f} GFLOP/s ({str(limits.dtype).removeprefix('torch.')}); a token reads {token_bytes / 1e9:.2f} GB."
+        f" {limits.gemm_flop_s / 1e9:.0f} GFLOP/s ({numbers}); a token reads {token_bytes / 1e9:.2f} GB."
     )
     yield ""
     header = ["", "first token, s", "tokens/s each", "requests/s", "share of the read limit"]

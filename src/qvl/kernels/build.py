@@ -52,10 +52,13 @@ def library() -> ctypes.CDLL | None:
         log.warning("no C compiler found: quantised models run slower (install gcc)")
         return None
     try:
-        loaded = ctypes.CDLL(str(compiled(compiler)))
+        return declared(ctypes.CDLL(str(compiled(compiler))))
     except (OSError, subprocess.SubprocessError, StorageError) as err:
         log.warning("the CPU kernels cannot be compiled, quantised models run slower: %s", err)
         return None
+
+
+def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     for name, arguments in SIGNATURES.items():
         function = getattr(loaded, name)
         function.argtypes, function.restype = arguments, None

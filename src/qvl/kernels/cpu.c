@@ -129,16 +129,19 @@ INLINE void put(float *y, const float *bias, const vf *values, long from, long n
     }
 }
 
+/* fp32 bits whose upper half is the nearest bf16, ties to even */
+#define NEAREST(bits) ((bits) + 0x7fff + ((bits) >> 16 & 1))
+
 /* ---- rows of x as words ---------------------------------------------------------------------- */
 
 /* k numbers of a row, word i to to[i * apart] */
 INLINE void rounded(const float *x, long k, uint32_t *to, long apart) {
 #if BF16_DOT
-    for (long at = 0; at < k; at += GROUP) { /* to the nearest, ties to even */
+    for (long at = 0; at < k; at += GROUP) {
         uint32_t bits[GROUP];
         const long here = least(GROUP, k - at);
         memcpy(bits, x + at, (size_t)here * 4);
-        for (long i = 0; i < here; i++) bits[i] = (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16;
+        for (long i = 0; i < here; i++) bits[i] = NEAREST(bits[i]) >> 16;
         for (long i = 0; i < here; i += 2) to[(at + i) / 2 * apart] = bits[i] | bits[i + 1] << 16;
     }
 #else
@@ -672,7 +675,8 @@ static void many_rows(const linear *l, const float *x, void *scratch, float *y, 
     }
 }
 
-/* y [m][n] of x [m][k]; scratch has room for 4 k + 8 bytes of m + WIDE_ROWS rows */
+/* y [m][n] of x [m][k]; scratch has room for 4 k bytes and 8 a group of m rows, of many for WIDE_ROWS
+ * more */
 void qvl_linear(const linear *l, const float *x, void *scratch, float *y, long m) {
     if (m > FEW_ROWS)
         many_rows(l, x, scratch, y, m);
@@ -886,8 +890,7 @@ void qvl_attend(const float *q, const float *k, const float *v, long q_apart, lo
 /* two probabilities, or with fp32 words one, as a word in each lane */
 INLINE vu probable(vf first, vf second) {
     if (DEPTH(BF16) == 1) return (vu)first;
-    const vu low = ((vu)first + 0x7fff + ((vu)first >> 16 & 1)) >> 16;
-    return low | (((vu)second + 0x7fff + ((vu)second >> 16 & 1)) & 0xffff0000);
+    return NEAREST((vu)first) >> 16 | (NEAREST((vu)second) & 0xffff0000);
 }
 
 /* Full attention within each segment bounds[i] .. bounds[i + 1] of tokens. Rows of q, k and v lie
@@ -902,7 +905,7 @@ void qvl_attend_whole(const float *q, const float *k, const float *v, long apart
     long longest = 0;
     for (long i = 0; i < segments; i++)
         longest = longest > bounds[i + 1] - bounds[i] ? longest : bounds[i + 1] - bounds[i];
-    const long room = (longest + 2 * WIDE_ROWS) / (2 * WIDE_ROWS) * 2 * WIDE_ROWS; /* even tiles */
+    const long room = (longest + WIDE_ROWS - 1) / WIDE_ROWS * WIDE_ROWS; /* keys, in whole tiles */
     const size_t sizes[5] = {(size_t)(room * QUERIES), (size_t)(room * words),
                              (size_t)(columns * WIDE_ROWS * room), (size_t)(room * QUERIES),
                              (size_t)(words * QUERIES)};
@@ -917,7 +920,7 @@ void qvl_attend_whole(const float *q, const float *k, const float *v, long apart
             const long first = bounds[item / heads], count = bounds[item / heads + 1] - first;
             const long at = item % heads * width, pairs = (count + depth - 1) / depth;
             const float *of_k = k + first * apart + at, *of_v = v + first * apart + at;
-            memset(keys, 0, (size_t)((count + WIDE_ROWS) * words) * sizeof *keys);
+            memset(keys, 0, (size_t)((count + WIDE_ROWS - 1) / WIDE_ROWS * WIDE_ROWS * words) * sizeof *keys);
             for (long j = 0; j < count; j++)
                 rounded(of_k + j * apart, width,
                         keys + j / WIDE_ROWS * words * WIDE_ROWS + j % WIDE_ROWS, WIDE_ROWS);
@@ -934,7 +937,7 @@ void qvl_attend_whole(const float *q, const float *k, const float *v, long apart
                 const long queries = least(QUERIES, count - row);
                 const uint32_t *w[WIDE_PANELS], *p[WIDE_PANELS];
                 vf most[WIDE], sum[WIDE];
-                memset(asked, 0, sizes[4] * 4);
+                memset(asked, 0, sizes[4] * sizeof *asked);
                 for (long r = 0; r < queries; r++)
                     rounded(q + (first + row + r) * apart + at, width,
                             asked + r / PANEL * words * PANEL + r % PANEL, PANEL);

@@ -139,9 +139,12 @@ def pointer(tensor: Tensor | None) -> int | None:
 
 
 def scratch(rows: int, width: int) -> Tensor:
-    """Room for rows of the input as any of the kinds lays them out; many are laid in whole tiles."""
+    """Room for rows of the input as any of the kinds lays them out; many are laid in whole tiles.
+
+    A number takes up to four bytes; a row (int8), or each of its groups (int4), a scale and a sum.
+    """
     rows += TILE if rows > FEW_ROWS else 0
-    return torch.empty(rows * (4 * width + 8), dtype=torch.uint8)
+    return torch.empty(rows * (4 * width + 8 * -(-width // GROUP)), dtype=torch.uint8)
 
 
 def rows_of(panels: Tensor) -> Tensor:

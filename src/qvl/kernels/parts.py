@@ -1,8 +1,8 @@
 """A decoder layer with packed weights, and the norm, as the compiled kernels run them.
 
 They stand in for those of models/ once a model is packed: what multiplies the same input is packed
-side by side, and a layer is two compiled calls with the attention between. Without a compiler the
-same is computed in PyTorch.
+side by side, and all layers of a step over the cache are one compiled call (`layers_at_once`); any
+other layer is two, with the attention between. Without a compiler the same is computed in PyTorch.
 """
 
 from __future__ import annotations
@@ -76,11 +76,8 @@ def rotate_in_place(q_snh: Tensor, k_snh: Tensor, angles: tuple[Tensor, Tensor])
     """models.vision.rotate_both of views of one fp32 [S, 3, n, h], which it changes."""
     kernels, (rows, heads, width) = library(), q_snh.shape
     step, cos, sin = heads * width, *(a.contiguous() for a in angles)
-    beside = k_snh.data_ptr() == q_snh.data_ptr() + 4 * step and q_snh.stride() == (
-        3 * step,
-        width,
-        1,
-    )
+    beside = k_snh.data_ptr() == q_snh.data_ptr() + 4 * step
+    beside = beside and q_snh.stride() == (3 * step, width, 1)
     if kernels is None or not beside or q_snh.dtype != torch.float32 or width % 2:
         return rotate_both(q_snh, k_snh, angles)
     kernels.qvl_rotate(
