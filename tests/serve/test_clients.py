@@ -52,9 +52,13 @@ class Client(Protocol):
         ...
 
 
-class OpenAI:
-    def __init__(self, url: str) -> None:
-        self._chats: Any = openai.OpenAI(base_url=url, api_key=KEY).chat.completions
+class Completions:
+    """What answers with chat completions, as OpenAI's own client names their parts."""
+
+    def completed(self, messages: list[Any], **fields: Any) -> Any: ...
+
+    def with_tool(self, messages: list[Any], *, streamed: bool) -> Any:
+        """The completion, put together again where it is streamed."""
 
     def answer(self, picture: bytes, words: str) -> str:
         return self._asked(picture, words).choices[0].message.content
@@ -65,25 +69,31 @@ class OpenAI:
 
     def told_with_tool(self, words: str, weather: Weather, *, streamed: bool) -> str:
         messages: list[Any] = [{"role": "user", "content": words}]
-
-        def said() -> Any:
-            fields: dict[str, Any] = {"model": "sprout", "messages": messages, "tools": [WEATHER]}
-            if not streamed:
-                return self._chats.create(**fields).choices[0].message
-            with self._chats.stream(**fields) as stream:
-                return stream.get_final_completion().choices[0].message
-
-        first = said()
+        first = self.with_tool(messages, streamed=streamed).choices[0].message
         (call,) = first.tool_calls
         found = weather(**json.loads(call.function.arguments))
         messages += [first, {"role": "tool", "tool_call_id": call.id, "content": found}]
-        return said().content
+        return self.with_tool(messages, streamed=streamed).choices[0].message.content
 
     def _asked(self, picture: bytes, words: str, **more: Any) -> Any:
-        messages = shown(picture, words)
+        return self.completed(shown(picture, words), temperature=0, **more)
+
+
+class OpenAI(Completions):
+    def __init__(self, url: str) -> None:
+        self._chats: Any = openai.OpenAI(base_url=url, api_key=KEY).chat.completions
+
+    def completed(self, messages: list[Any], **fields: Any) -> Any:
         return self._chats.create(
-            model="sprout", messages=messages, temperature=0, max_completion_tokens=SHORT, **more
+            model="sprout", messages=messages, max_completion_tokens=SHORT, **fields
         )
+
+    def with_tool(self, messages: list[Any], *, streamed: bool) -> Any:
+        fields: dict[str, Any] = {"model": "sprout", "messages": messages, "tools": [WEATHER]}
+        if not streamed:
+            return self._chats.create(**fields)
+        with self._chats.stream(**fields) as stream:
+            return stream.get_final_completion()
 
 
 class OpenAIResponses:
@@ -200,43 +210,23 @@ class LangChain:
         return [self._messages.HumanMessage([block, {"type": "text", "text": words}])]
 
 
-class LiteLlm:
+class LiteLlm(Completions):
     def __init__(self, url: str) -> None:
         self._litellm = missing_or("litellm")
         self._fields = {"model": "openai/sprout", "api_base": url, "api_key": KEY}
 
-    def answer(self, picture: bytes, words: str) -> str:
-        return self._asked(picture, words).choices[0].message.content
-
-    def pieces(self, picture: bytes, words: str) -> list[str]:
-        chunks = self._asked(picture, words, stream=True)
-        return [chunk.choices[0].delta.content or "" for chunk in chunks]
-
-    def told_with_tool(self, words: str, weather: Weather, *, streamed: bool) -> str:
-        messages: list[Any] = [{"role": "user", "content": words}]
-
-        def said() -> Any:
-            answer = self._litellm.completion(
-                **self._fields, messages=messages, tools=[WEATHER], stream=streamed
-            )
-            if streamed:
-                answer = self._litellm.stream_chunk_builder(list(answer), messages=messages)
-            return answer.choices[0].message
-
-        first = said()
-        (call,) = first.tool_calls
-        found = weather(**json.loads(call.function.arguments))
-        messages += [first, {"role": "tool", "tool_call_id": call.id, "content": found}]
-        return said().content
-
-    def _asked(self, picture: bytes, words: str, **more: Any) -> Any:
+    def completed(self, messages: list[Any], **fields: Any) -> Any:
         return self._litellm.completion(
-            **self._fields,
-            messages=shown(picture, words),
-            temperature=0,
-            max_tokens=SHORT,
-            **more,
+            **self._fields, messages=messages, max_tokens=SHORT, **fields
         )
+
+    def with_tool(self, messages: list[Any], *, streamed: bool) -> Any:
+        answer = self._litellm.completion(
+            **self._fields, messages=messages, tools=[WEATHER], stream=streamed
+        )
+        if not streamed:
+            return answer
+        return self._litellm.stream_chunk_builder(list(answer), messages=messages)
 
 
 CLIENTS: list[type[Client]] = [OpenAI, OpenAIResponses, Llm, LangChain, LiteLlm]

@@ -16,9 +16,10 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from qvl.types import Box, Completion, ImageInfo, Point, ResponseFormat
+from qvl.vlm.answer_json import refuse
 
 GRID = 1000
 IN_PIXELS = ("qwen2_5_vl",)  # of the resized picture; all the others count thousandths
@@ -128,7 +129,7 @@ def _tagged(text: str) -> Iterator[Place]:
 
 def _objects(text: str) -> Iterator[object]:
     """Every whole JSON object in the text, whatever surrounds it; a list may be cut off."""
-    decoder = json.JSONDecoder(parse_int=float, parse_constant=_refuse)
+    decoder = json.JSONDecoder(parse_int=float, parse_constant=refuse)
     at = text.find("{")
     while at >= 0:
         try:
@@ -161,7 +162,3 @@ def _label(found: Mapping[str, object]) -> str:
     texts = [text for text in found.values() if isinstance(text, str)]
     label = found.get("label")
     return label if isinstance(label, str) else next(iter(texts), "")
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
