@@ -86,11 +86,7 @@ class VLM:
         Of a PDF document a task that takes several pictures sees all pages, any other the first, as
         the result's `warnings` say; `qvl.types.Image` has a `page`.
         """
-        seen = [as_seen(one) for one in shown]
-        if 1 < task.most >= len(seen):
-            from qvl.processing.pdf import with_pages  # brings numpy: not for `import qvl`
-
-            seen = with_pages(seen)
+        seen = task.with_pages([as_seen(one) for one in shown])
         task.check_seen(seen)
         return task.run(self.model, seen)
 

@@ -25,7 +25,6 @@ from mcp.types import (
 
 import qvl
 from qvl.errors import InvalidParamError, QvlError, nearest
-from qvl.processing.pdf import with_pages
 from qvl.tasks import TASKS
 from qvl.tasks.body import body_schema, read_body
 from qvl.tasks.task import as_row, run_task
@@ -97,8 +96,7 @@ def _answered(
         if name not in TASKS:
             raise InvalidParamError(f"there is no tool {name!r:.80}", hint=nearest(name, TASKS))
         task, seen = read_body(TASKS[name], arguments, paths=paths)
-        if 1 < task.most >= len(seen):
-            seen = with_pages(seen)
+        seen = task.with_pages(seen)
     except QvlError as err:
         return _failed(err)
     result = run_task(model, task, seen)

@@ -17,9 +17,8 @@ from qvl.errors import ImageAspectError, InvalidParamError
 from qvl.types import Detail
 
 MAX_ASPECT = 200
-LOW_DETAIL_PX = (
-    512 * 512
-)  # what OpenAI's models see of a picture of low detail; Qwen3-VL's 256 tokens
+# what OpenAI's models see of a picture of low detail; Qwen3-VL's 256 tokens
+LOW_DETAIL_PX = 512 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

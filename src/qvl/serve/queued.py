@@ -15,7 +15,6 @@ from typing import Any
 from fastapi import Request as HttpRequest
 
 from qvl.errors import QvlError, as_fault
-from qvl.processing.pdf import with_pages
 from qvl.serve.answers import unless_left
 from qvl.serve.errors import Refusal
 from qvl.serve.serving import Asked, Serving
@@ -83,8 +82,7 @@ def computed(task: type[Task[Any]], body: Mapping[str, Any], model: ChatModel) -
     """The row of a task's result."""
     try:
         asked, seen = read_body(task, body, paths=False)
-        if 1 < task.most >= len(seen):
-            seen = with_pages(seen)
+        seen = asked.with_pages(seen)
         asked.check_seen(seen)
         return as_row(", ".join(one.name for one in seen), asked.run(model, seen))
     except (QvlError, Refusal, TimeoutError, CancelledError):
