@@ -86,7 +86,9 @@ class VLM:
         Of a PDF document a task that takes several pictures sees all pages, any other the first, as
         the result's `warnings` say; `qvl.types.Image` has a `page`.
         """
-        seen = task.with_pages([as_seen(one) for one in shown])
+        from qvl.processing.pdf import pages_for  # brings numpy: not for `import qvl`
+
+        seen = pages_for(task.most, [as_seen(one) for one in shown])
         task.check_seen(seen)
         return task.run(self.model, seen)
 

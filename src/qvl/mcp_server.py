@@ -25,6 +25,7 @@ from mcp.types import (
 
 import qvl
 from qvl.errors import InvalidParamError, QvlError, nearest
+from qvl.processing.pdf import pages_for
 from qvl.tasks import TASKS
 from qvl.tasks.body import body_schema, read_body
 from qvl.tasks.task import as_row, run_task
@@ -96,7 +97,7 @@ def _answered(
         if name not in TASKS:
             raise InvalidParamError(f"there is no tool {name!r:.80}", hint=nearest(name, TASKS))
         task, seen = read_body(TASKS[name], arguments, paths=paths)
-        seen = task.with_pages(seen)
+        seen = pages_for(task.most, seen)
     except QvlError as err:
         return _failed(err)
     result = run_task(model, task, seen)

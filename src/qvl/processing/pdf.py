@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -62,6 +62,11 @@ def with_pages(seen: Iterable[Image | Video]) -> list[Image | Video]:
         else:
             found.append(one)
     return found
+
+
+def pages_for(most: int, seen: Sequence[Image | Video]) -> Sequence[Image | Video]:
+    """As `with_pages` for who looks at several, `most` at a time; for anybody else the same."""
+    return with_pages(seen) if 1 < most >= len(seen) else seen
 
 
 def _is_document(image: Image) -> bool:

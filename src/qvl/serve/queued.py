@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import Request as HttpRequest
 
 from qvl.errors import QvlError, as_fault
+from qvl.processing.pdf import pages_for
 from qvl.serve.answers import unless_left
 from qvl.serve.errors import Refusal
 from qvl.serve.serving import Asked, Serving
@@ -82,7 +83,7 @@ def computed(task: type[Task[Any]], body: Mapping[str, Any], model: ChatModel) -
     """The row of a task's result."""
     try:
         asked, seen = read_body(task, body, paths=False)
-        seen = asked.with_pages(seen)
+        seen = pages_for(task.most, seen)
         asked.check_seen(seen)
         return as_row(", ".join(one.name for one in seen), asked.run(model, seen))
     except (QvlError, Refusal, TimeoutError, CancelledError):

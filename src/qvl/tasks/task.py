@@ -123,14 +123,6 @@ class Task(ABC, Generic[R_co]):
         """One answer about what is seen. Raises QvlError."""
         ...
 
-    def with_pages(self, seen: Sequence[Seen]) -> Sequence[Seen]:
-        """All pages of each document, where the task takes several pictures; otherwise the same."""
-        if not 1 < self.most >= len(seen):
-            return seen
-        from qvl.processing.pdf import with_pages  # brings numpy: not for `import qvl`
-
-        return with_pages(seen)
-
     def check_seen(self, seen: Sequence[Seen]) -> None:
         if not self.least <= len(seen) <= self.most:
             several = f"{self.least} to {self.most} pictures" if self.most > 1 else "one picture"
