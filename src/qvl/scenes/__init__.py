@@ -1,0 +1,1 @@
+"""Drawn scenes with known truth, for every task of the product: what `sprout` is trained and scored on."""
