@@ -204,6 +204,14 @@ class StorageError(QvlError):
     code, exit_code = "storage", 6
 
 
+class RunLockedError(QvlError):
+    code, exit_code, http_status = "run_locked", 5, 409
+
+
+class RunChangedError(QvlError):
+    code, exit_code, http_status = "run_changed", 7, 409
+
+
 class PartialFailure(QvlError):
     code, exit_code = "partial_failure", 3
 

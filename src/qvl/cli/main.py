@@ -23,6 +23,7 @@ from qvl.cli.prompts import prompts
 from qvl.cli.serve import serve
 from qvl.cli.settings import settings
 from qvl.cli.tasks import command
+from qvl.cli.train import train
 from qvl.errors import QvlError
 from qvl.log import set_up_logging, visible
 from qvl.tasks import TASKS
@@ -68,6 +69,7 @@ def made(words: Container[str]) -> typer.Typer:
     app.command()(doctor)
     app.command()(bench)
     app.command()(serve)
+    app.command()(train)
     return app
 
 

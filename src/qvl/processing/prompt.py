@@ -141,6 +141,37 @@ def build_prompt(
     return Prompt(np.array(ids, np.int64), positions_3t, next_position, tuple(images), infos)
 
 
+def answer_ids(
+    answer: Message, *, tokenizer: Tokenizer, generation: str, thinks: bool = False
+) -> list[int]:
+    """What a model says, after build_prompt's ids, when this message is its answer: up to the token
+    that ends it, reasoning and calls too.
+
+    Raises InvalidParamError for a message that the generation's model cannot say.
+    """
+    asked = (Message.user("?"),)
+    before = chat.render(asked, generation=generation, thinks=thinks, add_generation_prompt=False)
+    both = (*asked, answer)
+    said = chat.render(both, generation=generation, thinks=thinks, add_generation_prompt=False)
+    first = chat.render(asked, generation=generation, thinks=thinks)[len(before) :]
+    begun = "".join(segment.text for segment in first if isinstance(segment, chat.Literal_))
+    tail = list(said[len(before) :])
+    while begun and tail:  # what the prompt has said already
+        opening = tail.pop(0)
+        if not isinstance(opening, chat.Literal_) or not begun.startswith(opening.text):
+            raise InvalidParamError("the answer does not begin as the model's answers do")
+        begun = begun[len(opening.text) :]
+    ids: list[int] = []
+    for item in _encode(tail, tokenizer, chat.vision_marks(generation), {}):
+        if not isinstance(item, int):
+            raise InvalidParamError("an answer has a picture or a video, which no model says")
+        ids.append(item)
+    if generation == "qwen_vl_base":
+        return [*ids, tokenizer.encode_control("<|endoftext|>")]
+    end = tokenizer.encode_control("<|im_end|>")
+    return ids[: len(ids) - ids[::-1].index(end)]
+
+
 def span_positions(tokens: int, spans: Iterable[VisionSpan]) -> tuple[np.ndarray, int]:
     """Positions [3, tokens] and the next one; spans in order, everything between them is text."""
     positions_3t = np.empty((3, tokens), np.int64)

@@ -1,0 +1,69 @@
+"""How much memory a run will need, told before it starts.
+
+The formula counts what PyTorch keeps: the frozen weights; of what is trained the weights, gradients
+and both of Adam's means in fp32; and of the longest pass what each layer keeps for its gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qvl.loading.model import empty_model
+from qvl.models.config import ModelConfig
+from qvl.training.passes import LOGITS_BYTES
+from qvl.training.run import Recipe
+from qvl.training.trainable import adaptable, make_trainable
+
+ADAM_BYTES = 16  # of a trained number: itself, its gradient, two means
+BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.6}
+ROOM = 1.1  # the allocator's rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes."""
+
+    weights: int
+    training: int
+    passes: int
+
+    @property
+    def total(self) -> int:
+        return round(ROOM * (self.weights + self.training + self.passes))
+
+
+def estimate(config: ModelConfig, recipe: Recipe, *, tokens: int, patches: int) -> Estimate:
+    """For passes of at most that many tokens, with that many patches of pictures."""
+    model = empty_model(config)
+    numbers = sum(p.numel() for p in model.parameters())
+    inner = sum(layer.weight.numel() for _, layer in adaptable(model, ("decoder",)))
+    quantised = inner if recipe.base in ("int8", "int4") else 0
+    plain = 2.0 if recipe.base != "fp32" else 4.0
+    weights = (numbers - quantised) * plain + quantised * BASE_BYTES[recipe.base]
+    trained = make_trainable(
+        model, recipe.method, recipe.sections, rank=recipe.rank, alpha=recipe.alpha
+    )
+    count = sum(p.numel() for _, p in trained)
+    if recipe.method == "full":
+        weights -= count * plain
+    return Estimate(
+        weights=round(weights),
+        training=count * ADAM_BYTES,
+        passes=round(kept_bytes(config, recipe, tokens=tokens, patches=patches)),
+    )
+
+
+def kept_bytes(config: ModelConfig, recipe: Recipe, *, tokens: int, patches: int) -> float:
+    """What one pass keeps for its gradients."""
+    decoder, vision = config.decoder, config.vision
+    number = 4.0 if recipe.base == "fp32" else 3.0  # products in bf16, norms and sums in fp32
+    heads = (2 * decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
+    mlp = decoder.mlp_width * max(1, decoder.experts_per_token)
+    layer = tokens * number * (8 * decoder.hidden + 3 * heads + 5 * mlp)
+    whole = layer * (1 if recipe.recompute else decoder.layers)
+    whole += tokens * number * decoder.hidden * decoder.layers if recipe.recompute else 0
+    block = patches * number * (12 * vision.width + 4 * vision.mlp_width)
+    trains_tower = "tower" in recipe.sections
+    tower = block * (vision.depth if trains_tower and not recipe.recompute else 1)
+    logits = min(LOGITS_BYTES, 4 * tokens * decoder.vocab_size)
+    return whole + tower + 3 * logits

@@ -1,0 +1,187 @@
+"""One pass of training: packed examples in, the loss of what they say out.
+
+Main path: collate -> Passage -> Loss.forward (tower, decoder, head and cross entropy in pieces).
+Packed tokens, never padded; logits only where something is learnt.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from qvl.models.attention import packed_attention
+from qvl.models.batch import ForwardBatch, VisionFeatures
+from qvl.models.qwen_vl import QwenVL
+from qvl.models.vision import Grid
+from qvl.processing.prompt import PromptImage
+from qvl.training.examples import IGNORE, Example
+
+# of fp32 logits that are in memory at once; those of a whole pass are made in pieces, twice
+LOGITS_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passage:
+    """T packed tokens of several examples. `wanted` [N] are the places in T after which something is
+    learnt, `targets` [N] what is said there; `bounds` are cu_seqlens of the examples; `branch` [T] is
+    the examples', None where none has branches; `places` [V] is where the visual tokens stand.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    wanted: Tensor
+    targets: Tensor
+    bounds: tuple[int, ...]
+    branch: Tensor | None
+    images: tuple[PromptImage, ...]
+    places: Tensor
+
+    def to(self, device: torch.device) -> Passage:
+        tensors = ("ids", "positions", "wanted", "targets", "places")
+        moved = {name: getattr(self, name).to(device) for name in tensors}
+        return replace(
+            self, **moved, branch=None if self.branch is None else self.branch.to(device)
+        )
+
+    def unlearned(self) -> Passage:
+        """The same, of which nothing is learnt."""
+        return replace(self, wanted=self.wanted[:0], targets=self.targets[:0])
+
+
+def collate(examples: Sequence[Example]) -> Passage:
+    bounds = (0, *accumulate(len(e.ids) for e in examples))
+    targets = torch.from_numpy(np.concatenate([e.targets for e in examples]))
+    wanted = (targets != IGNORE).nonzero().flatten()
+    places = [
+        np.arange(image.start, image.start + image.tokens) + start
+        for example, start in zip(examples, bounds, strict=False)
+        for image in example.images
+    ]
+    branch = np.concatenate([e.branch for e in examples])
+    return Passage(
+        ids=torch.from_numpy(np.concatenate([e.ids for e in examples])),
+        positions=torch.from_numpy(np.concatenate([e.positions for e in examples], axis=1)),
+        wanted=wanted,
+        targets=targets[wanted],
+        bounds=bounds,
+        branch=torch.from_numpy(branch) if branch.any() else None,
+        images=tuple(image for e in examples for image in e.images),
+        places=torch.from_numpy(np.concatenate([np.empty(0, np.int64), *places])),
+    )
+
+
+class PackedBranches:
+    """`Attend` of packed examples: causal, each example by itself, and in it each branch."""
+
+    def __init__(self, bounds: Sequence[int], branch_t: Tensor | None) -> None:
+        self.bounds = bounds
+        self.masks: list[Tensor | None] = []  # bool [L, L]; None: plainly causal
+        for start, end in pairwise(bounds):
+            branch = None if branch_t is None else branch_t[start:end]
+            self.masks.append(None if branch is None or not branch.any() else seen_by(branch))
+
+    def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
+        if all(mask is None for mask in self.masks):
+            return packed_attention(q_tnh, k_tkh, v_tkh, self.bounds, causal=True)
+        parts = []
+        for (start, end), mask in zip(pairwise(self.bounds), self.masks, strict=True):
+            q, k, v = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (q_tnh, k_tkh, v_tkh))
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+            )
+            parts.append(out.squeeze(0).transpose(0, 1))
+        return torch.cat(parts)
+
+
+def seen_by(branch_l: Tensor) -> Tensor:
+    """bool [L, L]: which tokens (columns) each token (rows) of an example sees."""
+    length = len(branch_l)
+    causal = torch.ones(length, length, dtype=torch.bool, device=branch_l.device).tril()
+    same = branch_l[:, None] == branch_l[None, :]
+    return causal & (same | (branch_l == 0)[None, :])
+
+
+class Loss(nn.Module):
+    """The model with what it is asked in training: the sum of the cross entropies of a passage.
+
+    Where nothing of the tower is trained, its features are computed without gradients, and kept by
+    the pictures' content within `feature_bytes`.
+    """
+
+    def __init__(self, model: QwenVL, *, feature_bytes: int = 1 << 30) -> None:
+        super().__init__()
+        self.model = model
+        self.tower_trains = any(p.requires_grad for p in model.model.visual.parameters())
+        self.kept: OrderedDict[str, VisionFeatures] = OrderedDict()
+        self.room_bytes = feature_bytes
+
+    def forward(self, passage: Passage) -> Tensor:
+        """Nats, fp32 []."""
+        vision = self.features(passage.images)
+        batch = ForwardBatch(
+            ids_t=passage.ids,
+            positions_3t=passage.positions,
+            attend=PackedBranches(passage.bounds, passage.branch),
+            wanted_b=passage.wanted,
+            vision=vision,
+            vision_at_v=None if vision is None else passage.places,
+        )
+        hidden = self.model.model.language_model(batch)
+        at_once = max(1, LOGITS_BYTES // (4 * self.model.config.decoder.vocab_size))
+        pieces = list(zip(hidden.split(at_once), passage.targets.split(at_once), strict=True))
+        if len(pieces) == 1:
+            return self.entropy(*pieces[0])
+        sums = [checkpoint(self.entropy, h, t, use_reentrant=False) for h, t in pieces]
+        return torch.stack(sums).sum()
+
+    def entropy(self, hidden_nd: Tensor, targets_n: Tensor) -> Tensor:
+        logits = self.model.head(hidden_nd).float()
+        return F.cross_entropy(logits, targets_n, reduction="sum")
+
+    def features(self, images: Sequence[PromptImage]) -> VisionFeatures | None:
+        if not images:
+            return None
+        if self.tower_trains:
+            return self.encoded(images)
+        needed = {image.sha256: self.kept.get(image.sha256) for image in images}
+        with torch.no_grad():
+            for image in images:  # one by one: what a picture gives must not depend on its neighbours
+                if needed[image.sha256] is None:
+                    needed[image.sha256] = self.encoded([image])
+        self.keep({name: features for name, features in needed.items() if features is not None})
+        return VisionFeatures.joined(filter(None, (needed[image.sha256] for image in images)))
+
+    def encoded(self, images: Sequence[PromptImage]) -> VisionFeatures:
+        device = self.model.model.language_model.norm.weight.device
+        rows = np.concatenate([image.patches.rows for image in images])
+        grids: list[Grid] = [image.patches.grid for image in images]
+        return self.model.encode_images(torch.from_numpy(rows).to(device), grids)
+
+    def keep(self, made: dict[str, VisionFeatures]) -> None:
+        """The last ones, as far as there is room."""
+        for name, features in made.items():
+            if name not in self.kept:
+                self.kept[name] = features
+                self.room_bytes -= features.size_bytes
+        while self.room_bytes < 0 and self.kept:
+            _, oldest = self.kept.popitem(last=False)
+            self.room_bytes += oldest.size_bytes
+
+
+def recompute_layers(model: QwenVL) -> None:
+    """Keep only what goes into each layer, and compute the layer again for its gradients.
+
+    (Gradient checkpointing, Chen et al. 2016, arXiv 1604.06174.)
+    """
+    tower = getattr(model.model.visual, "blocks", ())
+    for layer in (*model.model.language_model.layers, *tower):
+        plain = layer.forward
+        layer.forward = lambda *args, plain=plain: checkpoint(plain, *args, use_reentrant=False)
