@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -249,25 +250,33 @@ def test_only_the_named_parts_change(wish: Wish, checkpoint: Path) -> None:
     assert all(".merger." in name or "deepstack_merger" in name for name in changed)
 
 
-def test_the_command(wish: Wish, tmp_path: Path) -> None:
-    out = tmp_path / "by-command"
+def by_command(wish: Wish, out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
     flags = {
         "--model": wish.folder,
         "--out": out,
-        "--method": "full",
-        "--dtype": "fp32",
-        "--steps": 12,
-        "--batch": 4,
-        "--tokens": 256,
-        "--rate": 3e-3,
-        "--save-every": 4,
+        "--method": wish.method,
+        "--dtype": wish.dtype,
+        "--steps": wish.steps,
+        "--batch": wish.batch,
+        "--tokens": wish.tokens,
+        "--rate": wish.rate,
+        "--save-every": wish.save_every,
     }
     words = [str(word) for pair in flags.items() for word in pair]
-    command = [sys.executable, "-m", "qvl", "train", str(wish.data[0]), *words]
-    planned = subprocess.run([*command, "--plan"], capture_output=True, text=True, check=True)
-    assert "12 steps of 4 rows" in planned.stderr
+    command = [sys.executable, "-m", "qvl", "train", str(wish.data[0]), *words, *more]
+    environ = os.environ | environment
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+    )
+
+
+def test_the_command(wish: Wish, tmp_path: Path) -> None:
+    out = tmp_path / "by-command"
+    with by_command(wish, out, "--plan") as process:
+        _, told = process.communicate()
+    assert "12 steps of 4 rows" in told
     assert not out.exists()
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with by_command(wish, out) as process:
         while not (out / "log.jsonl").exists():
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
@@ -275,7 +284,36 @@ def test_the_command(wish: Wish, tmp_path: Path) -> None:
     assert process.returncode in (0, 130)  # 0 where it was quicker than the signal
     if process.returncode:
         assert "the same command goes on" in told
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(out / "model")
+    with by_command(wish, out) as process:
+        found, _ = process.communicate()
+    assert found.strip() == str(out / "model")
     fit(prepare(wish))
     assert same(weights(out), weights(wish.out))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_processes_are_one(wish: Wish, tmp_path: Path, method: Any) -> None:
+    """Through PyTorch's FSDP2 and gloo, as torchrun starts them; stopped half-way, one goes on."""
+    wish = replace(wish, method=method, tokens=64, rank=4)
+    fit(prepare(wish))
+    out = tmp_path / "two"
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    both = [
+        by_command(wish, out, "--rank", "4", RANK=str(number), LOCAL_RANK=str(number), **shared)
+        for number in range(2)
+    ]
+    told = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert told[0][0].strip() == str(out / ("model" if method == "full" else "adapter"))
+    assert told[1] == ("", "")
+    for one, other in zip(read_log(wish.out), read_log(out), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=2e-3)
+        assert one["said"] == other["said"]
+    alone, together = weights(wish.out), weights(out)
+    assert alone.keys() == together.keys()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

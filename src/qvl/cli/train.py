@@ -117,13 +117,15 @@ def train(
         skip_bad=skip_bad,
     )
     prepared = session.prepare(wish, seen=progress("rows read"))
-    for problem in prepared.problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    print(prepared.summary(), file=sys.stderr)
+    is_first = prepared.workers.is_first  # of several processes one speaks
+    if is_first:
+        for problem in prepared.problems:
+            print(f"left out: {problem}", file=sys.stderr)
+        print(prepared.summary(), file=sys.stderr)
     if plan:
         return
-    with board(out, is_wanted=tensorboard) as write, stopped_gently() as stopping:
-        told = teller(prepared.recipe.steps, write)
+    with board(out, is_wanted=tensorboard and is_first) as write, stopped_gently() as stopping:
+        told = teller(prepared.recipe.steps, write) if is_first else write
         result = session.fit(prepared, told=told, stopping=stopping)
     if stopping():
         print("\nstopped, and kept; the same command goes on", file=sys.stderr)

@@ -153,7 +153,9 @@ class Loss(nn.Module):
             return self.encoded(images)
         needed = {image.sha256: self.kept.get(image.sha256) for image in images}
         with torch.no_grad():
-            for image in images:  # one by one: what a picture gives must not depend on its neighbours
+            for (
+                image
+            ) in images:  # one by one: what a picture gives must not depend on its neighbours
                 if needed[image.sha256] is None:
                     needed[image.sha256] = self.encoded([image])
         self.keep({name: features for name, features in needed.items() if features is not None})

@@ -278,7 +278,7 @@ def train(
     cut_log(run.folder / LOG, progress.step)
     steps = (workers.own(passes) for passes in order.steps(progress.step))
     for passages in reader.ahead(steps):
-        if run.is_over or stopping():
+        if run.is_over or workers.total(stopping()):  # all stop at the same step
             break
         began = time.monotonic()
         with memory_advice(recipe):

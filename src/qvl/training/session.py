@@ -9,8 +9,8 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -273,7 +273,7 @@ def fit(
     Raises RunLockedError, RunChangedError, StorageError, OutOfMemoryError.
     """
     wish, recipe, workers = prepared.wish, prepared.recipe, prepared.workers
-    with opened_run(wish.out, recipe) if workers.is_first else nothing():
+    with opened_run(wish.out, recipe) if workers.is_first else nullcontext():
         parts = prepared.reader.encoder.parts
         model = load_base(wish.folder, parts.config, recipe.base, torch.device(wish.device))
         trained = make_trainable(
@@ -332,8 +332,3 @@ def keep(prepared: Prepared, weights: Mapping[str, Tensor]) -> Path:
 
     write_adapter(target, layers, generation=config.generation, base_name=wish.model)
     return target
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    yield
