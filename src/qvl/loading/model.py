@@ -275,12 +275,28 @@ def pack(
                 packed_one(tail, part)
 
     language.through = layers_at_once
-    for name, module in list(model.named_modules()):
+    pack_layers(model, kind, replace)
+    if tied and isinstance(model.lm_head, Bf16Linear):
+        rows = Bf16Embedding(model.lm_head)
+        model.set_submodule("model.language_model.embed_tokens", rows)
+    for parameter in model.parameters():
+        if parameter is not embedding:
+            parameter.data = parameter.data.float()
+
+
+def pack_layers(
+    part: nn.Module, kind: PackedName, replace: Callable[[str, nn.Module], None]
+) -> None:
+    """Pack the linear layers of a model or of a part of it, with what lies between them; `replace` puts
+    each new module in the old one's place.
+    """
+    finer = "int8" if kind == "int4" else kind
+    for name, module in list(part.named_modules()):
         if isinstance(module, DecoderLayer):
             replace(name, PackedLayer(module, kind))
         elif isinstance(module, GatedMLP):
             replace(name, PackedMLP(module, finer))
-    for name, module in list(model.named_modules()):
+    for name, module in list(part.named_modules()):
         if isinstance(module, nn.Linear):
             replace(name, packed(module.weight, module.bias, finer))
         elif isinstance(module, RMSNorm):
@@ -289,12 +305,13 @@ def pack(
             module.act = compiled_act(module.act)
         elif isinstance(module, VisionAttention):
             module.rotate, module.attend = rotate_in_place, attend_whole
-    if tied and isinstance(model.lm_head, Bf16Linear):
-        rows = Bf16Embedding(model.lm_head)
-        model.set_submodule("model.language_model.embed_tokens", rows)
-    for parameter in model.parameters():
-        if parameter is not embedding:
-            parameter.data = parameter.data.float()
+
+
+def pack_tower(tower: nn.Module) -> None:
+    """Pack a tower in place, bf16; what it computes of a picture depends on no other."""
+    pack_layers(tower, "bf16", tower.set_submodule)
+    for parameter in tower.parameters():
+        parameter.data = parameter.data.float()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from qvl.kernels.build import library
+from qvl.loading.model import pack_tower
 from qvl.models.attention import packed_attention
 from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.qwen_vl import QwenVL
@@ -113,13 +115,20 @@ class Loss(nn.Module):
     """The model with what it is asked in training: the sum of the cross entropies of a passage.
 
     Where nothing of the tower is trained, its features are computed without gradients, and kept by
-    the pictures' content within `feature_bytes`.
+    the pictures' content within `feature_bytes`; in bf16 on a CPU by the compiled kernels, as when the
+    model runs.
     """
 
     def __init__(self, model: QwenVL, *, feature_bytes: int = 1 << 30) -> None:
         super().__init__()
         self.model = model
-        self.tower_trains = any(p.requires_grad for p in model.model.visual.parameters())
+        tower = model.model.visual
+        self.tower_trains = any(p.requires_grad for p in tower.parameters())
+        first = next(tower.parameters())
+        on_cpu = first.device.type == "cpu" and library() is not None
+        self.tower_is_packed = on_cpu and not self.tower_trains and first.dtype == torch.bfloat16
+        if self.tower_is_packed:
+            pack_tower(tower)
         self.kept: OrderedDict[str, VisionFeatures] = OrderedDict()
         self.room_bytes = feature_bytes
 
@@ -152,20 +161,29 @@ class Loss(nn.Module):
         if self.tower_trains:
             return self.encoded(images)
         needed = {image.sha256: self.kept.get(image.sha256) for image in images}
-        with torch.no_grad():
-            for (
-                image
-            ) in images:  # one by one: what a picture gives must not depend on its neighbours
-                if needed[image.sha256] is None:
-                    needed[image.sha256] = self.encoded([image])
-        self.keep({name: features for name, features in needed.items() if features is not None})
-        return VisionFeatures.joined(filter(None, (needed[image.sha256] for image in images)))
+        missing = [i for i in {i.sha256: i for i in images}.values() if needed[i.sha256] is None]
+        # what a picture gives must not depend on its neighbours, which others are after a resume
+        at_once = len(missing) if self.tower_is_packed else 1
+        for start in range(0, len(missing), max(1, at_once)):
+            some = missing[start : start + at_once]
+            with (
+                torch.no_grad(),
+                torch.autocast(self.device.type, enabled=not self.tower_is_packed),
+            ):
+                encoded = self.encoded(some).split([image.tokens for image in some])
+            needed |= {image.sha256: one for image, one in zip(some, encoded, strict=True)}
+        found = {name: features for name, features in needed.items() if features is not None}
+        self.keep(found)
+        return VisionFeatures.joined(found[image.sha256] for image in images)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.model.language_model.norm.weight.device
 
     def encoded(self, images: Sequence[PromptImage]) -> VisionFeatures:
-        device = self.model.model.language_model.norm.weight.device
         rows = np.concatenate([image.patches.rows for image in images])
         grids: list[Grid] = [image.patches.grid for image in images]
-        return self.model.encode_images(torch.from_numpy(rows).to(device), grids)
+        return self.model.encode_images(torch.from_numpy(rows).to(self.device), grids)
 
     def keep(self, made: dict[str, VisionFeatures]) -> None:
         """The last ones, as far as there is room."""
