@@ -15,7 +15,7 @@ import sys
 from qvl.scenes.russian import forms
 
 NAMES = (
-    "key group icon en en_number en_plural ru ru_gender ru_gen ru_acc ru_plural ru_gen_plural"
+    "key group icon en en_number en_plural ru ru_gender ru_gen ru_acc ru_few ru_plural ru_gen_plural"
     " zh zh_measure counted"
 )
 

@@ -91,8 +91,12 @@ def value(job: Job, result: Result) -> Any:
             return list(labels)
         case Found():
             return [list(asdict(place).values())[1:] for place in (*result.boxes, *result.points)]
+        case Moderation() if len(job.before) > 1:  # after the rule and the reason
+            return [list(asdict(box).values())[1:] for box in result.boxes]
         case Moderation():
             return result.reason if job.before else result.category
+        case Description() if job.before:
+            return [list(asdict(box).values())[1:] for box in result.boxes]
         case Comparison():
             rows = [[row.aspect, *row.each] for row in result.differences]
             return {"summary": result.summary, "same": list(result.same), "different": rows}

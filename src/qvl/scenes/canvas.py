@@ -20,6 +20,7 @@ from qvl.scenes.scene import PixelBox, Thing
 Rgb = tuple[int, int, int]
 Size = tuple[int, int]
 SIDES = tuple(range(128, 225, 32))
+LEAST_CELL_PX = 52  # of a grid with free cells; without them nine things still fit 128 pixels
 SOLID = 96  # from which alpha a pixel is of the thing
 GROUNDS: tuple[Rgb, ...] = (
     (255, 255, 255), (238, 238, 240), (246, 238, 220), (222, 236, 250), (226, 244, 224),
@@ -265,11 +266,11 @@ def cells(count: int, size: Size, rng: random.Random) -> list[PixelBox]:
     width, height = size
     columns = max(1, round(math.sqrt(count * width / height)))
     rows = -(-count // columns)
-    if rng.random() < 0.4 and columns * rows < 9:
+    if rng.random() < 0.4:  # a free row or column, where the cells stay large enough
         if width / columns > height / rows:
-            columns += 1
+            columns += width / (columns + 1) >= LEAST_CELL_PX
         else:
-            rows += 1
+            rows += height / (rows + 1) >= LEAST_CELL_PX
     across, down = width / columns, height / rows
     chosen = rng.sample(range(columns * rows), count)
     return [

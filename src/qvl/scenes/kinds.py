@@ -24,7 +24,7 @@ class Kind:
     """A kind of object: its forms in three languages, and the icon that the sets know it by.
 
     `en_number` is "one" for "a cup", "mass" for "bread", "many" for "scissors"; `ru_gender` m, f, n,
-    or p for what has no singular. Only what has a number in all three languages is `counted`.
+    or p for what has no singular, and `ru_few` stands after 2, 3 and 4. Only what has a number in all three languages is `counted`.
     """
 
     key: str
@@ -37,6 +37,7 @@ class Kind:
     ru_gender: str
     ru_gen: str
     ru_acc: str
+    ru_few: str
     ru_plural: str
     ru_gen_plural: str
     zh: str

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from qvl.scenes import jobs
@@ -37,7 +38,6 @@ from qvl.scenes.phrases import (
     an,
     capital,
     coloured,
-    coloured_count,
     counted,
     group_name,
     listed,
@@ -56,6 +56,7 @@ from qvl.scenes.scene import Job, Scene, Split, Thing, belongs
 
 Draw = Callable[[Split, random.Random, Size | None], Scene]
 MOST = 9  # things that are counted
+TINT_DEPTH = 46  # how far shades of a tint go from it, of 255
 LIVING = ("animal",)
 EDIBLE = ("fruit", "vegetable", "bakery", "sweet", "food", "dish")
 SHAPES = (  # plain shapes, which no atlas holds
@@ -88,6 +89,7 @@ SHAPE_KINDS = tuple(
         ru_gender=gender,
         ru_gen=SHAPE_FORMS[ru][0],
         ru_acc="звезду" if gender == "f" else ru,
+        ru_few=SHAPE_FORMS[ru][0],
         ru_plural=SHAPE_FORMS[ru][1],
         ru_gen_plural=SHAPE_FORMS[ru][2],
         zh=zh,
@@ -573,7 +575,7 @@ def about_coloured(
     drawn: Sequence[tuple[Kind, Colour, Thing]], size: Size, rng: random.Random, word: str
 ) -> Iterator[Job]:
     language = spoken(rng)
-    said = [coloured_count(kind, colour, 1, language) for kind, colour, _ in drawn]
+    said = [counted(coloured(kind, colour), 1, language) for kind, colour, _ in drawn]
     text = described("plain", language, phrase=listed(said, language))
     yield jobs.describe(text, language, "describe-coloured", facts=said)
     kind, colour, thing = rng.choice(drawn)
@@ -603,15 +605,15 @@ def about_coloured(
     yield jobs.ask(words, does, language, "yes-no")
 
 
-def outlined(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
-    """One to three objects as outlines filled with a colour."""
+def tinted_things(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
+    """One to three objects in a colour that is not their own."""
     size = size_of(rng, size)
     which = []
     wanted = rng.choice((1, 1, 2, 3))
     while len(which) < wanted:
         kind, colour = rng.choice(kinds()), rng.choice(COLOURS)
         taken = any(kind is one or colour is other for one, other in which)
-        if kind.counted and not taken and belongs(split, "outline", kind.key, colour.en):
+        if kind.counted and not taken and belongs(split, "tint", kind.key, colour.en):
             which.append((kind, colour))
     strength = strength_of(rng)
     places = cells(len(which), size, rng)
@@ -621,14 +623,25 @@ def outlined(split: Split, rng: random.Random, size: Size | None = None) -> Scen
     for (kind, colour), place, ink in zip(which, places, inks, strict=True):
         side = min(place[2] - place[0], place[3] - place[1]) * rng.uniform(0.6, 0.95)
         sprite = sprite_of(kind, split, rng)
-        flat = Image.new("RGBA", sprite.size, (*ink, 255))
-        flat.putalpha(sprite.getchannel("A"))
-        glyph = posed(flat, side, rng, strength)
+        glyph = posed(tinted(sprite, ink), side, rng, strength)
         thing = at.place(glyph, *within(glyph, place, rng), kind.key, colour.en)
         drawn.append((kind, colour, thing, place))
     drawn.sort(key=lambda one: (one[3][1], one[3][0]))
     told = tuple(about_coloured([one[:3] for one in drawn], size, rng, "object"))
-    return Scene("outlines", (at.photo(),), (tuple(one[2] for one in drawn),), told)
+    return Scene("tinted", (at.photo(),), (tuple(one[2] for one in drawn),), told)
+
+
+def tinted(sprite: Image.Image, ink: tuple[int, int, int]) -> Image.Image:
+    """The sprite in shades of one colour."""
+    pixels = np.asarray(sprite, dtype=np.float32)
+    weight = pixels[..., 3] / 255
+    grey = pixels[..., :3].mean(axis=2)
+    grey -= (grey * weight).sum() / max(1.0, weight.sum())
+    shade = grey[..., None] * (TINT_DEPTH / max(1.0, float(np.abs(grey * weight).max())))
+    tint = (np.array(ink, np.float32) + shade).clip(0, 255).astype(np.uint8)
+    out = Image.fromarray(tint).convert("RGBA")
+    out.putalpha(sprite.getchannel("A"))
+    return out
 
 
 KINDS: Mapping[str, tuple[Draw, float]] = {
@@ -638,5 +651,5 @@ KINDS: Mapping[str, tuple[Draw, float]] = {
     "crowd": (crowd, 2.0),
     "pair": (pair, 3.0),
     "shapes": (shapes, 1.0),
-    "outlines": (outlined, 1.0),
+    "tinted": (tinted_things, 1.0),
 }

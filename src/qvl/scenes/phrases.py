@@ -42,6 +42,7 @@ COLOURS = (
 BY_NAME = {colour.en: colour for colour in COLOURS}
 HARD = ("ый", "ая", "ое", "ые", "ого", "ой", "ых", "ую", "ым")
 SOFT = ("ий", "яя", "ее", "ие", "его", "ей", "их", "юю", "им")
+RUSSIAN_FORMS = ("ru", "ru_gen", "ru_acc", "ru_few", "ru_plural", "ru_gen_plural")
 ADJECTIVE_FORMS = ("m", "f", "n", "p", "gen", "gen f", "gen p", "acc f", "ins")
 
 
@@ -98,7 +99,7 @@ def counted(kind: Kind, n: int, language: Language) -> str:
         return kind.ru
     if language == "en":
         return f"{n} {kind.en_plural}"
-    return f"{n} {kind.ru_gen if n < 5 else kind.ru_gen_plural}"
+    return f"{n} {kind.ru_few if n < 5 else kind.ru_gen_plural}"
 
 
 def listed(parts: Sequence[str], language: Language) -> str:
@@ -128,19 +129,11 @@ def coloured(kind: Kind, colour: Colour) -> Kind:
         ru=f"{adjective(ru, nominative)} {kind.ru}",
         ru_gen=f"{adjective(ru, genitive_form)} {kind.ru_gen}",
         ru_acc=f"{adjective(ru, accusative)} {kind.ru_acc}",
+        ru_few=f"{adjective(ru, 'p' if kind.ru_gender == 'f' else 'gen p')} {kind.ru_few}",
         ru_plural=f"{adjective(ru, 'p')} {kind.ru_plural}",
         ru_gen_plural=f"{adjective(ru, 'gen p')} {kind.ru_gen_plural}",
         zh=f"{colour.zh}色的{kind.zh}",
     )
-
-
-def coloured_count(kind: Kind, colour: Colour, n: int, language: Language) -> str:
-    """ "3 red cups", "3 красные чашки" or "3 красных шара", "3个红色的杯子"."""
-    both = coloured(kind, colour)
-    if language == "ru" and 1 < n < 5:
-        form = "p" if kind.ru_gender == "f" else "gen p"
-        return f"{n} {adjective(colour.ru, form)} {kind.ru_gen}"
-    return counted(both, n, language)
 
 
 Pattern = Literal["plain", "stripes", "dots", "checks", "star", "heart"]
@@ -172,7 +165,7 @@ def patterned(kind: Kind, colour: Colour, pattern: Pattern, second: Colour) -> K
         en_plural=f"{both.en_plural} {en}" if both.en_plural else "",
         **{
             form: f"{getattr(both, form)} {ru}"
-            for form in ("ru", "ru_gen", "ru_acc", "ru_plural", "ru_gen_plural")
+            for form in RUSSIAN_FORMS
         },
         zh=f"{colour.zh}底{zh}的{kind.zh}",
     )

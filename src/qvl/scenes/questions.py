@@ -87,7 +87,7 @@ QUESTIONS: dict[str, dict[Language, tuple[str, ...]]] = {
             "Where {is_a} {the_a} relative to {the_b}?",
             "{Is_a} {the_a} left, right, above or below {the_b}?",
         ),
-        "ru": ("Где {a} относительно {gen_b}?", "С какой стороны от {gen_b} находится {a}?"),
+        "ru": ("Где {a} относительно {gen_b}?", "Где находится {a} относительно {gen_b}?"),
         "zh": ("{a}在{b}的哪个方向？", "{a}相对于{b}在哪里？"),
     },
     "leftmost": {

@@ -15,39 +15,30 @@ class Forms(NamedTuple):
     gender: str  # m, f, n; p of what is a plural alone
     gen: str
     acc: str
+    few: str  # after 2, 3 and 4: "красные чашки", "красных шара"
     plural: str
     gen_plural: str
 
 
 EXCEPTIONS = {  # what the dictionary lacks, or knows by another reading
-    "кроссовка": Forms("f", "кроссовки", "кроссовку", "кроссовки", "кроссовок"),  # has "кроссовок"
-    "носки": Forms("p", "носков", "носки", "носки", "носков"),  # takes it for "носка"
-    "носок": Forms("m", "носка", "носок", "носки", "носков"),
-    "рыба-ёж": Forms("f", "рыбы-ежа", "рыбу-ежа", "рыбы-ежи", "рыб-ежей"),  # a compound
-    "хот-дог": Forms("m", "хот-дога", "хот-дог", "хот-доги", "хот-догов"),  # a dog, so animate
-    "геймпад": Forms("m", "геймпада", "геймпад", "геймпады", "геймпадов"),  # unknown
-    "киви": Forms("m", "киви", "киви", "киви", "киви"),  # the fruit; the bird is its neuter
-    "угольник": Forms("m", "угольника", "угольник", "угольники", "угольников"),  # not the trader
-    "парусник": Forms("m", "парусника", "парусник", "парусники", "парусников"),  # not the butterfly
-    "кленовый лист": Forms(  # "листы" are of paper
-        "m", "кленового листа", "кленовый лист", "кленовые листья", "кленовых листьев"
-    ),
-    "лист клевера": Forms(
-        "m", "листа клевера", "лист клевера", "листья клевера", "листьев клевера"
-    ),
-    "конёк": Forms("m", "конька", "конёк", "коньки", "коньков"),  # worn, not ridden
-    "роликовый конёк": Forms(
-        "m", "роликового конька", "роликовый конёк", "роликовые коньки", "роликовых коньков"
-    ),
-    "спагетти": Forms("p", "спагетти", "спагетти", "спагетти", "спагетти"),  # plural in use
-    "суши": Forms("p", "суши", "суши", "суши", "суши"),  # plural in use
-    "воздушный змей": Forms(  # the toy is said as if it lived
-        "m", "воздушного змея", "воздушного змея", "воздушные змеи", "воздушных змеев"
-    ),
-    "плюшевый мишка": Forms(
-        "m", "плюшевого мишки", "плюшевого мишку", "плюшевые мишки", "плюшевых мишек"
-    ),
-    "кальмар": Forms("m", "кальмара", "кальмара", "кальмары", "кальмаров"),  # the animal, not the dish
+    "кроссовка": Forms("f", "кроссовки", "кроссовку", "кроссовки", "кроссовки", "кроссовок"),  # has "кроссовок"
+    "носки": Forms("p", "носков", "носки", "носков", "носки", "носков"),  # takes it for "носка"
+    "носок": Forms("m", "носка", "носок", "носка", "носки", "носков"),  # half of its readings are of носка
+    "рыба-ёж": Forms("f", "рыбы-ежа", "рыбу-ежа", "рыбы-ежа", "рыбы-ежи", "рыб-ежей"),  # a compound
+    "хот-дог": Forms("m", "хот-дога", "хот-дог", "хот-дога", "хот-доги", "хот-догов"),  # a dog, so animate
+    "геймпад": Forms("m", "геймпада", "геймпад", "геймпада", "геймпады", "геймпадов"),  # unknown
+    "киви": Forms("m", "киви", "киви", "киви", "киви", "киви"),  # the fruit; the bird is its neuter
+    "угольник": Forms("m", "угольника", "угольник", "угольника", "угольники", "угольников"),  # not the trader
+    "парусник": Forms("m", "парусника", "парусник", "парусника", "парусники", "парусников"),  # not the butterfly
+    "кленовый лист": Forms("m", "кленового листа", "кленовый лист", "кленовых листа", "кленовые листья", "кленовых листьев"),  # листы are of paper
+    "лист клевера": Forms("m", "листа клевера", "лист клевера", "листа клевера", "листья клевера", "листьев клевера"),  # листы are of paper
+    "конёк": Forms("m", "конька", "конёк", "конька", "коньки", "коньков"),  # worn, not ridden
+    "роликовый конёк": Forms("m", "роликового конька", "роликовый конёк", "роликовых конька", "роликовые коньки", "роликовых коньков"),  # worn, not ridden
+    "спагетти": Forms("p", "спагетти", "спагетти", "спагетти", "спагетти", "спагетти"),  # plural in use
+    "суши": Forms("p", "суши", "суши", "суши", "суши", "суши"),  # plural in use
+    "воздушный змей": Forms("m", "воздушного змея", "воздушного змея", "воздушных змея", "воздушные змеи", "воздушных змеев"),  # the toy is said as if it lived
+    "плюшевый мишка": Forms("m", "плюшевого мишки", "плюшевого мишку", "плюшевых мишки", "плюшевые мишки", "плюшевых мишек"),  # a toy, and as if it lived
+    "кальмар": Forms("m", "кальмара", "кальмара", "кальмара", "кальмары", "кальмаров"),  # the animal, not the dish
 }
 
 
@@ -64,14 +55,13 @@ def forms(name: str) -> Forms:
     number = "plur" if noun.number == "plur" else "sing"
     gender = "p" if number == "plur" else GENDERS[noun.gender]
 
-    def inflected(case: str, count: str) -> str:
+    def inflected(case: str, count: str, of_adjective: frozenset[str] | None = None) -> str:
         wanted = {case, count}
+        wanted_adjective = set(of_adjective or wanted)
         if case == "accs" and (count == "plur" or noun.gender == "masc"):
-            wanted_adjective = wanted | {noun.animacy}
-        else:
-            wanted_adjective = wanted
-        if count == "sing":
-            wanted_adjective = wanted_adjective | {noun.gender}
+            wanted_adjective.add(noun.animacy)
+        if count == "sing" and of_adjective is None:
+            wanted_adjective.add(noun.gender)
         said = []
         for at, (word, one) in enumerate(zip(words, parsed, strict=True)):
             if at > head:
@@ -81,10 +71,12 @@ def forms(name: str) -> Forms:
             said.append(form.word if form else word)
         return " ".join(said)
 
+    beside_few = frozenset({"nomn" if noun.gender == "femn" else "gent", "plur"})
     return Forms(
         gender,
         inflected("gent", number),
         inflected("accs", number),
+        inflected("gent", number, beside_few),
         inflected("nomn", "plur"),
         inflected("gent", "plur"),
     )
