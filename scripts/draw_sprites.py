@@ -28,7 +28,6 @@ def main(sets: Path) -> None:
         found = json.loads((sets / style / "package" / "icons.json").read_text("utf-8"))
         rows = -(-len(kinds()) // COLUMNS)
         atlas = Image.new("RGBA", (COLUMNS * CELL_PX, rows * CELL_PX))
-        drawn = 0
         for index, kind in enumerate(kinds()):
             if (svg := svg_of(found, kind.icon)) is None:
                 continue
@@ -36,10 +35,7 @@ def main(sets: Path) -> None:
             left, top = index % COLUMNS * CELL_PX, index // COLUMNS * CELL_PX
             inset = (CELL_PX - glyph.width) // 2, (CELL_PX - glyph.height) // 2
             atlas.paste(glyph, (left + inset[0], top + inset[1]))
-            drawn += 1
-        path = DATA / f"{style}.webp"
-        atlas.save(path, quality=78, alpha_quality=90, method=6)
-        print(f"{style}: {drawn} of {len(kinds())} kinds, {path.stat().st_size} bytes")
+        atlas.save(DATA / f"{style}.webp", quality=78, alpha_quality=90, method=6)
 
 
 def svg_of(found: dict[str, Any], name: str) -> str | None:

@@ -21,7 +21,7 @@ NAMES = (
 
 
 def main() -> None:
-    print("\t".join(NAMES.split()))
+    sys.stdout.write("\t".join(NAMES.split()) + "\n")
     for line in sys.stdin:
         if line.startswith("#") or not line.strip():
             continue
@@ -32,11 +32,8 @@ def main() -> None:
         russian = forms(ru)
         counted = str(int(number == "one" and "u" not in flags and "ru" not in flags))
         key = en.replace(" ", "-").lower()
-        print(
-            "\t".join(
-                (key, group, icon, en, number, plural, ru, *russian, zh, measure, counted),
-            )
-        )
+        row = (key, group, icon, en, number, plural, ru, *russian, zh, measure, counted)
+        sys.stdout.write("\t".join(row) + "\n")
 
 
 if __name__ == "__main__":

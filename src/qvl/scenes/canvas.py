@@ -50,9 +50,10 @@ class Canvas:
     things: list[Thing] = field(default_factory=list)
 
     def place(
-        self, glyph: Image.Image, x: int, y: int, what: str, colour: str | None = None
+        self, glyph: Image.Image, spot: tuple[int, int], what: str, colour: str | None = None
     ) -> Thing:
         """Paste the glyph with its upper left corner there; at strength 0 without a shadow."""
+        x, y = spot
         if self.strength > 0 and self.rng.random() < 0.45:
             self._shadow(glyph, x, y)
         self.image.paste(glyph, (x, y), glyph)
@@ -190,9 +191,7 @@ def posed(sprite: Image.Image, side: float, rng: random.Random, strength: float)
     seen = [((x - min(xs)) * shrink, (y - min(ys)) * shrink) for x, y in corners]
     size = tuple(max(4, math.ceil(max(edge))) for edge in zip(*seen, strict=True))
     if scale < 0.7:  # else every other pixel would be left out
-        sprite = sprite.resize(
-            (max(4, round(width)), max(4, round(height))), Image.Resampling.BOX
-        )
+        sprite = sprite.resize((max(4, round(width)), max(4, round(height))), Image.Resampling.BOX)
     flat = [(0, 0), (sprite.width, 0), (sprite.width, sprite.height), (0, sprite.height)]
     back = homography(seen, flat)  # PIL asks of each pixel where it comes from
     shown = sprite.transform(
@@ -203,7 +202,9 @@ def posed(sprite: Image.Image, side: float, rng: random.Random, strength: float)
     return lit(shown, rng.uniform(0.86, 1.1))
 
 
-def homography(start: Sequence[tuple[float, float]], end: Sequence[tuple[float, float]]) -> np.ndarray:
+def homography(
+    start: Sequence[tuple[float, float]], end: Sequence[tuple[float, float]]
+) -> np.ndarray:
     """[3, 3] that takes four points to four others (Hartley and Zisserman 2004, 4.1)."""
     rows, values = [], []
     for (x, y), (u, v) in zip(start, end, strict=True):
@@ -274,7 +275,12 @@ def cells(count: int, size: Size, rng: random.Random) -> list[PixelBox]:
     across, down = width / columns, height / rows
     chosen = rng.sample(range(columns * rows), count)
     return [
-        (at % columns * across, at // columns * down, (at % columns + 1) * across, (at // columns + 1) * down)
+        (
+            at % columns * across,
+            at // columns * down,
+            (at % columns + 1) * across,
+            (at // columns + 1) * down,
+        )
         for at in chosen
     ]
 

@@ -102,7 +102,7 @@ def two(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
         base = background(random.Random(ground_seed), size, ground, strength)
         at = Canvas(base, random.Random(rng.random()), strength)
         for one in which_shown:
-            at.place(one.glyph, *one.spot, one.kind.key, one.colour.en if one.colour else None)
+            at.place(one.glyph, one.spot, one.kind.key, one.colour.en if one.colour else None)
         pictures.append(at.photo())
         things.append(tuple(at.things))
     kept = [one for one in first if one in second]
@@ -121,7 +121,11 @@ def _plain(ware: Ware) -> Ware:
 
 
 def about_two(
-    change: str, before: Shown | None, after: Shown | None, kept: Sequence[Shown], rng: random.Random
+    change: str,
+    before: Shown | None,
+    after: Shown | None,
+    kept: Sequence[Shown],
+    rng: random.Random,
 ) -> Iterator[Job]:
     for _ in range(2):
         language = spoken(rng)
@@ -153,7 +157,11 @@ def about_two(
 
 
 def summary_of(
-    change: str, before: Shown | None, after: Shown | None, kept: Sequence[Shown], language: Language
+    change: str,
+    before: Shown | None,
+    after: Shown | None,
+    kept: Sequence[Shown],
+    language: Language,
 ) -> str:
     """What has changed, in one sentence."""
     if change == "none" or (before is None and after is None):
@@ -211,7 +219,9 @@ def row_of(
     if change == "replaced" and before and after:
         aspect = {"en": "object", "ru": "предмет", "zh": "物体"}[language]
         return aspect, name(before.kind, language), name(after.kind, language)
-    there, gone = {"en": ("present", "absent"), "ru": ("есть", "нет"), "zh": ("有", "没有")}[language]
+    there, gone = {"en": ("present", "absent"), "ru": ("есть", "нет"), "zh": ("有", "没有")}[
+        language
+    ]
     states = (there if before else gone, there if after else gone)
     return name(one.kind, language), *states
 
@@ -246,7 +256,7 @@ def clip(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
         seen.append(Seen(kind, glyph, within(glyph, place, rng), start, last))
     frames, things, times_s, fps = filmed(
         lambda at, frame: [
-            at.place(one.glyph, *one.spot, one.kind.key)
+            at.place(one.glyph, one.spot, one.kind.key)
             for one in seen
             if one.first <= frame // 2 <= one.last
         ],
@@ -289,8 +299,8 @@ def moving(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
         spot = (along, lane_start) if across else (lane_start, along)
         stay = (stay_long, stay_lane) if across else (stay_lane, stay_long)
         return [
-            at.place(still, int(stay[0]), int(stay[1]), other.key),
-            at.place(glyph, int(spot[0]), int(spot[1]), kind.key),
+            at.place(still, (int(stay[0]), int(stay[1])), other.key),
+            at.place(glyph, (int(spot[0]), int(spot[1])), kind.key),
         ]
 
     inks = [ink_of(glyph), ink_of(still)]

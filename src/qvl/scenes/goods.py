@@ -124,7 +124,7 @@ def card(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
     things = []
     for glyph, place in zip(glyphs, places, strict=True):
         spot = within(glyph, place, rng)
-        things.append(at.place(glyph, *spot, ware.kind.key, ware.paint.colour.en))
+        things.append(at.place(glyph, spot, ware.kind.key, ware.paint.colour.en))
     told = some(tuple(about_ware(ware, things, size, rng)), 7, rng)
     return Scene("card", (at.photo(),), (tuple(things),), told)
 
@@ -133,20 +133,22 @@ def about_ware(
     ware: Ware, things: Sequence[Thing], size: Size, rng: random.Random
 ) -> Iterator[Job]:
     n, kind, paint = len(things), ware.kind, ware.paint
-    for style in rng.sample(
-        ["plain", "alt-text", "product", "catalogue", "marketplace", "seo"], 3
-    ):
+    for style in rng.sample(["plain", "alt-text", "product", "catalogue", "marketplace", "seo"], 3):
         yield describe_ware(ware, n, style, spoken(rng))
     language = spoken(rng)
     yield with_facts(ware, n, language, rng)
     language = spoken(rng)
     yield jobs.listing(listing_of(ware, n, language), language, [ware.said(n, language)])
     language = spoken(rng)
-    words = question("colour of", language, rng, a=kind) if n == 1 else question("colour", language, rng)
+    words = (
+        question("colour of", language, rng, a=kind)
+        if n == 1
+        else question("colour", language, rng)
+    )
     yield jobs.ask(words, paint.colour.said(language), language, "colour", free=True)
     language = spoken(rng)
     words = question("pattern", language, rng)
-    patterns = rng.sample([p for p in PATTERNS if p != paint.pattern], 2) + [paint.pattern]
+    patterns = [*rng.sample([p for p in PATTERNS if p != paint.pattern], 2), paint.pattern]
     rng.shuffle(patterns)
     said = [pattern_name(p, language) for p in patterns]
     right = pattern_name(paint.pattern, language)
@@ -276,7 +278,10 @@ def extracted(ware: Ware, n: int, language: Language) -> Job:
         "pattern_colour": None if plain else ware.paint.second.said(language),
         "number": n,
     }
-    options = {"schema": "product, colour, pattern, pattern_colour, number int", "language": language}
+    options = {
+        "schema": "product, colour, pattern, pattern_colour, number int",
+        "language": language,
+    }
     return jobs.with_form("extract", options, data, data, "extract-product")
 
 
@@ -318,7 +323,7 @@ def shelf(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
     inks = [w.paint.tone for w in wares]
     at = canvas(rng, size, strength=strength, inks=inks)
     things = [
-        at.place(glyph, *within(glyph, place, rng), ware.kind.key, ware.paint.colour.en)
+        at.place(glyph, within(glyph, place, rng), ware.kind.key, ware.paint.colour.en)
         for ware, glyph, place in zip(wares, glyphs, places, strict=True)
     ]
     told = tuple(about_shelf(wares, things, size, rng))
@@ -378,9 +383,9 @@ def dish(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
     glyph = posed(sprite_of(kind, split, rng), room, rng, strength)
     at = canvas(rng, size, strength=strength, inks=[tone])
     x, y = within(plate, (0, 0, *size), rng)
-    under = at.place(plate, x, y, "plate", colour.en)
+    under = at.place(plate, (x, y), "plate", colour.en)
     inset = (plate.width - glyph.width) // 2, (plate.height - glyph.height) // 2
-    food_thing = at.place(glyph, x + inset[0], y + inset[1], kind.key)
+    food_thing = at.place(glyph, (x + inset[0], y + inset[1]), kind.key)
     told = tuple(about_dish(kind, colour, food_thing, under, size, rng))
     return Scene("dish", (at.photo(),), ((food_thing, under),), told)
 
@@ -394,7 +399,11 @@ def about_dish(
         if style == "menu":
             text = served
         else:
-            text = described(style, language, phrase=served if style == "alt-text" else counted_on(kind, colour, language))
+            text = described(
+                style,
+                language,
+                phrase=served if style == "alt-text" else counted_on(kind, colour, language),
+            )
         facts = [name(kind, language)]
         yield jobs.describe(text, language, f"describe-{style}", style=style, facts=facts)
     language = spoken(rng)

@@ -16,7 +16,7 @@ STEP = 10  # of the grid of thousandths that places are written on: two digits t
 
 def ask(
     question: str,
-    answer: str | int | bool,
+    answer: str | int | bool,  # noqa: FBT001 - a truth value is an answer, not a switch
     language: Language,
     skill: str,
     *,
@@ -57,7 +57,9 @@ def listing(fields: Mapping[str, Any], language: Language, facts: Sequence[str] 
     return Job("describe", options, dumped(fields), dict(fields), "listing", facts=tuple(facts))
 
 
-def ground(phrase: str, found: Sequence[Thing], scene_size: tuple[int, int], language: Language) -> Job:
+def ground(
+    phrase: str, found: Sequence[Thing], scene_size: tuple[int, int], language: Language
+) -> Job:
     """Where the things are that the phrase names, in reading order; maybe none."""
     things = sorted(found, key=lambda thing: (thing.box[1] // 24, thing.box[0]))
     answer = places([(phrase, thing.box) for thing in things], scene_size)
@@ -99,7 +101,9 @@ def broken_rule(policy: str | None, rule: str | None, language: Language) -> Job
     return Job("moderate", options, rule or NONE[language], rule, "moderate")
 
 
-def reason(policy: str | None, rule: str, why: str, language: Language, facts: Sequence[str]) -> Job:
+def reason(
+    policy: str | None, rule: str, why: str, language: Language, facts: Sequence[str]
+) -> Job:
     """Why the rule is broken, which is asked after which one."""
     options: dict[str, Any] = {"language": language}
     if policy is not None:
@@ -108,7 +112,12 @@ def reason(policy: str | None, rule: str, why: str, language: Language, facts: S
 
 
 def with_form(
-    task: str, options: Mapping[str, Any], fields: Any, truth: Any, skill: str, facts: Sequence[str] = ()
+    task: str,
+    options: Mapping[str, Any],
+    fields: Any,
+    truth: Any,
+    skill: str,
+    facts: Sequence[str] = (),
 ) -> Job:
     """A job whose answer is JSON."""
     return Job(task, options, dumped(fields), truth, skill, facts=tuple(facts))

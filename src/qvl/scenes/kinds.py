@@ -56,7 +56,11 @@ def by_key() -> dict[str, Kind]:
     """The kinds of the atlases, then those that `products` alone draws."""
     with (DATA / "kinds.tsv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t"))
-    return {row["key"]: Kind(**{**row, "counted": row["counted"] == "1"}) for row in rows}
+    texts = [field for field in Kind.__slots__ if field != "counted"]
+    return {
+        row["key"]: Kind(*(row[field] for field in texts), counted=row["counted"] == "1")
+        for row in rows
+    }
 
 
 @cache

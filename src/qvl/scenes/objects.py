@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,7 +19,6 @@ from qvl.scenes.canvas import (
     Size,
     canvas,
     cells,
-    distance,
     ground_for,
     ink_of,
     posed,
@@ -35,8 +33,6 @@ from qvl.scenes.phrases import (
     LANGUAGES,
     Colour,
     Language,
-    an,
-    capital,
     coloured,
     counted,
     group_name,
@@ -125,7 +121,7 @@ def single(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
     glyph = posed(sprite, min(size) * rng.uniform(0.35, 0.92), rng, strength)
     ground = ground_for(rng, [ink_of(glyph)], grounds)
     at = canvas(rng, size, ground=ground, strength=strength)
-    thing = at.place(glyph, *within(glyph, (0, 0, *size), rng), kind.key)
+    thing = at.place(glyph, within(glyph, (0, 0, *size), rng), kind.key)
     if rng.random() < 0.2 * strength:
         at.cover(thing)
     return Scene("object", (at.photo(),), ((thing,),), tuple(about_one(kind, thing, size, rng)))
@@ -133,7 +129,9 @@ def single(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
 
 def about_one(kind: Kind, thing: Thing, size: Size, rng: random.Random) -> Iterator[Job]:
     language = spoken(rng)
-    yield jobs.ask(question("name", language, rng), name(kind, language), language, "name", free=True)
+    yield jobs.ask(
+        question("name", language, rng), name(kind, language), language, "name", free=True
+    )
     yield describe_plain([(kind, 1)], spoken(rng))
     language = spoken(rng)
     yield describe_longer(kind, thing, size, language, rng)
@@ -160,7 +158,9 @@ def describe_plain(shown: Sequence[tuple[Kind, int]], language: Language) -> Job
     return jobs.describe(text, language, "describe", facts=said)
 
 
-def describe_style(shown: Sequence[tuple[Kind, int]], language: Language, rng: random.Random) -> Job:
+def describe_style(
+    shown: Sequence[tuple[Kind, int]], language: Language, rng: random.Random
+) -> Job:
     """In one of the shorter styles of the product; a menu offers what can be eaten."""
     styles = ["alt-text", "alt-text", "product", "catalogue", "marketplace", "seo"]
     (kind, n) = shown[0]
@@ -280,7 +280,7 @@ def scattered(
     at = canvas(rng, size, strength=strength, inks=inks)
     order = sorted(range(len(which)), key=lambda n: (places[n][1], places[n][0]))
     found = [
-        (which[n], at.place(glyphs[n], *within(glyphs[n], places[n], rng), which[n].key))
+        (which[n], at.place(glyphs[n], within(glyphs[n], places[n], rng), which[n].key))
         for n in order
     ]
     return at, found
@@ -370,9 +370,7 @@ def mixed(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
             group = rng.choice(sorted(groups))
             count = sum(numbers[kind.key] for kind in which if kind.group == group)
             language = spoken(rng)
-            words = question(
-                "count group", language, rng, a=group_name(by_group(group), language)
-            )
+            words = question("count group", language, rng, a=group_name(by_group(group), language))
             yield jobs.ask(words, count, language, "count-group")
 
     return Scene("mixed", (at.photo(),), (tuple(things),), some(tuple(told()), 6, rng))
@@ -455,7 +453,7 @@ def pair(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
         spots.append((lengthwise, sideways) if beside else (sideways, lengthwise))
     at = canvas(rng, size, strength=strength, inks=[ink_of(glyph) for glyph in glyphs])
     things = [
-        at.place(glyph, *spot, kind.key)
+        at.place(glyph, spot, kind.key)
         for glyph, spot, kind in zip(glyphs, spots, (first, second), strict=True)
     ]
     found = list(zip((first, second), things, strict=True))
@@ -471,7 +469,13 @@ def about_pair(
         (one, one_thing), (other, other_thing) = found
         at = relation
         if rng.random() < 0.5:
-            one, one_thing, other, other_thing, at = other, other_thing, one, one_thing, relation + 1
+            one, one_thing, other, other_thing, at = (
+                other,
+                other_thing,
+                one,
+                one_thing,
+                relation + 1,
+            )
         language = spoken(rng)
         words = question("relation", language, rng, a=one, b=other)
         about = jobs_about(words, ((one, one_thing), (other, other_thing)), language)
@@ -492,7 +496,9 @@ def about_pair(
         larger = rng.random() < 0.5
         wanted = max(sizes) if larger else min(sizes)
         words = question("larger" if larger else "smaller", language, rng)
-        yield jobs.ask(words, name(found[sizes.index(wanted)][0], language), language, "reason", free=True)
+        yield jobs.ask(
+            words, name(found[sizes.index(wanted)][0], language), language, "reason", free=True
+        )
     trait = next(
         (t for t, groups in (("alive", LIVING), ("eaten", EDIBLE)) if one_has(found, groups)), None
     )
@@ -555,7 +561,7 @@ def shapes(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
         side = min(place[2] - place[0], place[3] - place[1]) * rng.uniform(0.5, 0.92)
         glyph = posed(shape_sprite(kind.key, ink), side, rng, strength * 0.5)
         spot = within(glyph, place, rng)
-        drawn.append((kind, colour, at.place(glyph, *spot, kind.key, colour.en), place))
+        drawn.append((kind, colour, at.place(glyph, spot, kind.key, colour.en), place))
     drawn.sort(key=lambda one: (one[3][1], one[3][0]))
     told = tuple(about_coloured([one[:3] for one in drawn], size, rng, "shape"))
     return Scene("shapes", (at.photo(),), (tuple(one[2] for one in drawn),), told)
@@ -578,7 +584,7 @@ def about_coloured(
     said = [counted(coloured(kind, colour), 1, language) for kind, colour, _ in drawn]
     text = described("plain", language, phrase=listed(said, language))
     yield jobs.describe(text, language, "describe-coloured", facts=said)
-    kind, colour, thing = rng.choice(drawn)
+    kind, colour, _ = rng.choice(drawn)
     language = spoken(rng)
     if sum(one.key == kind.key for one, _, _ in drawn) == 1:
         words = question("colour of", language, rng, a=kind)
@@ -624,7 +630,7 @@ def tinted_things(split: Split, rng: random.Random, size: Size | None = None) ->
         side = min(place[2] - place[0], place[3] - place[1]) * rng.uniform(0.6, 0.95)
         sprite = sprite_of(kind, split, rng)
         glyph = posed(tinted(sprite, ink), side, rng, strength)
-        thing = at.place(glyph, *within(glyph, place, rng), kind.key, colour.en)
+        thing = at.place(glyph, within(glyph, place, rng), kind.key, colour.en)
         drawn.append((kind, colour, thing, place))
     drawn.sort(key=lambda one: (one[3][1], one[3][0]))
     told = tuple(about_coloured([one[:3] for one in drawn], size, rng, "object"))

@@ -42,7 +42,6 @@ COLOURS = (
 BY_NAME = {colour.en: colour for colour in COLOURS}
 HARD = ("ый", "ая", "ое", "ые", "ого", "ой", "ых", "ую", "ым")
 SOFT = ("ий", "яя", "ее", "ие", "его", "ей", "их", "юю", "им")
-RUSSIAN_FORMS = ("ru", "ru_gen", "ru_acc", "ru_few", "ru_plural", "ru_gen_plural")
 ADJECTIVE_FORMS = ("m", "f", "n", "p", "gen", "gen f", "gen p", "acc f", "ins")
 
 
@@ -163,10 +162,12 @@ def patterned(kind: Kind, colour: Colour, pattern: Pattern, second: Colour) -> K
         key=f"{both.key} {pattern} {second.en}",
         en=f"{both.en} {en}",
         en_plural=f"{both.en_plural} {en}" if both.en_plural else "",
-        **{
-            form: f"{getattr(both, form)} {ru}"
-            for form in RUSSIAN_FORMS
-        },
+        ru=f"{both.ru} {ru}",
+        ru_gen=f"{both.ru_gen} {ru}",
+        ru_acc=f"{both.ru_acc} {ru}",
+        ru_few=f"{both.ru_few} {ru}",
+        ru_plural=f"{both.ru_plural} {ru}",
+        ru_gen_plural=f"{both.ru_gen_plural} {ru}",
         zh=f"{colour.zh}底{zh}的{kind.zh}",
     )
 
@@ -187,11 +188,19 @@ def behind(pattern: Pattern, second: Colour) -> tuple[str, str, str]:
                 f"{second.zh}色心形图案",
             )
         case "stripes":
-            return f"в {adjective(second.ru, 'acc f')} полоску", f"with {second.en} stripes", f"{second.zh}条纹"
+            return (
+                f"в {adjective(second.ru, 'acc f')} полоску",
+                f"with {second.en} stripes",
+                f"{second.zh}条纹",
+            )
         case "dots":
             return f"в {second.ru} горошек", f"with {second.en} dots", f"{second.zh}圆点"
         case "checks":
-            return f"в {adjective(second.ru, 'acc f')} клетку", f"with {second.en} checks", f"{second.zh}格子"
+            return (
+                f"в {adjective(second.ru, 'acc f')} клетку",
+                f"with {second.en} checks",
+                f"{second.zh}格子",
+            )
     raise ValueError(f"{pattern} has no words of its own")
 
 

@@ -121,7 +121,9 @@ def vase(pen: Pen) -> None:
 
 def jug(pen: Pen) -> None:
     pen.ring(0.5, 0.22, 0.95, 0.78, wide=0.07)
-    pen.shape(0.2, 0.1, 0.66, 0.1, 0.62, 0.3, 0.76, 0.6, 0.72, 0.96, 0.16, 0.96, 0.12, 0.6, 0.24, 0.3)
+    pen.shape(
+        0.2, 0.1, 0.66, 0.1, 0.62, 0.3, 0.76, 0.6, 0.72, 0.96, 0.16, 0.96, 0.12, 0.6, 0.24, 0.3
+    )
     pen.shape(0.08, 0.08, 0.3, 0.08, 0.26, 0.26)
     pen.seam(0.2, 0.14, 0.66, 0.14)
 
@@ -178,7 +180,9 @@ def dress(pen: Pen) -> None:
 
 
 def sock(pen: Pen) -> None:
-    pen.shape(0.4, 0.03, 0.76, 0.03, 0.76, 0.6, 0.7, 0.78, 0.42, 0.95, 0.2, 0.95, 0.14, 0.8, 0.4, 0.58)
+    pen.shape(
+        0.4, 0.03, 0.76, 0.03, 0.76, 0.6, 0.7, 0.78, 0.42, 0.95, 0.2, 0.95, 0.14, 0.8, 0.4, 0.58
+    )
     pen.patch(0.4, 0.03, 0.76, 0.03, 0.76, 0.14, 0.4, 0.14)
     pen.patch(0.14, 0.8, 0.24, 0.72, 0.34, 0.95, 0.2, 0.95)
 
@@ -198,7 +202,21 @@ def cap(pen: Pen) -> None:
 
 def boot(pen: Pen) -> None:
     pen.shape(0.28, 0.04, 0.66, 0.04, 0.64, 0.54, 0.9, 0.66, 0.94, 0.84, 0.26, 0.84)
-    pen.patch(0.24, 0.84, 0.96, 0.84, 0.96, 0.92, 0.46, 0.92, 0.44, 0.97, 0.24, 0.97, ink=(70, 50, 40, 255))
+    pen.patch(
+        0.24,
+        0.84,
+        0.96,
+        0.84,
+        0.96,
+        0.92,
+        0.46,
+        0.92,
+        0.44,
+        0.97,
+        0.24,
+        0.97,
+        ink=(70, 50, 40, 255),
+    )
     pen.seam(0.28, 0.12, 0.66, 0.12)
 
 
@@ -206,7 +224,14 @@ def trainer(pen: Pen) -> None:
     pen.shape(0.05, 0.26, 0.3, 0.22, 0.52, 0.46, 0.86, 0.56, 0.97, 0.72, 0.04, 0.72)
     pen.patch(0.02, 0.7, 0.98, 0.7, 0.97, 0.8, 0.03, 0.8, ink=(236, 236, 232, 255))
     for x in (0.36, 0.43, 0.5):
-        pen.seam(x - 0.05, 0.46 + (x - 0.36) * 0.6, x + 0.06, 0.36 + (x - 0.36) * 0.8, wide=0.025, ink=LIGHT)
+        pen.seam(
+            x - 0.05,
+            0.46 + (x - 0.36) * 0.6,
+            x + 0.06,
+            0.36 + (x - 0.36) * 0.8,
+            wide=0.025,
+            ink=LIGHT,
+        )
 
 
 def shopping_bag(pen: Pen) -> None:
@@ -332,7 +357,9 @@ def drawn(key: str) -> tuple[Image.Image, Image.Image]:
 def rounding() -> np.ndarray:
     """[H, W, 1] that darkens the right edge a little, as light from the left does."""
     across = np.linspace(-1, 1, SIDE_PX, dtype=np.float32)
-    return np.broadcast_to((1.03 - 0.1 * (across + 0.25) ** 2)[None, :, None], (SIDE_PX, SIDE_PX, 1))
+    return np.broadcast_to(
+        (1.03 - 0.1 * (across + 0.25) ** 2)[None, :, None], (SIDE_PX, SIDE_PX, 1)
+    )
 
 
 def painted(key: str, paint: Paint) -> Image.Image:
@@ -376,7 +403,9 @@ def mask_of(key: str, pattern: Pattern, steps: int, turned: bool) -> Image.Image
 def outline(shape: str, cx: float, cy: float, r: float) -> list[tuple[float, float]]:
     """The corners of a plain shape of radius r; the heart is x = 16 sin^3 t (MathWorld, "heart curve")."""
 
-    def polar(n: int, radii: Sequence[float], turn: float = -math.pi / 2) -> list[tuple[float, float]]:
+    def polar(
+        n: int, radii: Sequence[float], turn: float = -math.pi / 2
+    ) -> list[tuple[float, float]]:
         return [
             (
                 cx + r * radii[k % len(radii)] * math.cos(turn + 2 * math.pi * k / n),
@@ -398,13 +427,29 @@ def outline(shape: str, cx: float, cy: float, r: float) -> list[tuple[float, flo
             return polar(6, (1.0,))
         case "cross":
             a = 0.33
-            arm = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
+            arm = [
+                (-a, -1),
+                (a, -1),
+                (a, -a),
+                (1, -a),
+                (1, a),
+                (a, a),
+                (a, 1),
+                (-a, 1),
+                (-a, a),
+                (-1, a),
+                (-1, -a),
+                (-a, -a),
+            ]
             return [(cx + r * x, cy + r * y) for x, y in arm]
     turns = (2 * math.pi * k / 48 for k in range(48))
     return [
         (
             cx + r * math.sin(t) ** 3,
-            cy - r * (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16,
+            cy
+            - r
+            * (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))
+            / 16,
         )
         for t in turns
     ]

@@ -13,7 +13,6 @@ from qvl.scenes.phrases import (
     Colour,
     Language,
     adjective,
-    an,
     capital,
     counted,
     definite,
@@ -38,7 +37,12 @@ _RELATIONS: dict[Language, tuple[str, str, str, str]] = {
 # "how many", {is_a} is or are, {n} a number, {colour}, {gen_colour} as after "what object is"
 QUESTIONS: dict[str, dict[Language, tuple[str, ...]]] = {
     "name": {
-        "en": ("What is in the picture?", "What is this?", "Name the object.", "What do you see here?"),
+        "en": (
+            "What is in the picture?",
+            "What is this?",
+            "Name the object.",
+            "What do you see here?",
+        ),
         "ru": ("Что на картинке?", "Что это?", "Назови предмет.", "Что здесь изображено?"),
         "zh": ("图中是什么？", "这是什么？", "说出图中物体的名称。", "你看到了什么？"),
     },
@@ -53,33 +57,63 @@ QUESTIONS: dict[str, dict[Language, tuple[str, ...]]] = {
         "zh": ("图中有{a}吗？", "能看到{a}吗？"),
     },
     "count": {
-        "en": ("How many objects are in the picture?", "How many objects are there?", "Count the objects."),
+        "en": (
+            "How many objects are in the picture?",
+            "How many objects are there?",
+            "Count the objects.",
+        ),
         "ru": ("Сколько предметов на картинке?", "Сколько здесь предметов?", "Посчитай предметы."),
         "zh": ("图中有多少个物体？", "一共有几个物体？", "数一数图中的物体。"),
     },
     "count kind": {
-        "en": ("How many {many_a} are in the picture?", "How many {many_a} are there?", "Count the {many_a}."),
-        "ru": ("Сколько {many_a} на картинке?", "Сколько здесь {many_a}?", "Сколько {many_a} ты видишь?"),
+        "en": (
+            "How many {many_a} are in the picture?",
+            "How many {many_a} are there?",
+            "Count the {many_a}.",
+        ),
+        "ru": (
+            "Сколько {many_a} на картинке?",
+            "Сколько здесь {many_a}?",
+            "Сколько {many_a} ты видишь?",
+        ),
         "zh": ("图中有多少{measure_a}{a}？", "一共有几{measure_a}{a}？", "数一数图中的{a}。"),
     },
     "count group": {
         "en": ("How many things in the picture belong to “{a}”?", "Count what belongs to “{a}”."),
-        "ru": ("Сколько предметов на картинке относится к группе «{a}»?", "Посчитай всё из группы «{a}»."),
+        "ru": (
+            "Сколько предметов на картинке относится к группе «{a}»?",
+            "Посчитай всё из группы «{a}».",
+        ),
         "zh": ("图中有多少个物体属于“{a}”？", "数一数属于“{a}”的物体。"),
     },
     "count colour": {
         "en": ("How many of them are {colour}?", "How many {colour} things are in the picture?"),
-        "ru": ("Сколько из них {gen_colour} цвета?", "Сколько на картинке предметов {gen_colour} цвета?"),
+        "ru": (
+            "Сколько из них {gen_colour} цвета?",
+            "Сколько на картинке предметов {gen_colour} цвета?",
+        ),
         "zh": ("其中有几个是{colour}的？", "图中有多少个{colour}的物体？"),
     },
     "more than": {
-        "en": ("Are there more than {n} {many_a} in the picture?", "Do you see more than {n} {many_a}?"),
-        "ru": ("Предметов на картинке больше, чем {n}?", "Верно ли, что предметов здесь больше, чем {n}?"),
+        "en": (
+            "Are there more than {n} {many_a} in the picture?",
+            "Do you see more than {n} {many_a}?",
+        ),
+        "ru": (
+            "Предметов на картинке больше, чем {n}?",
+            "Верно ли, что предметов здесь больше, чем {n}?",
+        ),
         "zh": ("图中的{a}多于{n}{measure_a}吗？", "{a}超过{n}{measure_a}了吗？"),
     },
     "which more": {
-        "en": ("Which are there more of: {many_a} or {many_b}?", "What do you see more of, {many_a} or {many_b}?"),
-        "ru": ("Чего больше: {many_a} или {many_b}?", "Кого или чего на картинке больше: {many_a} или {many_b}?"),
+        "en": (
+            "Which are there more of: {many_a} or {many_b}?",
+            "What do you see more of, {many_a} or {many_b}?",
+        ),
+        "ru": (
+            "Чего больше: {many_a} или {many_b}?",
+            "Кого или чего на картинке больше: {many_a} или {many_b}?",
+        ),
         "zh": ("{a}和{b}，哪个更多？", "图中哪种更多：{a}还是{b}？"),
     },
     "relation": {
@@ -112,7 +146,10 @@ QUESTIONS: dict[str, dict[Language, tuple[str, ...]]] = {
     },
     "larger": {
         "en": ("Which of the two is drawn larger?", "Which object is bigger in the picture?"),
-        "ru": ("Какой из двух предметов на картинке крупнее?", "Что на картинке больше по размеру?"),
+        "ru": (
+            "Какой из двух предметов на картинке крупнее?",
+            "Что на картинке больше по размеру?",
+        ),
         "zh": ("图中哪个物体更大？", "两个物体中哪个画得更大？"),
     },
     "smaller": {
@@ -131,8 +168,14 @@ QUESTIONS: dict[str, dict[Language, tuple[str, ...]]] = {
         "zh": ("两者中哪个可以吃？", "图中哪个是食物？"),
     },
     "same group": {
-        "en": ("Are the two things of the same category?", "Do both things belong to one category?"),
-        "ru": ("Относятся ли эти два предмета к одной категории?", "Эти предметы из одной категории?"),
+        "en": (
+            "Are the two things of the same category?",
+            "Do both things belong to one category?",
+        ),
+        "ru": (
+            "Относятся ли эти два предмета к одной категории?",
+            "Эти предметы из одной категории?",
+        ),
         "zh": ("这两个物体属于同一类别吗？", "它们是同一类物品吗？"),
     },
     "colour of": {
@@ -191,8 +234,14 @@ QUESTIONS: dict[str, dict[Language, tuple[str, ...]]] = {
         "zh": ("两张图片有什么不同？", "第二张图片有什么变化？"),
     },
     "are same": {
-        "en": ("Do the two pictures show the same objects?", "Are the same objects in both pictures?"),
-        "ru": ("На обеих картинках одни и те же предметы?", "Одинаковы ли предметы на двух картинках?"),
+        "en": (
+            "Do the two pictures show the same objects?",
+            "Are the same objects in both pictures?",
+        ),
+        "ru": (
+            "На обеих картинках одни и те же предметы?",
+            "Одинаковы ли предметы на двух картинках?",
+        ),
         "zh": ("两张图片中的物体相同吗？", "两张图里是同样的物体吗？"),
     },
     "only second": {
@@ -238,7 +287,9 @@ DESCRIPTIONS: dict[str, dict[Language, str]] = {
     },
     "group": {"en": "Category: {group}.", "ru": "Категория: {group}.", "zh": "类别：{group}。"},
 }  # fmt: skip
-_REGIONS: dict[Language, tuple[tuple[str, str, str], ...]] = {  # rows from above, columns from the left
+_REGIONS: dict[
+    Language, tuple[tuple[str, str, str], ...]
+] = {  # rows from above, columns from the left
     "en": (
         ("in the upper left part", "in the upper part", "in the upper right part"),
         ("in the left part", "in the middle", "in the right part"),
@@ -293,7 +344,9 @@ def question(
     if language == "ru" and isinstance(a, Kind) and is_plural(a, "ru"):
         said = said.replace("находится", "находятся").replace("движется", "движутся")
     if language == "en" and isinstance(a, Kind) and is_plural(a, "en"):
-        said = said.replace("Which way does", "Which way do").replace("direction does", "direction do")
+        said = said.replace("Which way does", "Which way do").replace(
+            "direction does", "direction do"
+        )
     return said
 
 

@@ -11,7 +11,16 @@ from qvl.scenes.canvas import Size, canvas, ink_of, posed, size_of, strength_of,
 from qvl.scenes.goods import Ware, ware_of
 from qvl.scenes.kinds import Kind, kinds
 from qvl.scenes.objects import Draw, scattered, spoken
-from qvl.scenes.phrases import COLOURS, Language, capital, coloured, counted, definite, is_plural, name
+from qvl.scenes.phrases import (
+    COLOURS,
+    Language,
+    capital,
+    coloured,
+    counted,
+    definite,
+    is_plural,
+    name,
+)
 from qvl.scenes.questions import described
 from qvl.scenes.scene import Job, Scene, Split, Thing, belongs
 
@@ -29,11 +38,9 @@ class Rule:
         return kind.group in self.groups or kind.key in self.keys
 
 
-def rule(
-    en: str, ru: str, zh: str, groups: Sequence[str] = (), keys: Sequence[str] = ()
-) -> Rule:
+def rule(en: str, ru: str, zh: str, groups: Sequence[str] = (), keys: Sequence[str] = ()) -> Rule:
     """Each text is "name: description"."""
-    parted = {"en": en, "ru": ru, "zh": zh}
+    parted: dict[Language, str] = {"en": en, "ru": ru, "zh": zh}
     return Rule(
         {language: text.split(": ")[0] for language, text in parted.items()},
         {language: text.split(": ")[1] for language, text in parted.items()},
@@ -162,7 +169,7 @@ def customer(split: Split, rng: random.Random, size: Size | None = None) -> Scen
     glyph = posed(ware.sprite, min(size) * rng.uniform(0.5, 0.92), rng, strength)
     at = canvas(rng, size, strength=strength, inks=[ink_of(glyph), ware.paint.tone])
     spot = within(glyph, (0, 0, *size), rng)
-    thing = at.place(glyph, *spot, ware.kind.key, ware.paint.colour.en)
+    thing = at.place(glyph, spot, ware.kind.key, ware.paint.colour.en)
     told = tuple(served(ware, spoken(rng), rng) for _ in range(3))
     return Scene("customer", (at.photo(),), ((thing,),), told)
 
@@ -209,20 +216,36 @@ POLICY: dict[Language, tuple[tuple[str, str, str, bool], ...]] = {
         ("折扣问题由人工答复。", "可以打折吗？", "", True),
     ),
 }  # fmt: skip
-PASSED_ON = {
+PASSED_ON: dict[Language, str] = {
     "en": "I am passing your question on to a colleague.",
     "ru": "Передаю ваш вопрос сотруднику.",
     "zh": "我把您的问题转给同事。",
 }
-WHY_NOT_SAID = {
+WHY_NOT_SAID: dict[Language, str] = {
     "en": "the product sheet does not say it",
     "ru": "в описании товара этого нет",
     "zh": "商品资料中没有说明",
 }
-WHY_POLICY = {"en": "the policy asks for a person", "ru": "этого требуют правила", "zh": "规定要求人工答复"}
-WHY_SEEN = {"en": "the picture shows it", "ru": "это видно на картинке", "zh": "图片中可以看到"}
-WHY_SHEET = {"en": "the product sheet says it", "ru": "это есть в описании товара", "zh": "商品资料中有说明"}
-WHY_RULE = {"en": "the policy says it", "ru": "это есть в правилах", "zh": "规定中有说明"}
+WHY_POLICY: dict[Language, str] = {
+    "en": "the policy asks for a person",
+    "ru": "этого требуют правила",
+    "zh": "规定要求人工答复",
+}
+WHY_SEEN: dict[Language, str] = {
+    "en": "the picture shows it",
+    "ru": "это видно на картинке",
+    "zh": "图片中可以看到",
+}
+WHY_SHEET: dict[Language, str] = {
+    "en": "the product sheet says it",
+    "ru": "это есть в описании товара",
+    "zh": "商品资料中有说明",
+}
+WHY_RULE: dict[Language, str] = {
+    "en": "the policy says it",
+    "ru": "это есть в правилах",
+    "zh": "规定中有说明",
+}
 
 
 def served(ware: Ware, language: Language, rng: random.Random) -> Job:
@@ -281,13 +304,18 @@ def colour_asked(ware: Ware, language: Language) -> tuple[str, str, str]:
 
 def is_asked(about: Kind, does: bool, ware: Ware, language: Language) -> tuple[str, str]:  # noqa: FBT001
     """Whether the photo shows the one that the customer means."""
-    meant, seen = counted(about, 1, language), counted(coloured(ware.kind, ware.paint.colour), 1, language)
+    meant, seen = (
+        counted(about, 1, language),
+        counted(coloured(ware.kind, ware.paint.colour), 1, language),
+    )
     words = {
         "en": f"I would like {meant}. Is that the one in the photo?",
         "ru": f"Мне нужен такой товар: {meant}. Он на фото?",
         "zh": f"我想要{meant}，照片上的是吗？",
     }[language]
-    yes_no = {"en": ("Yes", "No"), "ru": ("Да", "Нет"), "zh": ("是的", "不是")}[language][0 if does else 1]
+    yes_no = {"en": ("Yes", "No"), "ru": ("Да", "Нет"), "zh": ("是的", "不是")}[language][
+        0 if does else 1
+    ]
     said = {
         "en": f"{yes_no}, the photo shows {seen}.",
         "ru": f"{yes_no}, на фото {seen}.",
