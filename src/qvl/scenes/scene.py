@@ -1,6 +1,7 @@
 """A scene: pictures, what stands in them, and jobs about them with their true answers.
 
-Main path: qvl.scenes.draw(kind, split, seed) -> Scene; request_of(job, scene) -> what the product asks.
+Main path: qvl.scenes.draw(kind, split, seed) -> Scene; asked.request_of(job, scene) -> what the product
+asks.
 The same kind, split and seed always give the same scene. A fifth of all combinations (`held_out`) never
 occurs in training, and one drawing style is kept for the split "style" alone.
 """
@@ -36,8 +37,13 @@ class Job:
 
     `options` are the task's own, as its JSON body has them (language among them), so that the job can
     be asked through any door; `answer` is the text that the model should write, in the form that the
-    task reads; `truth` is what a scorer compares the task's result with; `skill` names the row of the
-    table that it is scored in. `about`: words of the question, in order, and what they name.
+    task reads; `truth` is what a scorer compares `asked.value` of the task's result with; `skill` names
+    the row of the table that it is scored in. `about`: words of the question, in order, and what they
+    name.
+
+    `facts` are pieces of a free text that carry its truth: a text in other words is right if it has
+    them all, whatever their case. `before` are the answers to what the task asks before the question
+    that the job is about: of `moderate` the broken rule, where the job is to give the reason.
     """
 
     task: str
@@ -46,6 +52,8 @@ class Job:
     truth: Any
     skill: str
     about: tuple[tuple[str, Thing], ...] = ()
+    facts: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
