@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from qvl.scenes import changes, goods, objects, shop
+from qvl.scenes import changes, documents, goods, objects, shop
 from qvl.scenes.scene import Scene, Split
 
-KINDS = {**objects.KINDS, **goods.KINDS, **changes.KINDS, **shop.KINDS}
+KINDS = {**objects.KINDS, **goods.KINDS, **changes.KINDS, **shop.KINDS, **documents.KINDS}
 
 
 def draw(kind: str, split: Split, seed: int, size: tuple[int, int] | None = None) -> Scene:
