@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def random_model(layers: int = 4) -> QwenVL:
     return model
 
 
-def engine_of(model: QwenVL, **options: int) -> Engine:
+def engine_of(model: QwenVL, **options: Any) -> Engine:
     size = model.config.decoder.vocab_size
     return Engine(model, token_bytes=lambda _: b"a", vocab_size=size, **options)
 

@@ -83,3 +83,14 @@ def parameter_name(stored: str, generation: str) -> str:
     for old, new in parts:
         stored = stored.replace(old, new)
     return stored
+
+
+def published_layer(path: str, generation: str) -> str:
+    """What transformers 5.23 calls the layer of that path of ours, below model.visual. or
+    model.language_model.: the way back of `parameter_name`, of Qwen2-VL and all later ones.
+    """
+    name = f"{path}."
+    if name.startswith("model.visual."):
+        for old, new in RENAMES[generation].vision_parts:
+            name = name.replace(new, old)
+    return name.removesuffix(".")
