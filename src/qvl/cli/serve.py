@@ -90,6 +90,10 @@ def serve(
         adapters=adapters,
     )
     names = served_model_name or [public_name(vlm.info.name)]
+    if both := [name for name in names if name in adapters]:
+        raise UsageError(
+            f"the model and an adapter are both called {both[0]!r}", hint="--adapter NAME=FOLDER"
+        )
     served = app.create_app(
         vlm,
         keys=keys,

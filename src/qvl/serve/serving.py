@@ -66,10 +66,14 @@ class Serving:
 
     def asked(self, http: Request, body: Body) -> Asked:
         """Raises Refusal for a model that is not here, and for a field that must not be."""
-        self.check_model(body.model)
+        adapter = self.adapter_of(body.model)
         until_s = asyncio.get_running_loop().time() + self.limits.request_s
-        adapter = body.model if body.model in self.adapters else ""
         return Asked(http, http.state.key, until_s, body.ignored(), adapter)
+
+    def adapter_of(self, name: str | None) -> str:
+        """The adapter that a model's name means, "" for none. Raises Refusal for an unknown name."""
+        self.check_model(name)
+        return name if name is not None and name in self.adapters else ""
 
     def check_model(self, name: str | None) -> None:
         known = (*self.names, *self.adapters)
