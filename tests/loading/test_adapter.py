@@ -37,6 +37,7 @@ from qvl.errors import (
 )
 from qvl.loading.adapted import adapted, merge
 from qvl.loading.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter, write_adapter
+from qvl.loading.config import model_config
 from qvl.loading.gpu import to_gpu
 from qvl.loading.merged import convert_merged
 from qvl.loading.model import CPU, LoadedModel, empty_model, load_model
@@ -338,8 +339,6 @@ def test_older_names_of_layers_are_the_same_layers(
 
 
 def test_the_first_qwen_vl_has_q_k_and_v_in_one(tmp_path: Path) -> None:
-    from qvl.loading.config import model_config
-
     config = model_config(tiny_v1.config_json())
     modules = dict(empty_model(config).named_modules())
     width = modules["model.language_model.layers.0.self_attn.q_proj"].weight.shape[1]
@@ -356,6 +355,36 @@ def test_the_first_qwen_vl_has_q_k_and_v_in_one(tmp_path: Path) -> None:
         assert torch.equal(low.a_rk, a)
         assert torch.equal(low.b_nr, b[index * width : (index + 1) * width])
         assert low.scale == 2
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_of_the_first_qwen_vl_comes_back(tmp_path: Path, dora: bool) -> None:
+    """Under the names of its own code, and doing the same, if of more ranks."""
+    config = model_config(tiny_v1.config_json())
+    torch.manual_seed(0)
+    model = QwenVL(config)
+    ends = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "resblocks.1.attn.in_proj")
+    layers = low_rank.random_adapter(model, ends, seed=1, dora=dora).layers
+    write_adapter(tmp_path / "adapter", layers, generation="qwen_vl", base_name="tiny")
+    stored = {
+        name.rpartition(".lora_")[0] for name in load_file(tmp_path / "adapter" / WEIGHTS_FILE)
+    }
+    assert stored == {
+        "base_model.model.transformer.visual.transformer.resblocks.1.attn.in_proj",
+        *(
+            f"base_model.model.transformer.h.{layer}.{leaf}"
+            for layer in range(config.decoder.layers)
+            for leaf in ("attn.c_attn", "attn.c_proj", "mlp.w2")
+        ),
+    }
+    read = read_adapter(tmp_path / "adapter", config).layers
+    assert read.keys() == layers.keys()
+    for path, low in layers.items():
+        weight = model.get_submodule(path).weight
+        assert largest_difference(read[path].merged(weight), low.merged(weight)) < 1e-6
+    layers.pop("model.language_model.layers.0.self_attn.k_proj")
+    with pytest.raises(InvalidParamError, match="some of q, k and v"):
+        write_adapter(tmp_path / "x", layers, generation="qwen_vl", base_name="tiny")
 
 
 # ---- refused -----------------------------------------------------------------------------------

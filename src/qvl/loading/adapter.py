@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from qvl.models.lora import Adapter, LowRank
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FACTORS = ("lora_A", "lora_B", "lora_magnitude_vector")
+QKV = tuple(f".self_attn.{one}_proj" for one in "qkv")
 LARGEST = 65_536  # of a rank or an alpha
 # what says how the adapter was trained, where it came from, or which layers it has, as its tensors do
 INERT = frozenset({
@@ -291,12 +293,11 @@ def write_adapter(
     InvalidParamError for no layers, for magnitudes in some layers only and for a folder that is not
     empty, StorageError when the disk cannot take it.
     """
+    layers = _joined(layers) if generation == "qwen_vl" else layers
     check_target(folder)
     has_magnitudes = {low.magnitude_n is not None for low in layers.values()}
     if len(has_magnitudes) != 1:
         raise InvalidParamError("an adapter has layers, and magnitudes in all of them or in none")
-    if generation == "qwen_vl":
-        raise InvalidParamError("adapters of the first Qwen-VL are read only")
     named = {published_layer(path, generation): low for path, low in layers.items()}
     ranks = {layer: low.rank for layer, low in named.items()}
     alphas = {layer: _short(low.scale * low.rank) for layer, low in named.items()}
@@ -330,6 +331,28 @@ def write_adapter(
     with whole_or_nothing(folder) as made:
         save_file(own, made / WEIGHTS_FILE, metadata={"format": "pt"})
         (made / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _joined(layers: Mapping[str, LowRank]) -> dict[str, LowRank]:
+    """Of the first Qwen-VL q, k and v as one layer: its A are all of theirs, its B is block by block.
+
+    Raises InvalidParamError where one of the three is missing, for what stands in its place is not known.
+    """
+    joined = {path: low for path, low in layers.items() if not path.endswith(QKV)}
+    for head in {path[: -len(QKV[0])] for path in layers if path.endswith(QKV)}:
+        three = [low for end in QKV if (low := layers.get(head + end)) is not None]
+        magnitudes = [low.magnitude_n for low in three if low.magnitude_n is not None]
+        if len(three) < 3 or len(magnitudes) not in (0, 3):
+            raise InvalidParamError(
+                f"{head} has an adapter of some of q, k and v, which are one layer"
+            )
+        joined[f"{head}.self_attn.qkv_proj"] = LowRank(
+            torch.cat([low.a_rk for low in three]),
+            torch.block_diag(*(low.scale * low.b_nr for low in three)),
+            1.0,
+            torch.cat(magnitudes) if magnitudes else None,
+        )
+    return joined
 
 
 def _short(alpha: float) -> float:

@@ -86,11 +86,15 @@ def parameter_name(stored: str, generation: str) -> str:
 
 
 def published_layer(path: str, generation: str) -> str:
-    """What transformers 5.23 calls the layer of that path of ours, below model.visual. or
-    model.language_model.: the way back of `parameter_name`, of Qwen2-VL and all later ones.
+    """What the layer of that path of ours is called in transformers 5.23, of the first Qwen-VL in its own
+    code: the way back of `parameter_name`.
     """
-    name = f"{path}."
-    if name.startswith("model.visual."):
-        for old, new in RENAMES[generation].vision_parts:
-            name = name.replace(new, old)
+    renames, name = RENAMES[generation], f"{path}."
+    parts = renames.vision_parts if name.startswith("model.visual.") else renames.decoder_parts
+    for old, new in parts:
+        name = name.replace(new, old)
+    for old, new in renames.prefixes:
+        if name.startswith(new):
+            name = old + name[len(new) :]
+            break
     return name.removesuffix(".")
