@@ -148,11 +148,18 @@ def convert_model(
     target: Annotated[Path, typer.Argument(help="The folder to make.")],
     *,
     quantize: Annotated[str | None, typer.Option(help="int4, int8 or bf16.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="The folder of an adapter, to put into the weights.")
+    ] = None,
 ) -> None:
     """Write a packed copy of a model, for a processor, which starts at once.
 
-    Without --quantize: the safetensors of a folder of Qwen-VL, which was published pickled.
+    With --adapter: a copy as it was published, with the adapter in its weights. With neither: the
+    safetensors of a folder of Qwen-VL, which was published pickled.
     """
+    if adapter is not None:
+        merge_adapter(source, target, adapter, quantize)
+        return
     if quantize is None:
         from qvl.loading.checkpoint import pickles_alone
         from qvl.loading.pickled import convert_pickled
@@ -175,6 +182,19 @@ def convert_model(
     print(f"{target}: {quantize}, {size_bytes / GIB:.2f} GiB")
 
 
+def merge_adapter(source: str, target: Path, adapter: Path, quantize: str | None) -> None:
+    if quantize is not None:
+        raise UsageError(
+            "--adapter and --quantize are two steps", hint="quantise what the first one has made"
+        )
+    from qvl.loading.merged import convert_merged
+    from qvl.vlm.local import model_folder
+
+    folder = model_folder(source, revision=None, offline=None).path
+    size_bytes = convert_merged(folder, target, adapter.expanduser())
+    print(f"{target}: merged, {size_bytes / GIB:.2f} GiB")
+
+
 def facts_about(name: str) -> dict[str, object]:
     """Raises UnknownModelError with the nearest names, ModelFormatError for an unusable folder."""
     refuse_later(name)
@@ -188,6 +208,10 @@ def facts_about(name: str) -> dict[str, object]:
             f"there is no model {name!r}, neither as a folder nor in the catalogue",
             hint=nearest(name, [EMBEDDED, *(e.hub_id for e in CATALOGUE)]) or "qvl models list",
         )
+    if (folder / "adapter_config.json").exists():
+        from qvl.loading.adapter import adapter_facts
+
+        return {"id": name, **adapter_facts(folder)}
     if not (folder / "config.json").exists():
         raise ModelFormatError(
             f"the folder {name!r} has no config.json", hint="give the folder of a checkpoint"
