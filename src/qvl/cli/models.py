@@ -147,19 +147,42 @@ def convert_model(
     source: Annotated[str, typer.Argument(help="A hub id, a folder, or sprout.")],
     target: Annotated[Path, typer.Argument(help="The folder to make.")],
     *,
-    quantize: Annotated[str | None, typer.Option(help="int4, int8 or bf16.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int4, int8 or bf16: packed, for qvl on a processor alone.")
+    ] = None,
+    export: Annotated[
+        str | None, typer.Option(help="gptq, awq, int8 or fp8: as published, for others too.")
+    ] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(help="With --export: pictures, a folder, conversations in a .jsonl."),
+    ] = None,
 ) -> None:
-    """Write a packed copy of a model, for a processor, which starts at once.
+    """Write a copy of a model in another form.
 
-    Without --quantize: the safetensors of a folder of Qwen-VL, which was published pickled.
+    --quantize packs it for a processor, where it starts at once; qvl alone reads that. --export
+    writes a published quantised form, which transformers, vLLM and qvl read on any device, and says
+    what was lost. Without either: the safetensors of a folder of Qwen-VL, which was published pickled.
     """
+    if export is not None:
+        if quantize is not None:
+            raise UsageError("--quantize and --export are both given", hint="take one of them")
+        from qvl.cli.export import export_model
+
+        export_model(source, target, export, calibrate or ())
+        return
+    if calibrate:
+        raise UsageError("--calibrate is for --export", hint="add --export gptq, or leave it out")
     if quantize is None:
         from qvl.loading.checkpoint import pickles_alone
         from qvl.loading.pickled import convert_pickled
 
         folder = Path(source).expanduser()
         if not pickles_alone(folder):
-            raise UsageError("--quantize is missing", hint=f"take one of {', '.join(PACKED_KINDS)}")
+            raise UsageError(
+                "neither --quantize nor --export is given",
+                hint=f"--quantize is one of {', '.join(PACKED_KINDS)}; --export of gptq, awq, int8, fp8",
+            )
         size_bytes = convert_pickled(folder, target)
         print(f"{target}: safetensors, {size_bytes / GIB:.2f} GiB")
         return

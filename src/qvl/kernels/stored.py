@@ -237,7 +237,8 @@ def words(numbers: Tensor, bits: int) -> Tensor:
     """int32 [..., numbers * bits / 32]: what `fields` reads."""
     if bits == 4:
         numbers = numbers[..., ::2] | numbers[..., 1::2] << 4
-    return numbers.contiguous().view(torch.int32)
+    # flat first: a row of its own may have any stride
+    return numbers.flatten().view(torch.int32).view(*numbers.shape[:-1], -1)
 
 
 def weight_of(layer: nn.Linear | StoredLinear) -> Tensor:

@@ -55,7 +55,9 @@ class Sample:
     tokens: int  # of those that are calibrated on
 
 
-def read_sample(conversations: Iterable[Sequence[Message]], parts: Parts) -> Sample:
+def read_sample(
+    conversations: Iterable[Sequence[Message]], parts: Parts, *, thinks: bool
+) -> Sample:
     """The first conversations, up to SAMPLE_TOKENS; one that cannot be used is named and left out.
 
     Raises InvalidParamError for less than two that can be used.
@@ -73,6 +75,7 @@ def read_sample(conversations: Iterable[Sequence[Message]], parts: Parts) -> Sam
                 rules=small,
                 generation=parts.template,
                 image_token_id=parts.config.image_token_id,
+                thinks=thinks,
                 video_rules=parts.video_rules,
             )
         except (InputError, InvalidParamError) as err:
@@ -295,6 +298,7 @@ def inputs_of(layer: nn.Module, names: Sequence[str], passing: Sequence[Passing]
 class Loss:
     """Of one model against another, over `tokens` next tokens: means, and how often they agree."""
 
+    conversations: int
     tokens: int
     cosine: float  # of the logits
     kl: float  # of the probabilities, in nats
@@ -314,4 +318,4 @@ def loss_between(source: Source, other: Source, rows: Sequence[Row]) -> Loss:
             kl += float(F.kl_div(*logs, reduction="sum", log_target=True))
             same += int((true.argmax(-1) == found.argmax(-1)).sum())
             tokens += len(true)
-    return Loss(tokens, cosine / tokens, kl / tokens, same / tokens)
+    return Loss(len(rows), tokens, cosine / tokens, kl / tokens, same / tokens)

@@ -54,6 +54,7 @@ from qvl.loading.files import regular_file
 from qvl.loading.model import Parts, read_parts
 from qvl.loading.packed import alignment, header_bytes, packed_form, write_tensor
 from qvl.loading.section import json_file
+from qvl.loading.template import opens_reasoning
 from qvl.models.config import DecoderConfig
 from qvl.models.decoder import Router
 from qvl.types import Message
@@ -104,7 +105,7 @@ def export(
         opened = open_widened(source, parts)
         plan = planned(opened, parts.config.decoder, plan_of)
         check_space(target, plan.size_bytes)
-        sample = sample_for(kind, conversations, parts)
+        sample = sample_for(kind, conversations, parts, thinks=opens_reasoning(source))
         with whole_or_nothing(target) as made:
             copy_rest(source, made)
             write_config(source, made, opened, plan, plan_of)
@@ -141,13 +142,17 @@ def read_source(source: Path) -> Parts:
 
 
 def sample_for(
-    kind: ExportName, conversations: Iterable[Sequence[Message]], parts: Parts
+    kind: ExportName,
+    conversations: Iterable[Sequence[Message]],
+    parts: Parts,
+    *,
+    thinks: bool,
 ) -> Sample | None:
     left = iter(conversations)
     first = next(left, None)
     if first is None and kind == "fp8":
         return None
-    return read_sample(() if first is None else chain([first], left), parts)
+    return read_sample(() if first is None else chain([first], left), parts, thinks=thinks)
 
 
 # ---- what the files will hold ------------------------------------------------------------------
