@@ -18,7 +18,8 @@ from torch import Tensor
 
 DAMP = 0.01  # of the mean of H's diagonal
 CLIPS = tuple(1 - step / 20 for step in range(11))  # of a group's range that is kept, to one half
-POWERS = tuple(step / 20 for step in range(20))
+FEW_CLIPS = CLIPS[:7:2]  # while scales are searched for
+POWERS = tuple(step / 10 for step in range(10))
 LEAST_SCALE = 2.0**-24  # of fp16
 
 
@@ -68,19 +69,23 @@ class Rounded:
         return [Rounded(*part) for part in zip(*parts, strict=True)]
 
 
-def nearest(weight: Tensor, grid: Grid, hessian: Tensor | None = None) -> Rounded:
+def nearest(
+    weight: Tensor, grid: Grid, hessian: Tensor | None = None, clips: Sequence[float] = CLIPS
+) -> Rounded:
     """Each number of the weight to the nearest; with H each group in the best of some ranges."""
     groups = weight.unflatten(1, (-1, grid.group))
     scale, zero = grid.over(groups)
     if hessian is not None:
-        scale, zero = best_range(groups, grid, hessian)
+        scale, zero = best_range(groups, grid, hessian, clips)
     values = grid.rounded(groups, scale, zero)
     return Rounded(
         values.flatten(1).to(torch.uint8), scale[..., 0].half(), zero[..., 0].to(torch.uint8)
     )
 
 
-def best_range(groups: Tensor, grid: Grid, hessian: Tensor) -> tuple[Tensor, Tensor]:
+def best_range(
+    groups: Tensor, grid: Grid, hessian: Tensor, clips: Sequence[float] = CLIPS
+) -> tuple[Tensor, Tensor]:
     """Scales and zeros [N, G, 1] of groups [N, G, g] whose range, cut, changes the outputs least.
 
     Each group is looked at alone, by its own block of H.
@@ -89,7 +94,7 @@ def best_range(groups: Tensor, grid: Grid, hessian: Tensor) -> tuple[Tensor, Ten
     own = hessian.unflatten(0, (-1, size)).unflatten(2, (-1, size)).diagonal(dim1=0, dim2=2)
     own_gkk = own.permute(2, 0, 1)
     best: tuple[Tensor, Tensor, Tensor] | None = None
-    for keep in CLIPS:
+    for keep in clips:
         scale, zero = grid.over(groups, keep)
         error = (grid.rounded(groups, scale, zero) - zero) * scale - groups
         lost = (torch.einsum("ngk,gkj->ngj", error, own_gkk) * error).sum(-1, keepdim=True)
@@ -164,7 +169,8 @@ def awq_scale(layers: Sequence[tuple[Tensor, Tensor]], size_k: Tensor, grid: Gri
         scale = scale / (scale.max() * scale.min()).sqrt()
         lost = 0.0
         for weight, hessian in layers:
-            error = nearest(weight * scale, grid).weight() / scale - weight
-            lost += float(((error @ hessian) * error).sum())
+            divided = hessian / (scale.unsqueeze(-1) * scale)
+            error = nearest(weight * scale, grid, divided, FEW_CLIPS).weight() - weight * scale
+            lost += float(((error @ divided) * error).sum())
         found.append((lost, scale))
     return min(found, key=lambda one: one[0])[1]
