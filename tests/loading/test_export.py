@@ -290,9 +290,10 @@ def test_fp8_is_the_nearest_number_of_the_format() -> None:
 
 def refused(error: type[QvlError], words: str, source: Path, target: Path, **how: Any) -> None:
     before = sorted(path.name for path in target.parent.iterdir())
-    how = {"kind": "gptq", "conversations": talk(3)} | how
+    given: dict[str, Any] = {"kind": "gptq", "conversations": talk(3)}
+    given |= how
     with pytest.raises(error, match=words):
-        export(source, target, **how)
+        export(source, target, **given)
     assert sorted(path.name for path in target.parent.iterdir()) == before
 
 
