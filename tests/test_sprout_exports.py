@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qvl.kernels.rounding import nearest
+from qvl.loading import export as export_module
 from qvl.loading.export import ExportName, export
 from qvl.training.batches import ask, scored_scenes
 from qvl.training.phrases import LANGUAGES
@@ -17,7 +19,7 @@ from qvl.vlm.chat_model import EMBEDDED_FOLDER
 from qvl.vlm.local import LocalModel
 
 KINDS = ("name", "colour", "count", "relation", "box", "read", "describe")
-SAME = 0.95  # measured: see the test
+SAME = {"gptq": 0.95, "awq": 0.9}  # texts, each coordinate of a box among them
 
 
 def asked(split: str, each: int) -> Iterator[tuple[Message, Message]]:
@@ -47,10 +49,23 @@ def answers(model: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_gptq_loses_less_of_the_logits_than_rounding_to_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+    for name in ("gptq", "nearest"):
+        made = export(EMBEDDED_FOLDER, tmp_path / name, "gptq", asked("train", 12))
+        assert made.loss is not None
+        losses.append(made.loss.kl)
+        monkeypatch.setattr(export_module, "gptq", lambda weight, _, grid: nearest(weight, grid))
+    assert losses[0] < 0.7 * losses[1], losses
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gptq", "awq"])
 def test_in_four_bits_it_answers_the_same(kind: ExportName, tmp_path: Path) -> None:
     export(EMBEDDED_FOLDER, tmp_path / kind, kind, asked("train", 24))
     expected, found = answers("sprout"), answers(str(tmp_path / kind))
     same = sum(a == b for a, b in zip(expected, found, strict=True)) / len(expected)
     assert len(expected) == 63
-    assert same >= SAME, f"{kind}: {same:.1%} of {len(expected)} answers are the same"
+    assert same >= SAME[kind], f"{kind}: {same:.1%} of {len(expected)} answers are the same"

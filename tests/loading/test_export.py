@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tiny
 from quantised_folders import HEADS, MIXTURE, WIDE, one_by_one
@@ -361,13 +361,20 @@ def test_a_picture_that_cannot_be_read_is_named_and_left_out(
 
 
 def test_weights_that_are_no_numbers_are_named(source: Path, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     spoilt = Path(shutil.copytree(source, tmp_path / "spoilt"))
     tensors = load_file(spoilt / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
     save_file(tensors, spoilt / "model.safetensors", metadata={"format": "pt"})
     words = r"layers\.1\.mlp\.up_proj\.weight holds NaN"
+    refused(ModelFormatError, words, spoilt, tmp_path / "made")
+
+
+def test_activations_that_are_no_numbers_are_named(source: Path, tmp_path: Path) -> None:
+    spoilt = Path(shutil.copytree(source, tmp_path / "spoilt"))
+    tensors = load_file(spoilt / "model.safetensors")
+    tensors["model.layers.1.input_layernorm.weight"][3] = float("inf")
+    save_file(tensors, spoilt / "model.safetensors", metadata={"format": "pt"})
+    words = r"inputs of a layer's self_attn\.q_proj are not finite"
     refused(ModelFormatError, words, spoilt, tmp_path / "made")
 
 

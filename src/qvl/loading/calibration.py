@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvl.errors import InputError, InvalidParamError
+from qvl.errors import InputError, InvalidParamError, ModelFormatError
 from qvl.kernels.stored import StoredLinear, weight_of
 from qvl.loading.checkpoint import Checkpoint, StoredTensor, fill
 from qvl.loading.model import CPU, Parts, empty_model, open_source
@@ -262,7 +262,10 @@ class _SeenError(Exception):
 
 
 def inputs_of(layer: nn.Module, names: Sequence[str], passing: Sequence[Passing]) -> list[Inputs]:
-    """What the linear layers of these names, which are parts of `layer`, see of the conversations."""
+    """What the linear layers of these names, which are parts of `layer`, see of the conversations.
+
+    Raises ModelFormatError for NaN and infinity.
+    """
     linears = [layer.get_submodule(name) for name in names]
     sizes = [linear.in_features for linear in linears if isinstance(linear, nn.Linear)]
     found = [Inputs(torch.zeros(size, size), torch.zeros(size)) for size in sizes]
@@ -288,6 +291,12 @@ def inputs_of(layer: nn.Module, names: Sequence[str], passing: Sequence[Passing]
     finally:
         for hook in hooks:
             hook.remove()
+    for name, inputs in zip(names, found, strict=True):
+        if not inputs.hessian.isfinite().all():
+            raise ModelFormatError(
+                f"the inputs of a layer's {name} are not finite",
+                hint="the weights before it are damaged: download the checkpoint again",
+            )
     return found
 
 

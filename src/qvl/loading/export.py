@@ -64,9 +64,8 @@ EXPORTS: tuple[ExportName, ...] = ("gptq", "awq", "int8", "fp8")
 GROUP = 128
 BLOCK = 128
 LAYERS = "model.language_model.layers."
-Fields = dict[
-    str, tuple[str, tuple[int, ...]]
-]  # dtype and shape of what a rounded layer's file has
+# dtype and shape of what the file has of a rounded layer
+Fields = dict[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +99,17 @@ def export(
     """
     check_target(target)
     parts = read_source(source)
-    plan_of = Form(kind, group)
+    form = Form(kind, group)
     with torch.inference_mode():
         opened = open_widened(source, parts)
-        plan = planned(opened, parts.config.decoder, plan_of)
+        plan = planned(opened, parts.config.decoder, form)
         check_space(target, plan.size_bytes)
         sample = sample_for(kind, conversations, parts, thinks=opens_reasoning(source))
         with whole_or_nothing(target) as made:
             copy_rest(source, made)
-            write_config(source, made, opened, plan, plan_of)
+            write_config(source, made, opened, plan, form)
             write_plain(made, opened, plan)
-            write_rounded(made, opened, plan, plan_of, sample, watched)
+            write_rounded(made, opened, plan, form, sample, watched)
             loss = None
             if sample is not None:
                 both = open_widened(source, parts), open_widened(made, read_parts(made))
@@ -314,7 +313,7 @@ def quantization_config(opened: Source, plan: Plan, form: Form) -> dict[str, Any
             "fmt": "e4m3",
             "activation_scheme": "dynamic",
             "weight_block_size": [BLOCK, BLOCK],
-            "modules_to_not_convert": ["lm_head", *left_plain(opened, plan)],
+            "modules_to_not_convert": left_plain(opened, plan),
         }
     if form.kind == "awq":
         return {
@@ -341,7 +340,8 @@ def left_plain(opened: Source, plan: Plan) -> list[str]:
     """The linear layers that are not rounded, as the file calls them."""
     weights = (f"{n}.weight" for n, m in opened.model.named_modules() if isinstance(m, Widened))
     stored = {opened.stored[name].name for name in weights if name in opened.stored}
-    return sorted(name.removesuffix(".weight") for name in stored.intersection(plan.plain))
+    left = {name.removesuffix(".weight") for name in stored.intersection(plan.plain)}
+    return sorted(left | {"lm_head"})  # a tied one, too, has no scales
 
 
 def write_plain(made: Path, opened: Source, plan: Plan) -> None:
