@@ -37,9 +37,9 @@ from qvl.errors import (
 )
 from qvl.loading.adapted import adapted, merge
 from qvl.loading.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter, write_adapter
+from qvl.loading.changed import convert_merged
 from qvl.loading.config import model_config
 from qvl.loading.gpu import to_gpu
-from qvl.loading.merged import convert_merged
 from qvl.loading.model import CPU, LoadedModel, empty_model, load_model
 from qvl.loading.offload import StreamedLayer, tensors
 from qvl.models.lora import Adapted, Adapter, LowRank
