@@ -241,6 +241,7 @@ def test_rows_of_messages_name_their_pictures(tmp_path):
         assert len(pictures) == 2
         assert all((tmp_path / name).exists() for name in pictures)
         assert told == {"role": "assistant", "content": job.answer}
+        assert row.keys() == {"id", "messages"}
 
 
 def test_pictures_are_made_once_for_several_jobs():
