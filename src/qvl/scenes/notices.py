@@ -120,7 +120,8 @@ def hours(split: Split, rng: random.Random, size: Size | None) -> Scene:
         sheet.row(left, right, ink=ink)
     page = photo(page, rng)
     jobs = []
-    for n in rng.sample(range(7), 3):
+    asked = [rng.choice(sorted(off)), rng.choice(sorted({*range(7)} - off))] if off else []
+    for n in asked or rng.sample(range(7), 1):  # days off are asked about as often as others
         day = said(FULL_DAYS[n], language)
         jobs.append(ask(WORKS[language].format(day=day), n not in off, language, "is-open"))
         if n not in off:
