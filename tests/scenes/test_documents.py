@@ -16,9 +16,10 @@ import pytest
 
 from embedded import grammars, tokenizer
 from qvl.scenes import documents, receipts
-from qvl.scenes.page import CHINESE_FACE, HAND_FACE, SIGNS_FACE, STYLE_FACE
-from qvl.scenes.papers import layouts
-from qvl.scenes.scene import Job, Scene, Split
+from qvl.scenes.page import CHINESE_FACE, HAND_FACE, SIGNS_FACE, STYLE_FACE, Page
+from qvl.scenes.papers import Stock, layouts
+from qvl.scenes.scene import Job, Scene, Split, Thing, held_out
+from qvl.scenes.words import PRODUCTS, SHOPS
 from qvl.tasks import TASKS
 from qvl.tasks.ask import Answer
 from qvl.tasks.checks import checked
@@ -277,6 +278,26 @@ def test_held_out_layouts_are_never_trained_on() -> None:
     assert not train & held_out
 
 
+@pytest.mark.parametrize("kind", ["receipt", "table", "label", "bar-chart", "advert", "notice"])
+def test_papers_of_the_training_print_no_word_in_a_face_that_is_held_out(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: set[tuple[str, str]] = set()
+    real = Page.write
+
+    def recorded(page: Page, text: str, at: Any, face: str, size_px: int, **more: Any) -> Thing:
+        printed.add((text, face))
+        return real(page, text, at, face, size_px, **more)
+
+    monkeypatch.setattr(Page, "write", recorded)
+    for seed in range(20):
+        draw(kind, "train", seed)
+    names = {name for one in (*(p.names for p in PRODUCTS), *SHOPS) for name in one}
+    told = [(text, face) for text, face in printed if text in names]
+    assert told
+    assert not [one for one in told if held_out("text", *one)]
+
+
 def test_one_face_is_kept_for_the_split_style(monkeypatch: pytest.MonkeyPatch) -> None:
     from qvl.scenes import page
 
@@ -303,5 +324,5 @@ def test_one_face_is_kept_for_the_split_style(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_was_sold_is_rounded_as_tills_round() -> None:
     rng = random.Random(4)
-    for line in receipts.sold(rng, 30, "ru"):
+    for line in receipts.sold(Stock("train", "sans", "ru"), 20, rng):
         assert abs(float(line.count) * float(line.price) - float(line.sum)) <= 0.00501

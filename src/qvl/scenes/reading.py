@@ -17,6 +17,7 @@ from typing import Any
 from qvl.scenes.page import Page
 from qvl.scenes.scene import Job, PixelBox, Thing
 from qvl.scenes.words import LANGUAGES, Language
+from qvl.tasks.ask import YES_NO
 from qvl.tasks.language import is_in
 
 ALPHABETS = (
@@ -53,11 +54,6 @@ PHRASES: Mapping[Language, Sequence[str]] = {
     "ru": ("надпись «{text}»", "текст {text}"),
     "en": ('the text "{text}"', "the text {text}"),
     "zh": ("文字“{text}”", "“{text}”"),
-}
-YES_NO: Mapping[Language, tuple[str, str]] = {
-    "ru": ("да", "нет"),
-    "en": ("yes", "no"),
-    "zh": ("是", "否"),
 }
 
 
