@@ -14,6 +14,7 @@ from qvl.loading import export as export_module
 from qvl.loading.export import ExportName, export
 from qvl.training.batches import ask, scored_scenes
 from qvl.training.phrases import LANGUAGES
+from qvl.training.scenes import Split
 from qvl.types import Completion, Image, Message, Request, Sampling, Text
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 from qvl.vlm.local import LocalModel
@@ -22,7 +23,7 @@ KINDS = ("name", "colour", "count", "relation", "box", "read", "describe")
 SAME = {"gptq": 0.95, "awq": 0.9}  # texts, each coordinate of a box among them
 
 
-def asked(split: str, each: int) -> Iterator[tuple[Message, Message]]:
+def asked(split: Split, each: int) -> Iterator[tuple[Message, Message]]:
     """Questions about scenes, with their true answers."""
     rng = random.Random(split)
     for kind in KINDS:
