@@ -59,6 +59,7 @@ CALLS = {
     "Image.open": (
         "processing/decode_worker.py",
         "processing/video_worker.py",
+        "scenes/photo.py",  # the JPEG that it has just written
         "training/scenes.py",
     ),
     "PIL.Image.open": ("processing/decode_worker.py",),
