@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from qvl.training.batches import ask, scored_scenes
+from qvl.training.phrases import LANGUAGES
+from qvl.training.scenes import Split
 
 from qvl.kernels.rounding import nearest
 from qvl.loading import export as export_module
 from qvl.loading.export import ExportName, export
-from qvl.training.batches import ask, scored_scenes
-from qvl.training.phrases import LANGUAGES
-from qvl.training.scenes import Split
 from qvl.types import Completion, Image, Message, Request, Sampling, Text
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 from qvl.vlm.local import LocalModel
