@@ -363,7 +363,7 @@ def test_an_adapter_of_the_first_qwen_vl_comes_back(tmp_path: Path, dora: bool) 
     config = model_config(tiny_v1.config_json())
     torch.manual_seed(0)
     model = QwenVL(config)
-    ends = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "resblocks.1.attn.in_proj")
+    ends = (*(f"self_attn.{one}_proj" for one in "qkvo"), "gate_proj", "resblocks.1.attn.in_proj")
     layers = low_rank.random_adapter(model, ends, seed=1, dora=dora).layers
     write_adapter(tmp_path / "adapter", layers, generation="qwen_vl", base_name="tiny")
     stored = {
