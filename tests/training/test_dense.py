@@ -52,7 +52,7 @@ def test_letters_are_told_where_they_stand() -> None:
     *_, letters = cells_of(scene.things[0], (192, 160), ROWS, COLS)
     known = {LETTERS[c] for thing in scene.things[0] for c, _ in thing.letters if c in LETTERS}
     assert known
-    assert {int(mark) for mark in letters.any(0).nonzero()[0]} <= known
+    assert set(np.flatnonzero(letters.sum(0)).tolist()) <= known
 
 
 def test_letters_that_look_alike_are_one() -> None:
