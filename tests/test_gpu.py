@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 import tiny
+from low_rank import random_adapter
 from qvl import VLM, Image
 from qvl.bench.limits import Limits, measured
 from qvl.engine.engine import Engine
@@ -24,6 +26,7 @@ from qvl.engine.request import EngineRequest, SamplingParams, Token
 from qvl.errors import QvlError
 from qvl.kernels.paged import SPLIT, sequences, triton_attend
 from qvl.kernels.quantised import Fp8Linear, Int4WeightLinear, fp8_of
+from qvl.loading.adapted import adapted
 from qvl.loading.config import model_config
 from qvl.loading.gpu import layer_bytes, to_gpu
 from qvl.models.attention import packed_attention
@@ -83,7 +86,7 @@ def random_model(layers: int = 4) -> QwenVL:
     return model
 
 
-def engine_of(model: QwenVL, **options: int) -> Engine:
+def engine_of(model: QwenVL, **options: Any) -> Engine:
     size = model.config.decoder.vocab_size
     return Engine(model, token_bytes=lambda _: b"a", vocab_size=size, **options)
 
@@ -121,6 +124,27 @@ def test_graphs_say_what_ordinary_steps_say_and_report_their_memory(caplog) -> N
     assert answers(graphs, requests) == answers(ordinary, requests)
     assert "CUDA graph for 8 rows" in caplog.text
     assert "CUDA graph for 1 rows" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [None, "int4", "fp8"])
+def test_adapters_on_the_card_say_in_company_what_they_say_alone(kind) -> None:
+    plain, model = random_model(), random_model()
+    made = {
+        "one": random_adapter(plain, ("q_proj", "o_proj", "gate_proj", "qkv"), seed=1),
+        "two": random_adapter(plain, ("k_proj", "down_proj"), seed=2, dora=True),
+    }
+    to_gpu(model, kind, torch.bfloat16, CUDA, room_bytes=1 << 40)
+    views = {name: adapted(model, adapter) for name, adapter in made.items()}
+    requests = [
+        replace(request(f"{name} {n}", list(range(5 * n, 5 * n + 40)), 12), adapter=name)
+        for n in range(4)
+        for name in ("", "one", "two")
+    ]
+    together = answers(engine_of(model, adapters=views), requests)
+    for one in requests:
+        alone = answers(engine_of(model, adapters=views), [one])
+        assert alone[one.id] == together[one.id]
+    assert len({tuple(together[f"{name} 0"]) for name in ("", "one", "two")}) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

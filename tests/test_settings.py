@@ -41,6 +41,7 @@ def test_without_any_source_the_defaults_hold():
     settings = load_settings()
     assert settings.model_dump() == {
         "model": "sprout",
+        "adapter": "",
         "language": "en",
         "device": "auto",
         "dtype": "auto",

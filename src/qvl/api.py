@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+import copy
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Concatenate, ParamSpec, TypeVar
 
 from qvl.errors import QvlError
@@ -27,6 +29,7 @@ from qvl.tasks.video import Watch
 from qvl.types import Completion, Delta, DType, Image, Request, Video
 from qvl.vlm.chat_model import EMBEDDED, ModelInfo
 from qvl.vlm.open_model import open_model
+from qvl.vlm.with_adapter import WithAdapter
 
 Shown = str | Path | bytes | Image | Video  # a path or an address, encoded bytes, or as `qvl.types`
 P = ParamSpec("P")
@@ -52,6 +55,7 @@ class VLM:
 
     One method for each task; `run` takes a task of your own. `generate`, `results` and `stream` are
     for messages of your own; several answers to one request: `generate(qvl.types.choices(request, n))`.
+    `adapters` are folders of LoRA or DoRA adapters by name: `using(name)`, or a request's `adapter`.
     The variants with an `a` do the same for async code. Safe to call from several threads.
     """
 
@@ -63,10 +67,22 @@ class VLM:
         dtype: DType = "auto",
         revision: str | None = None,
         offline: bool | None = None,
+        adapters: Mapping[str, str | Path] = MappingProxyType({}),
     ) -> None:
         self.model = open_model(
-            model, device=device, dtype=dtype, revision=revision, offline=offline
+            model,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            offline=offline,
+            adapters=adapters,
         )
+
+    def using(self, adapter: str) -> VLM:
+        """The same model, asked for one of its `adapters` in all that is asked of it."""
+        vlm = copy.copy(self)
+        vlm.model = WithAdapter(self.model, adapter)
+        return vlm
 
     describe = _method(Describe)
     ask = _method(Ask)

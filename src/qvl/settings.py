@@ -78,6 +78,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Annotated[str, Field(min_length=1)] = "sprout"
+    adapter: str = ""  # FOLDER or NAME=FOLDER
     language: Annotated[str, AfterValidator(_language_codes)] = "en"
     device: Annotated[str, AfterValidator(_known_device)] = "auto"
     dtype: DType = "auto"

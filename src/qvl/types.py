@@ -292,6 +292,8 @@ class Request:
     `tool_choice` "auto" leaves it to the model whether to call one of the `tools`, "none" forbids it,
     "required" demands a call, and a tool's name demands a call of that one.
 
+    `adapter` is the name of one that the model was opened with, "" for the model itself.
+
     `new_tokens` is how long the answer may be where the sampling does not say it; see `tokens_allowed`.
     """
 
@@ -305,6 +307,7 @@ class Request:
     tenant: str = ""
     id: str = ""
     new_tokens: int = NEW_TOKENS
+    adapter: str = ""
 
     def tokens_allowed(self, *, reasoning_room: int | None = None) -> int:
         """How many tokens the answer may have: as the sampling says; else, of a model that reasons
@@ -403,6 +406,7 @@ class Provenance:
     images: tuple[ImageInfo, ...]
     version: str
     videos: tuple[VideoInfo, ...] = ()
+    adapter: str = ""
 
     @property
     def unseen(self) -> tuple[str, ...]:

@@ -105,3 +105,9 @@ def test_a_socket_that_is_not_listened_on_lets_nobody_wait() -> None:
     """Until the model is loaded a client is refused at once instead of hanging."""
     with bound_socket("127.0.0.1", 0) as sock, pytest.raises(ConnectionRefusedError):
         socket.create_connection(sock.getsockname(), timeout=5)
+
+
+def test_an_adapter_needs_a_name_of_its_own(run) -> None:
+    code, err = run("--port", "0", "--adapter", "a=x", "--adapter", "a=y")
+    assert code == 2
+    assert "two adapters are called 'a'" in err

@@ -8,6 +8,7 @@ from PIL import Image
 from qvl.errors import AnswerFormError, InvalidParamError
 from qvl.scenes.asked import answered, request_of, seen_of, value
 from qvl.scenes.scene import Job, Scene
+from qvl.tasks.classify import Classification
 from qvl.tasks.compare import schema
 from qvl.tasks.prompts import wording
 from qvl.types import Video
@@ -78,6 +79,7 @@ def test_the_class_that_is_said_is_the_likeliest(right):
     asked = job("classify", right, labels=["cup", "cupboard", "plate", "cupcake"], language="en")
     result = answered(asked, scene(), right)
     assert value(asked, result) == [right]
+    assert isinstance(result, Classification)
     assert result.probabilities[right] > 0.999
 
 

@@ -129,6 +129,14 @@ def test_a_request_is_said_in_openais_words(serve: Serve) -> None:
     assert (told.usage.prompt_tokens, told.usage.completion_tokens) == (7, 3)
 
 
+def test_an_adapter_is_not_asked_for_beside_the_model(serve: Serve) -> None:
+    server = serve(saying("Hi."))
+    error = failure(server, replace(HELLO, adapter="shelf"))
+    assert isinstance(error, InvalidParamError)
+    assert "no adapter 'shelf' here" in error.message
+    assert not server.chats
+
+
 def test_tools_calls_and_results_are_said_with_ids(serve: Serve) -> None:
     server = serve(saying(call("{}", 0, "clock")))
     tool = Tool("clock", "Tells the time", {"type": "object", "properties": {}})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def mixed(count: int, seed: int, end_ids: Sequence[int]) -> list[Request]:
     return requests
 
 
-def engine_of(model: LocalModel, **options: int) -> Engine:
+def engine_of(model: LocalModel, **options: Any) -> Engine:
     loaded = model._loaded
     return Engine(
         loaded.model,

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from qvl.bench import peers
+from qvl.cli.model import ADAPTER_HELP, named_adapters
 from qvl.errors import UsageError
 from qvl.settings import load_settings
 
@@ -18,6 +19,7 @@ from qvl.settings import load_settings
 def bench(
     *,
     model: Annotated[str | None, typer.Option(help="A hub id, a folder, or sprout.")] = None,
+    adapter: Annotated[str | None, typer.Option(help=ADAPTER_HELP)] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     against: Annotated[
@@ -40,7 +42,10 @@ def bench(
         batches = []
     if not batches or min(batches) < 1:
         raise UsageError(f"--batch {batch!r} is no list of numbers", hint="give 1,4,8")
-    chosen = load_settings(model=model, device=device, dtype=dtype)
+    chosen = load_settings(model=model, adapter=adapter, device=device, dtype=dtype)
+    adapters = named_adapters([chosen.adapter] if chosen.adapter else [])
+    if adapters and against is not None:
+        raise UsageError("the other engine has no adapter", hint="leave out --adapter or --against")
 
     import torch
 
@@ -48,11 +53,19 @@ def bench(
     from qvl.bench.work import run_ours
     from qvl.loading.machine import bf16_instructions, processor_name
     from qvl.vlm.local import LocalModel, model_folder
+    from qvl.vlm.with_adapter import WithAdapter
 
     with ExitStack() as until_done:
         # random weights repeat themselves, and guesses would come true as they rarely do in earnest
-        ours = LocalModel(chosen.model, device=chosen.device, dtype=chosen.dtype, draft_tokens=0)
-        info, never, runner, peer = ours.info, ours.end_ids, run_ours(ours.generate), None
+        ours = LocalModel(
+            chosen.model,
+            device=chosen.device,
+            dtype=chosen.dtype,
+            draft_tokens=0,
+            adapters=adapters,
+        )
+        generate = WithAdapter(ours, next(iter(adapters), "")).generate
+        info, never, runner, peer = ours.info, ours.end_ids, run_ours(generate), None
         if against is not None:
             folder = model_folder(chosen.model, revision=None, offline=None).path
             peer = until_done.enter_context(
@@ -74,12 +87,13 @@ def bench(
             rows.append(report.alternating(name, workload, runner, peer, repeat))
             print(f"{name}: done", file=sys.stderr)
     again = report.second_question(runner, 2, never, repeat)
-    together = report.shared_prompt(ours.generate, shared, never) if shared else None
+    together = report.shared_prompt(generate, shared, never) if shared else None
     if as_json:
         for row in rows:
             print(json.dumps(report.as_json(row)))
         return
-    print(f"# {info.name}, {info.dtype} on {info.device}\n")
+    beside = "".join(f" with the adapter {name}" for name in adapters)
+    print(f"# {info.name}{beside}, {info.dtype} on {info.device}\n")
     threads = torch.get_num_threads()
     print(f"{date.today()}, {processor_name() or 'unknown processor'}, {threads} threads.")
     for line in report.markdown(rows, machine, info.token_bytes, against):

@@ -22,7 +22,7 @@ from qvl.chat import history
 from qvl.chat.conversation import Called, Conversation, Function
 from qvl.chat.mcp_tools import mcp_functions
 from qvl.cli.inputs import Unusable, pictures
-from qvl.cli.model import open_chosen
+from qvl.cli.model import ADAPTER_HELP, open_chosen
 from qvl.cli.output import FLAGS, tell_cost
 from qvl.cli.tasks import THINKING_HELP, new_tokens_help
 from qvl.errors import InputError, InputNotFoundError, QvlError, UsageError, nearest
@@ -60,6 +60,7 @@ def chat(
         bool, typer.Option("--continue", help="Go on with the last conversation.")
     ] = False,
     model: Annotated[str | None, typer.Option(help="As in qvl describe.")] = None,
+    adapter: Annotated[str | None, typer.Option(help=ADAPTER_HELP)] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
@@ -79,7 +80,9 @@ def chat(
     """Talk about pictures, question by question; a pipe may ask too, a line a question."""
     from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
 
-    settings = load_settings(model=model, device=device, dtype=dtype, max_new_tokens=max_new_tokens)
+    settings = load_settings(
+        model=model, adapter=adapter, device=device, dtype=dtype, max_new_tokens=max_new_tokens
+    )
     sampling = Sampling(
         max_new_tokens=settings.max_new_tokens,
         thinking_tokens=thinking_tokens,
@@ -111,6 +114,7 @@ def chat(
             revision=revision,
             offline=offline,
             prices=settings.prices,
+            adapter=settings.adapter,
         )
         stack.enter_context(closing(opened))
         conversation = Conversation(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qvl.cli.model import open_chosen
+from qvl.cli.model import ADAPTER_HELP, open_chosen
 from qvl.errors import UsageError
 from qvl.settings import load_settings
 
@@ -20,6 +20,7 @@ def mcp(
     http: Annotated[bool, typer.Option("--http", help="Serve HTTP on this machine.")] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of --http.")] = 8377,
     model: Annotated[str | None, typer.Option(help="As in qvl describe.")] = None,
+    adapter: Annotated[str | None, typer.Option(help=ADAPTER_HELP)] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
@@ -28,7 +29,7 @@ def mcp(
     """Offer every task as a tool of the Model Context Protocol, over stdio unless --http."""
     from qvl.fetch import set_policy  # brings ssl: not for `qvl --help`
 
-    settings = load_settings(model=model, device=device, dtype=dtype)
+    settings = load_settings(model=model, adapter=adapter, device=device, dtype=dtype)
     try:
         from qvl.mcp_server import serve_http, serve_stdio
     except ModuleNotFoundError as err:
@@ -43,6 +44,7 @@ def mcp(
         revision=revision,
         offline=offline,
         prices=settings.prices,
+        adapter=settings.adapter,
     )
     with closing(opened):
         if not http:

@@ -147,19 +147,51 @@ def convert_model(
     source: Annotated[str, typer.Argument(help="A hub id, a folder, or sprout.")],
     target: Annotated[Path, typer.Argument(help="The folder to make.")],
     *,
-    quantize: Annotated[str | None, typer.Option(help="int4, int8 or bf16.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int4, int8 or bf16: packed, for qvl on a processor alone.")
+    ] = None,
+    export: Annotated[
+        str | None, typer.Option(help="gptq, awq, int8 or fp8: as published, for others too.")
+    ] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(help="With --export: pictures, a folder, conversations in a .jsonl."),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="The folder of an adapter, to put into the weights.")
+    ] = None,
 ) -> None:
-    """Write a packed copy of a model, for a processor, which starts at once.
+    """Write a copy of a model in another form.
 
-    Without --quantize: the safetensors of a folder of Qwen-VL, which was published pickled.
+    --quantize packs it for a processor, where it starts at once; qvl alone reads that. --export
+    writes a published quantised form, which transformers, vLLM and qvl read on any device, and says
+    what was lost. --adapter makes a copy as it was published, with the adapter in its weights. Without
+    any: the safetensors of a folder of Qwen-VL, which was published pickled.
     """
+    given = {"--quantize": quantize, "--export": export, "--adapter": adapter}
+    several = [name for name, value in given.items() if value is not None]
+    if len(several) > 1:
+        raise UsageError(f"{' and '.join(several)} are given together", hint="take one of them")
+    if adapter is not None:
+        merge_adapter(source, target, adapter)
+        return
+    if export is not None:
+        from qvl.cli.export import export_model
+
+        export_model(source, target, export, calibrate or ())
+        return
+    if calibrate:
+        raise UsageError("--calibrate is for --export", hint="add --export gptq, or leave it out")
     if quantize is None:
         from qvl.loading.checkpoint import pickles_alone
         from qvl.loading.pickled import convert_pickled
 
         folder = Path(source).expanduser()
         if not pickles_alone(folder):
-            raise UsageError("--quantize is missing", hint=f"take one of {', '.join(PACKED_KINDS)}")
+            raise UsageError(
+                "neither --quantize nor --export is given",
+                hint=f"--quantize is one of {', '.join(PACKED_KINDS)}; --export of gptq, awq, int8, fp8",
+            )
         size_bytes = convert_pickled(folder, target)
         print(f"{target}: safetensors, {size_bytes / GIB:.2f} GiB")
         return
@@ -175,6 +207,15 @@ def convert_model(
     print(f"{target}: {quantize}, {size_bytes / GIB:.2f} GiB")
 
 
+def merge_adapter(source: str, target: Path, adapter: Path) -> None:
+    from qvl.loading.changed import convert_merged
+    from qvl.vlm.local import model_folder
+
+    folder = model_folder(source, revision=None, offline=None).path
+    size_bytes = convert_merged(folder, target, adapter.expanduser())
+    print(f"{target}: merged, {size_bytes / GIB:.2f} GiB")
+
+
 def facts_about(name: str) -> dict[str, object]:
     """Raises UnknownModelError with the nearest names, ModelFormatError for an unusable folder."""
     refuse_later(name)
@@ -188,6 +229,10 @@ def facts_about(name: str) -> dict[str, object]:
             f"there is no model {name!r}, neither as a folder nor in the catalogue",
             hint=nearest(name, [EMBEDDED, *(e.hub_id for e in CATALOGUE)]) or "qvl models list",
         )
+    if (folder / "adapter_config.json").exists():
+        from qvl.loading.adapter import adapter_facts
+
+        return {"id": name, **adapter_facts(folder)}
     if not (folder / "config.json").exists():
         raise ModelFormatError(
             f"the folder {name!r} has no config.json", hint="give the folder of a checkpoint"

@@ -103,7 +103,7 @@ def tell(name: str, result: Result) -> None:
         log.warning("%s: %s", name, said)
 
 
-def with_progress(rows: Iterable[T], total: int) -> Iterator[T]:
+def with_progress(rows: Iterable[T], total: int, doing: str = "answering") -> Iterator[T]:
     """The rows, counted on stderr: a bar on a terminal, otherwise a line every ten seconds."""
     if total > 1 and sys.stderr.isatty():
         from rich.console import Console
@@ -112,7 +112,7 @@ def with_progress(rows: Iterable[T], total: int) -> Iterator[T]:
         # lines for a terminal go above the bar; lines for a file or a pipe must stay on stdout
         console, shared = Console(stderr=True), sys.stdout.isatty()
         with Progress(console=console, redirect_stdout=shared) as bar:
-            yield from bar.track(rows, total=total, description="answering")
+            yield from bar.track(rows, total=total, description=doing)
         return
     shown_s = time.monotonic()
     for number, row in enumerate(rows, start=1):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qvl.cli.model import open_chosen
+from qvl.cli.model import ADAPTER_HELP, named_adapters, open_chosen
 from qvl.errors import UsageError
 from qvl.settings import load_settings
 from qvl.vlm.chat_model import REMOTE
@@ -21,6 +21,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     model: Annotated[str | None, typer.Option(help="A hub id, a folder, or sprout.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{ADAPTER_HELP} A model of that name; may be repeated."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp8, int8, int4.")] = None,
     offline: Annotated[
@@ -51,6 +55,7 @@ def serve(
 ) -> None:
     """Serve OpenAI's API: chat completions, completions, responses, models, tokenize."""
     chosen = load_settings(model=model, device=device, dtype=dtype)
+    adapters = named_adapters(adapter or ([chosen.adapter] if chosen.adapter else []))
     try:
         from qvl.serve import app, auth, process
     except ModuleNotFoundError as err:
@@ -82,12 +87,18 @@ def serve(
         revision=None,
         offline=offline,
         prices=chosen.prices,
+        adapters=adapters,
     )
     names = served_model_name or [public_name(vlm.info.name)]
+    if both := [name for name in names if name in adapters]:
+        raise UsageError(
+            f"the model and an adapter are both called {both[0]!r}", hint="--adapter NAME=FOLDER"
+        )
     served = app.create_app(
         vlm,
         keys=keys,
         names=names,
+        adapters=tuple(adapters),
         any_model=any_model,
         is_strict=strict_api,
         cors_origins=cors_origin or (),

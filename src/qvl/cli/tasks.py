@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from qvl.cli import formats
 from qvl.cli.draw import check_target, draw
 from qvl.cli.inputs import Unusable, pictures
-from qvl.cli.model import open_chosen
+from qvl.cli.model import ADAPTER_HELP, open_chosen
 from qvl.cli.output import (
     Outcome,
     finish,
@@ -62,6 +62,7 @@ def option(kind: Any, *names: str, help: str) -> Any:
 # flags of every task: of the model and of how tokens are chosen, then of where results go
 COMMON: Mapping[str, Any] = {
     "model": option(str | None, help="A hub id, a folder, openai:MODEL@URL, or sprout."),
+    "adapter": option(str | None, help=ADAPTER_HELP),
     "revision": option(str | None, help="Branch, tag or commit on the hub."),
     "offline": option(bool, "--offline", help="Open no connection."),
     "device": option(str | None, help="auto, cpu, cuda."),
@@ -95,7 +96,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         )
     },
 }
-OPENING = ("device", "dtype", "revision", "offline", "prices")
+OPENING = ("adapter", "device", "dtype", "revision", "offline", "prices")
 SAMPLING = ("thinking_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 

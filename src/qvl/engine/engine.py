@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -24,15 +25,7 @@ from qvl.engine.blocks import BLOCK_TOKENS, BlockPool
 from qvl.engine.cache import CachedAttention, KVCache, Span
 from qvl.engine.features import FeatureCache
 from qvl.engine.graphs import SIZES, StaticDecode
-from qvl.engine.request import (
-    EngineImage,
-    EngineRequest,
-    Event,
-    Finished,
-    RequestState,
-    Token,
-    new_state,
-)
+from qvl.engine.request import EngineRequest, Event, Finished, RequestState, Token, new_state
 from qvl.engine.sampler import Sampled, sample
 from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, QvlError, as_fault
 from qvl.models.batch import ForwardBatch, VisionFeatures
@@ -85,7 +78,8 @@ class Engine:
     the first `max_running` requests; the other requests wait. `cache_tokens` is the room for keys
     and values of all requests together, `feature_bytes` that for pictures no request needs now.
     With at most DRAFTING requests at work, each is ahead by `draft_tokens` where `lookup` has any.
-    On a GPU steps of one token a request have fixed shapes, and there are no guesses.
+    On a GPU steps of one token a request have fixed shapes, and there are no guesses. `adapters` are
+    views of the model by name; requests of one adapter are computed together, those of none first.
     """
 
     def __init__(
@@ -99,8 +93,9 @@ class Engine:
         cache_tokens: int = 1 << 16,
         feature_bytes: int = 256 << 20,
         draft_tokens: int = 3,
+        adapters: Mapping[str, QwenVL] = MappingProxyType({}),
     ) -> None:
-        self._model = model
+        self._model, self._adapters = model, adapters
         self._device = next(model.parameters()).device
         self._token_bytes = token_bytes
         self._banned_v = banned_ids(model.config, vocab_size).to(self._device)
@@ -137,12 +132,14 @@ class Engine:
         """Take a request in; later steps report on it.
 
         Raises PromptTooLongError, OutOfMemoryError when the cache is too small for it, EngineError
-        for an id in use or parts that do not agree.
+        for an id in use, an adapter that is not here or parts that do not agree.
         """
         if request.id in self._requests:
             raise EngineError(f"a request with the id {request.id!r} is running already")
-        number, config = next(self._numbers), self._model.config
-        state = new_state(request, number, config, self._token_bytes)
+        model = self._adapters.get(request.adapter) if request.adapter else self._model
+        if model is None:
+            raise EngineError(f"request {request.id!r}: there is no adapter {request.adapter!r}")
+        state = new_state(request, next(self._numbers), model, self._token_bytes)
         if state.max_tokens > self.cache_tokens:
             raise OutOfMemoryError(
                 f"request {request.id!r} may need {state.max_tokens} tokens of cache,"
@@ -177,9 +174,11 @@ class Engine:
         try:
             self._expire(events)
             chunks = self._schedule(events)
-            outcomes = self._compute(chunks)
-            for chunk, outcome in zip(chunks, outcomes, strict=True):
-                self._settle(chunk, outcome, events)
+            chunks.sort(key=_adapter)
+            for _, alike in itertools.groupby(chunks, key=_adapter):
+                some = list(alike)
+                for chunk, outcome in zip(some, self._compute(some), strict=True):
+                    self._settle(chunk, outcome, events)
             return events
         except Exception as error:  # noqa: BLE001 - no request is to blame, and none may wait for ever
             lost = [Finished(name, error=as_fault(error, name)) for name in self._requests]
@@ -308,11 +307,12 @@ class Engine:
             if chunk.is_last and chunk.state.grammar is not None and not chunk.state.is_reasoning
         }
         self._encode_images(chunks)
+        model = chunks[0].state.model  # of all of them
         plain = len(chunks) <= SIZES[-1] and all(chunk.is_decode for chunk in chunks)
-        if self._static is not None and plain:
+        if self._static is not None and plain and model is self._model:
             logits = self._static([chunk.state for chunk in chunks])
         else:
-            logits = self._model(pack(chunks, self._cache, self._device))
+            logits = model(pack(chunks, self._cache, self._device))
         counts = [1 + len(chunk.draft) if chunk.is_last else 0 for chunk in chunks]
         return [
             Logits(rows, banned.get(chunk.state.id)) if chunk.is_last else None
@@ -336,21 +336,20 @@ class Engine:
 
     def _encode_images(self, chunks: Sequence[Chunk]) -> None:
         """Features of the pictures that this step reaches: kept ones, the others in one call."""
-        new: dict[str, EngineImage] = {}
         missing: list[tuple[RequestState, int, str]] = []
         for state, start, stop in ((c.state, c.start, c.stop) for c in chunks):
-            for index, image in state.pictures(start, stop):
+            for index, _ in state.pictures(start, stop):
                 name = state.content(index)
                 if index not in state.features and (kept := self._features.get(name)) is not None:
                     state.features[index] = kept
                 elif index not in state.features:
-                    new[name] = image
                     missing.append((state, index, name))
-        if not new:
+        if not missing:
             return
+        new = {name: state.images[index] for state, index, name in missing}
         rows = [i.rows() if callable(i.rows) else i.rows for i in new.values()]
         rows_sc = torch.cat([torch.as_tensor(r).to(self._device) for r in rows])
-        features = self._model.encode_images(rows_sc, [i.grid for i in new.values()])
+        features = chunks[0].state.model.encode_images(rows_sc, [i.grid for i in new.values()])
         parts = features.split([i.tokens for i in new.values()])
         encoded = dict(zip(new, parts, strict=True))
         for state, index, name in missing:
@@ -418,10 +417,7 @@ class Engine:
                 tokens = [Sampled(token_id, None) for token_id in state.forced()]
 
     def _finish(
-        self,
-        state: RequestState,
-        reason: FinishReason | None = None,
-        error: QvlError | None = None,
+        self, state: RequestState, reason: FinishReason | None = None, error: QvlError | None = None
     ) -> Finished:
         self._pool.release(state.blocks)
         text, cached = state.finish(), state.cached_tokens or 0
@@ -446,16 +442,15 @@ class Engine:
         return Finished(state.id, text, None, fault, cached, state.is_reasoning)
 
 
+def _adapter(chunk: Chunk) -> str:
+    return chunk.state.model.adapter
+
+
 def banned_ids(config: ModelConfig, vocab_size: int) -> Tensor:
     """bool [vocab]: ids that are never generated: visual ones, and those beyond the tokenizer."""
     banned_v = torch.arange(config.decoder.vocab_size) >= vocab_size
-    visual = (
-        config.image_token_id,
-        config.video_token_id,
-        config.vision_start_token_id,
-        config.vision_end_token_id,
-    )
-    banned_v[list(visual)] = True
+    pads = [config.image_token_id, config.video_token_id]
+    banned_v[[*pads, config.vision_start_token_id, config.vision_end_token_id]] = True
     return banned_v
 
 

@@ -20,6 +20,7 @@ from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError, PromptTooLongError, QvlError
 from qvl.models.batch import VisionFeatures
 from qvl.models.config import ModelConfig
+from qvl.models.qwen_vl import QwenVL
 from qvl.models.rope import stretch
 from qvl.structured.grammar import Grammar
 from qvl.types import FinishReason
@@ -103,6 +104,7 @@ class EngineRequest:
     deadline_s: float | None = None
     grammar: Grammar | None = None
     reasoning: Reasoning | None = None
+    adapter: str = ""  # the name of one of the engine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class RequestState:
     """A request in the engine: `num_computed` of its `tokens` have keys and values in `blocks`."""
 
     id: str
+    model: QwenVL  # with its adapter
     rank: tuple[int, int]  # priority, number of its arrival: the lowest goes first
     deadline_s: float | None
     params: SamplingParams
@@ -192,14 +195,14 @@ class RequestState:
     def content(self, index: int) -> str:
         """What names a picture's content here; one without a name is like no other."""
         content = self.images[index].content or f"{self.rank[1]}/{index}"
-        return f"{self.salt}|{content}"
+        return f"{self.model.tower_adapter}|{self.salt}|{content}"
 
     def block_keys(self, count: int) -> list[bytes]:
         """The keys of the first `count` blocks, whose tokens must all be there."""
         for index in range(len(self.keys), count):
             start = index * BLOCK_TOKENS
             stop = start + BLOCK_TOKENS
-            first = f"{self.stretch}|{self.salt}".encode()
+            first = f"{self.stretch}|{self.model.adapter}|{self.salt}".encode()
             before = self.keys[-1] if self.keys else first
             inside = [(self.content(i), start - p.start) for i, p in self.pictures(start, stop)]
             self.keys.append(block_key(before, self.tokens[start:stop], inside))
@@ -266,16 +269,14 @@ class RequestState:
 
 
 def new_state(
-    request: EngineRequest,
-    number: int,
-    config: ModelConfig,
-    token_bytes: Callable[[int], bytes],
+    request: EngineRequest, number: int, model: QwenVL, token_bytes: Callable[[int], bytes]
 ) -> RequestState:
     """The state, with nothing computed, of the request that came as the engine's `number`th.
 
     Raises PromptTooLongError, and EngineError when ids, positions and pictures do not fit together.
     """
     ids_t, positions_3t = torch.as_tensor(request.ids), torch.as_tensor(request.positions)
+    config = model.config
     total, limit = len(ids_t), config.decoder.max_positions
     if total >= limit:
         raise PromptTooLongError(
@@ -292,6 +293,7 @@ def new_state(
     tokens = ids_t.tolist()
     return RequestState(
         id=request.id,
+        model=model,
         rank=(request.priority, number),
         deadline_s=request.deadline_s,
         params=request.params,

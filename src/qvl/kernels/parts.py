@@ -107,7 +107,7 @@ class PackedMLP(nn.Module):
 
     def forward(self, x_td: Tensor) -> Tensor:
         gate_up = self.gate_up_proj(x_td)
-        width, kernels = self.down_proj.in_features, library()
+        width, kernels = gate_up.shape[-1] // 2, library()
         if kernels is None or width % WIDTH:
             gate, up = gate_up.chunk(2, dim=-1)
             return self.down_proj(F.silu(gate) * up)
@@ -137,7 +137,12 @@ class PackedLayer(nn.Module):
         self.struct: LayerStruct | None = None  # made when the weights are in their places
 
     def fits(self) -> bool:
-        """Are its widths those that the compiled calls take?"""
+        """Are its widths those that the compiled calls take, and its weights all packed?"""
+        linears = [self.qkv_proj, self.o_proj]
+        if isinstance(self.mlp, PackedMLP):
+            linears += [self.mlp.gate_up_proj, self.mlp.down_proj]
+        if not all(isinstance(linear, PackedLinear) for linear in linears):
+            return False  # an adapter is in between
         widths = [self.head_dim, self.o_proj.out_features]
         if isinstance(self.mlp, PackedMLP):
             widths.append(self.mlp.down_proj.in_features)

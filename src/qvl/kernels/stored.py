@@ -12,12 +12,14 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvl.kernels.linear import GROUP
 from qvl.models.config import Quantisation
 
 OUTPUTS_AT_ONCE = 1024  # whose weight is made at a time; whole words of eight
+E4M3_MAX = 448.0
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of eight outputs nibble 0, 1, 2, ... of a word is
 
 
@@ -190,6 +192,53 @@ class Fp8BlockLinear(StoredLinear):
 
 
 STAND_INS = {"gptq": GptqLinear, "awq": AwqLinear, "fp8": Fp8BlockLinear}
+
+
+def gptq_tensors(values: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> dict[str, Tensor]:
+    """What a file of the first form holds, which stores zero points less one; groups are neighbours.
+
+    values uint8 [N, K], scales fp16 and zeros uint8 [N, G].
+    """
+    inputs = torch.arange(values.shape[1], dtype=torch.int32)
+    return {
+        "qweight": words(values, bits).T.contiguous(),
+        "qzeros": words((zeros - 1).T, bits),
+        "scales": scales.T.contiguous(),
+        "g_idx": inputs // (values.shape[1] // scales.shape[1]),
+    }
+
+
+def awq_tensors(values: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
+    """values and zeros of 4 bits, uint8 [N, K] and [N, G]; scales fp16 [N, G]."""
+
+    def packed(numbers: Tensor) -> Tensor:
+        return words(numbers.T.unflatten(1, (-1, 8))[..., AWQ_ORDER].flatten(1), 4)
+
+    return {
+        "qweight": packed(values),
+        "qzeros": packed(zeros),
+        "scales": scales.T.contiguous(),
+    }
+
+
+def fp8_tensors(weight: Tensor, side: int = 128) -> dict[str, Tensor]:
+    """A weight [N, K] rounded to e4m3, the largest number of each block to the largest of e4m3."""
+    n, k = weight.shape
+    padded = F.pad(weight.float(), (0, -k % side, 0, -n % side))
+    blocks = padded.unflatten(1, (-1, side)).unflatten(0, (-1, side))  # [rows, side, columns, side]
+    scales = blocks.abs().amax((1, 3)) / E4M3_MAX
+    scales[scales == 0] = 1  # of nothing but zeros
+    values = (blocks / scales[:, None, :, None]).clamp(-E4M3_MAX, E4M3_MAX)
+    whole = values.flatten(2).flatten(0, 1)[:n, :k]
+    return {"weight": whole.to(torch.float8_e4m3fn), "weight_scale_inv": scales}
+
+
+def words(numbers: Tensor, bits: int) -> Tensor:
+    """int32 [..., numbers * bits / 32]: what `fields` reads."""
+    if bits == 4:
+        numbers = numbers[..., ::2] | numbers[..., 1::2] << 4
+    # flat first: a row of its own may have any stride
+    return numbers.flatten().view(torch.int32).view(*numbers.shape[:-1], -1)
 
 
 def weight_of(layer: nn.Linear | StoredLinear) -> Tensor:

@@ -83,3 +83,18 @@ def parameter_name(stored: str, generation: str) -> str:
     for old, new in parts:
         stored = stored.replace(old, new)
     return stored
+
+
+def published_layer(path: str, generation: str) -> str:
+    """What the layer of that path of ours is called in transformers 5.23, of the first Qwen-VL in its own
+    code: the way back of `parameter_name`.
+    """
+    renames, name = RENAMES[generation], f"{path}."
+    parts = renames.vision_parts if name.startswith("model.visual.") else renames.decoder_parts
+    for old, new in parts:
+        name = name.replace(new, old)
+    for old, new in renames.prefixes:
+        if name.startswith(new):
+            name = old + name[len(new) :]
+            break
+    return name.removesuffix(".")

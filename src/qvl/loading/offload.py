@@ -85,9 +85,12 @@ class StreamedLayer(nn.Module):
     def __init__(self, layer: nn.Module, bus: Bus, index: int) -> None:
         super().__init__()
         self.layer, self.bus, self.index = layer, bus, index
+        self.renamed: dict[str, str] = {}  # tensors that the layer calls otherwise than the bus
 
     def forward(self, *args: object) -> Tensor:
-        return functional_call(self.layer, self.bus.weights(self.index), args)
+        weights = self.bus.weights(self.index)
+        named = {self.renamed.get(name, name): tensor for name, tensor in weights.items()}
+        return functional_call(self.layer, named, args)
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -125,13 +125,13 @@ def alignment(size_bytes: int) -> int:
     return min(ALIGN_BYTES, size_bytes & -size_bytes)
 
 
-def header_bytes(placed: Mapping[str, StoredTensor]) -> bytes:
+def header_bytes(placed: Mapping[str, StoredTensor], form: str = "qvl") -> bytes:
     """The safetensors header, padded so that the data behind it is aligned."""
     entries = {
         t.name: {"dtype": t.dtype, "shape": t.shape, "data_offsets": (t.begin, t.end)}
         for t in placed.values()
     }
-    text = json.dumps({"__metadata__": {"format": "qvl"}, **entries}, separators=(",", ":"))
+    text = json.dumps({"__metadata__": {"format": form}, **entries}, separators=(",", ":"))
     data = text.encode()
     data += b" " * (-(8 + len(data)) % ALIGN_BYTES)
     return len(data).to_bytes(8, "little") + data

@@ -115,11 +115,20 @@ class Decoder(nn.Module):
         Visual rows replace the embeddings at their places; deepstack level j is added there after
         layer j (DeepStack, arXiv 2406.04334).
         """
+        x, angles, attend = self.entered(batch)
+        layers = list(self.layers)
+        if batch.vision is not None and batch.vision_at_v is not None:
+            for level in batch.vision.deepstack_vd:
+                x = layers.pop(0)(x, angles, attend)
+                x = x.index_add(0, batch.vision_at_v, level.to(x.dtype))
+        x = self.through(layers, x, angles, attend)
+        return self.norm(x[batch.wanted_b])
+
+    def entered(self, batch: ForwardBatch) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
+        """What the first layer is given: hidden states [T, D], angles, attention."""
         x = self.embed_tokens(batch.ids_t).to(self.norm.weight.dtype)
-        levels: tuple[Tensor, ...] = ()
         if batch.vision is not None and batch.vision_at_v is not None:
             x = x.index_copy(0, batch.vision_at_v, batch.vision.rows_vd.to(x.dtype))
-            levels = batch.vision.deepstack_vd
         theta, attend = self.stretched(batch, x.dtype)
         angles = mrope_angles(
             batch.positions_3t,
@@ -129,13 +138,7 @@ class Decoder(nn.Module):
             # the first Qwen-VL rotates in fp32
             dtype=torch.float32 if self.config.stretch_from else x.dtype,
         )
-        layers = list(self.layers)
-        if batch.vision_at_v is not None:
-            for level in levels:
-                x = layers.pop(0)(x, angles, attend)
-                x = x.index_add(0, batch.vision_at_v, level.to(x.dtype))
-        x = self.through(layers, x, angles, attend)
-        return self.norm(x[batch.wanted_b])
+        return x, angles, attend
 
     def stretched(self, batch: ForwardBatch, dtype: torch.dtype) -> tuple[float | Tensor, Attend]:
         """The base of the rotation and the attention of this pass, for the first Qwen-VL stretched."""

@@ -6,7 +6,8 @@ N outputs, K inputs, r the rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,10 @@ class LowRank:
     scale: float
     magnitude_n: Tensor | None = None
 
+    @property
+    def rank(self) -> int:
+        return len(self.a_rk)
+
     def merged(self, weight_nk: Tensor) -> Tensor:
         """The adapted weight, fp32 [N, K]."""
         whole = weight_nk.float() + self.scale * (self.b_nr.float() @ self.a_rk.float())
@@ -34,9 +39,44 @@ class LowRank:
     def gain(self, weight_nk: Tensor) -> Tensor:
         """What each output is multiplied by, fp32 [N]; 1 without magnitudes."""
         if self.magnitude_n is None:
-            return torch.ones(len(weight_nk))
+            return torch.ones(len(weight_nk), device=weight_nk.device)
         whole = weight_nk.float() + self.scale * (self.b_nr.float() @ self.a_rk.float())
         return self.magnitude_n.float() / whole.norm(dim=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """What an adapter does to a model: `layers` by their paths in `QwenVL`, as in
+    model.language_model.layers.0.self_attn.q_proj. `digest` names the content.
+    """
+
+    name: str
+    layers: Mapping[str, LowRank]
+    digest: str
+
+    @classmethod
+    def of(cls, name: str, layers: Mapping[str, LowRank]) -> Adapter:
+        content = hashlib.sha256()
+        for path, low in sorted(layers.items()):
+            content.update(f"{path}|{low.scale!r}".encode())
+            for tensor in (low.a_rk, low.b_nr, low.magnitude_n):
+                if tensor is None:
+                    content.update(b"|none")
+                    continue
+                content.update(f"|{list(tensor.shape)}|{tensor.dtype}|".encode())
+                content.update(
+                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                )
+        return cls(name, dict(layers), content.hexdigest())
+
+    @property
+    def rank(self) -> int:
+        """The largest of its layers."""
+        return max(low.rank for low in self.layers.values())
+
+    @property
+    def changes_tower(self) -> bool:
+        return any(path.startswith("model.visual.") for path in self.layers)
 
 
 class Adapted(nn.Module):
@@ -53,8 +93,7 @@ class Adapted(nn.Module):
         self.parts = nn.ModuleList([nn.Identity() if part is None else part for part in parts])
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
-        pieces = y.split(self.sizes, dim=-1)
+        pieces = self.base(x).split(self.sizes, dim=-1)
         return torch.cat(
             [
                 part(x, piece) if isinstance(part, Part) else piece

@@ -32,6 +32,8 @@ class QwenVL(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        # of a view with an adapter: what names the adapter's content, and that if it changes the tower
+        self.adapter = self.tower_adapter = ""
         self.model = VisionAndText(config)
         # None: the embedding table is the head too
         self.lm_head: nn.Module | None = None

@@ -11,8 +11,7 @@ from typing import Any
 
 from qvl.scenes import KINDS, draw
 from qvl.scenes.asked import request_of, seen_of
-from qvl.scenes.scene import Job, Scene
-from qvl.types import Image as Picture
+from qvl.scenes.scene import Scene
 from qvl.types import Text, Video
 
 
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             kind = given.kind or drawn_kind(seed)
             scene = draw(kind, given.split, seed)
             names = saved(scene, given.folder, f"{kind}-{seed}")
-            for row in rows(scene, names):
+            for row in rows(scene, names, f"{kind}-{seed}"):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -48,10 +47,13 @@ def saved(scene: Scene, folder: Path, name: str) -> list[str]:
     return names
 
 
-def rows(scene: Scene, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row for each job: what is asked, with the pictures where they stand, and the answer."""
+def rows(scene: Scene, names: Sequence[str], scene_id: str) -> Iterator[dict[str, Any]]:
+    """A row for each job: what is asked, with the pictures where they stand, and the answer.
+
+    A clip is its frames, one after another.
+    """
     seen = seen_of(scene)
-    for job in scene.jobs:
+    for number, job in enumerate(scene.jobs, start=1):
         request = request_of(job, scene, seen)
         parts: list[dict[str, Any]] = []
         for part in request.messages[-1].content:
@@ -59,30 +61,19 @@ def rows(scene: Scene, names: Sequence[str]) -> Iterator[dict[str, Any]]:
                 parts.append({"type": "text", "text": part.text})
             elif isinstance(part, Video):
                 parts += [shown(name) for name in names]
-            elif isinstance(part, Picture):
-                parts.append(shown(names[number_of(part) - 1]))
+            else:
+                parts.append(shown(names[seen.index(part)]))
         yield {
+            "id": f"{scene_id}-{number}-{job.skill}",
             "messages": [
                 {"role": "user", "content": parts},
                 {"role": "assistant", "content": job.answer},
             ],
-            **about(scene, job),
         }
 
 
 def shown(name: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": name}}
-
-
-def number_of(picture: Picture) -> int:
-    """Of a picture that `seen_of` named, counted from 1."""
-    return int(picture.name.rpartition(" ")[2])
-
-
-def about(scene: Scene, job: Job) -> dict[str, Any]:
-    """What the messages do not say."""
-    times = {"times_s": list(scene.times_s)} if scene.times_s else {}
-    return {"kind": scene.kind, "task": job.task, "skill": job.skill, **times}
 
 
 if __name__ == "__main__":

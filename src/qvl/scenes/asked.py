@@ -67,9 +67,9 @@ def answered(job: Job, scene: Scene, text: str) -> Result:
     return from_json(TASKS[job.task], job.options).run(model, seen_of(scene))
 
 
-def seen_of(scene: Scene) -> tuple[Seen, ...]:
-    """The pictures as PNG bytes; those of a clip are one video of pictures."""
-    pictures = tuple(
+def seen_of(scene: Scene, pictures: Sequence[Picture] = ()) -> tuple[Seen, ...]:
+    """The pictures as PNG bytes, unless they are given; those of a clip are one video of pictures."""
+    pictures = tuple(pictures) or tuple(
         Picture(_png(picture), f"picture {number}")
         for number, picture in enumerate(scene.pictures, start=1)
     )

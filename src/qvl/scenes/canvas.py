@@ -189,13 +189,16 @@ def posed(sprite: Image.Image, side: float, rng: random.Random, strength: float)
     xs, ys = zip(*corners, strict=True)
     shrink = side / max(max(xs) - min(xs), max(ys) - min(ys))
     seen = [((x - min(xs)) * shrink, (y - min(ys)) * shrink) for x, y in corners]
-    size = tuple(max(4, math.ceil(max(edge))) for edge in zip(*seen, strict=True))
+    wide, high = (max(4, math.ceil(max(edge))) for edge in zip(*seen, strict=True))
     if scale < 0.7:  # else every other pixel would be left out
         sprite = sprite.resize((max(4, round(width)), max(4, round(height))), Image.Resampling.BOX)
     flat = [(0, 0), (sprite.width, 0), (sprite.width, sprite.height), (0, sprite.height)]
     back = homography(seen, flat)  # PIL asks of each pixel where it comes from
     shown = sprite.transform(
-        size, Image.Transform.PERSPECTIVE, tuple(back.flatten()[:8]), Image.Resampling.BICUBIC
+        (wide, high),
+        Image.Transform.PERSPECTIVE,
+        tuple(back.flatten()[:8]),
+        Image.Resampling.BICUBIC,
     )
     box = solid_box(shown)
     shown = shown.crop(box)

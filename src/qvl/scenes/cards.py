@@ -19,7 +19,18 @@ from qvl.scenes.page import (
     fitting,
     width_of,
 )
-from qvl.scenes.papers import Part, Sheet, Size, at_least, layouts, paper, photo, scene_of, some
+from qvl.scenes.papers import (
+    Part,
+    Sheet,
+    Size,
+    Stock,
+    at_least,
+    layouts,
+    paper,
+    photo,
+    scene_of,
+    some,
+)
 from qvl.scenes.reading import ask, extract, languages_of
 from qvl.scenes.scene import Job, Scene, Split
 from qvl.scenes.words import Language, Words, said
@@ -110,7 +121,7 @@ def business_card(split: Split, rng: random.Random, size: Size | None) -> Scene:
     page = Page.blank(at_least(size, LEAST_CARD, rng), rng.choice(DARK) if is_dark else paper(rng))
     ink = WHITE if is_dark else BLACK
     sheet = Sheet.of(page, face, rng.randint(12, 14), rng, margin=0.08, top=2.6)
-    data = card_data(language, rng)
+    data = card_data(Stock(split, face, language), rng)
     sheet.spread(
         sum(len(v) if isinstance(v, list) else v is not None for v in data.values()) + 2, rng
     )
@@ -145,8 +156,8 @@ def business_card(split: Split, rng: random.Random, size: Size | None) -> Scene:
     )
 
 
-def card_data(language: Language, rng: random.Random) -> dict[str, Any]:
-    name, company = rng.choice(words.MAILBOXES), rng.choice(words.SHOPS)
+def card_data(stock: Stock, rng: random.Random) -> dict[str, Any]:
+    name, (company,), language = rng.choice(words.MAILBOXES), stock.shops(1, rng), stock.language
     site = company[1].lower().replace(" ", "-") + ".example"
     phones = [
         words.phone(rng, language) for _ in range(rng.choices((0, 1, 2), weights=(1, 6, 2))[0])
@@ -167,7 +178,7 @@ def label(split: Split, rng: random.Random, size: Size | None) -> Scene:
     layout, face, language = layouts("label", 2, PRINT_FACES, split, rng)
     page = Page.blank(at_least(size, LEAST_LABEL, rng), paper(rng))
     sheet = Sheet.of(page, face, rng.randint(12, 14), rng)
-    data = label_data(language, rng)
+    data = label_data(Stock(split, face, language), rng)
     sheet.spread(13 if data["ean"] else 9, rng)
     if data["brand"]:
         sheet.head(data["brand"], "brand", scale=rng.uniform(1.2, 1.8))
@@ -193,9 +204,9 @@ def label(split: Split, rng: random.Random, size: Size | None) -> Scene:
     return scene_of("label", page, jobs, rng)
 
 
-def label_data(language: Language, rng: random.Random) -> dict[str, Any]:
+def label_data(stock: Stock, rng: random.Random) -> dict[str, Any]:
     """Six of the fields at most beside the name, so that they have room."""
-    product, made = rng.choice(words.PRODUCTS), words.day(rng)
+    (product,), made, language = stock.products(1, rng), words.day(rng), stock.language
     later = (made[0] + 1, made[1], made[2])
     units = {"ru": ("г", "мл"), "en": ("g", "ml"), "zh": ("克", "毫升")}[language]
     is_weight = rng.random() < 0.5
@@ -249,7 +260,7 @@ def price_tag(split: Split, rng: random.Random, size: Size | None) -> Scene:
     ground = rng.choice(((255, 255, 255), (255, 236, 120), (255, 214, 214), (226, 244, 224)))
     page = Page.blank(at_least(size, LEAST_TAG, rng), ground)
     sheet = Sheet.of(page, face, max(14, page.size[0] // 12), rng, top=1.6)
-    product = rng.choice(words.PRODUCTS)
+    (product,) = Stock(split, face, language).products(1, rng)
     price = words.product_price(rng, product, language)
     old = price + max(1, round(price / 4)) if rng.random() < 0.5 else None
     data = {

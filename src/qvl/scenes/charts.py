@@ -13,7 +13,18 @@ from typing import Any
 
 from qvl.scenes import words
 from qvl.scenes.page import BLACK, Page, Rgb, fitting, width_of
-from qvl.scenes.papers import Part, Sheet, Size, at_least, layouts, paper, photo, scene_of, some
+from qvl.scenes.papers import (
+    Part,
+    Sheet,
+    Size,
+    Stock,
+    at_least,
+    layouts,
+    paper,
+    photo,
+    scene_of,
+    some,
+)
 from qvl.scenes.reading import any_language, ask, extract, solve
 from qvl.scenes.scene import Job, Scene, Split
 from qvl.scenes.words import Language, Words, said
@@ -97,16 +108,15 @@ class Series:
     unit: str = ""
 
 
-def series(
-    language: Language, rng: random.Random, *, step: int, ordered: bool, count: int
-) -> Series:
+def series(stock: Stock, rng: random.Random, *, step: int, ordered: bool, count: int) -> Series:
     """Multiples of `step` up to ten of them; in order of time where `ordered`."""
+    language = stock.language
     if ordered:
         pool = rng.choice((words.MONTHS, words.WEEKDAYS[:7]))
         start = rng.randrange(len(pool) - count + 1)
         names = [said(name, language) for name in pool[start : start + count]]
     else:
-        names = [said(p.names, language) for p in rng.sample(words.PRODUCTS, 40)]
+        names = [said(p.names, language) for p in stock.products(24, rng)]
         names = [name for name in names if len(name) <= 7]
     values = [step * n for n in rng.sample(range(1, 11), count)]
     if ordered and rng.random() < 0.6:
@@ -179,7 +189,13 @@ def start(
 def bar_chart(split: Split, rng: random.Random, size: Size | None) -> Scene:
     sheet, layout, language = start("bar-chart", split, rng, size)
     step = rng.choice((1, 2, 5, 10, 20, 50))
-    data = series(language, rng, step=step, ordered=rng.random() < 0.3, count=rng.randint(3, 5))
+    data = series(
+        Stock(split, sheet.face, language),
+        rng,
+        step=step,
+        ordered=rng.random() < 0.3,
+        count=rng.randint(3, 5),
+    )
     made = axes(sheet, data, step, marked=layout == 1)
     colours, page, count = palette(split, rng), sheet.page, len(data.values)
     in_one = rng.random() < 0.5
@@ -197,7 +213,9 @@ def bar_chart(split: Split, rng: random.Random, size: Size | None) -> Scene:
 def line_chart(split: Split, rng: random.Random, size: Size | None) -> Scene:
     sheet, layout, language = start("line-chart", split, rng, size)
     step = rng.choice((1, 2, 5, 10, 20, 50))
-    data = series(language, rng, step=step, ordered=True, count=rng.randint(4, 6))
+    data = series(
+        Stock(split, sheet.face, language), rng, step=step, ordered=True, count=rng.randint(4, 6)
+    )
     made = axes(sheet, data, step, marked=layout == 1)
     colour, page, count = rng.choice(palette(split, rng)), sheet.page, len(data.values)
     points = [(made.x(n, count), made.y(value)) for n, value in enumerate(data.values)]
@@ -228,7 +246,9 @@ def pie_chart(split: Split, rng: random.Random, size: Size | None) -> Scene:
         values = [5 * (b - a) for a, b in zip([0, *cuts], [*cuts, 20], strict=True)]
         if len(set(values)) == count:
             break
-    some_series = series(language, rng, step=1, ordered=False, count=count)
+    some_series = series(
+        Stock(split, sheet.face, language), rng, step=1, ordered=False, count=count
+    )
     data = Series(some_series.title, some_series.names, tuple(values), "%")
     sheet.head(data.title, scale=1.2)
     colours, page = palette(split, rng), sheet.page
@@ -358,7 +378,7 @@ def table(split: Split, rng: random.Random, size: Size | None) -> Scene:
     columns.sort(key=list(COLUMNS).index)
     if len(columns) == 3 and rng.random() < 0.4:
         columns.append("sum")
-    products = rng.sample(words.PRODUCTS, rng.randint(2, 6))
+    products = Stock(split, face, language).products(rng.randint(2, 6), rng)
     rows: list[dict[str, Any]] = []
     for product in products:
         count, price = rng.randint(1, 40), words.product_price(rng, product, language)

@@ -91,7 +91,7 @@ def ware_of(
     while True:
         one = kind or rng.choice(product_kinds())
         patterns = [p for p in PATTERNS if one.key in EMBLEMS or p not in ("star", "heart")]
-        pattern = rng.choice((*patterns, "plain"))
+        pattern = rng.choice([*patterns, patterns[0]])  # plain ones twice as often
         main = colour or rng.choice(COLOURS)
         if belongs(split, "ware", one.key, main.en, pattern):
             break

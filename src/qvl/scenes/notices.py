@@ -17,11 +17,12 @@ from qvl.scenes.page import (
     fitting,
     width_of,
 )
-from qvl.scenes.papers import Part, Sheet, Size, at_least, layouts, paper, photo, scene_of
+from qvl.scenes.papers import Part, Sheet, Size, Stock, at_least, layouts, paper, photo, scene_of
 from qvl.scenes.reading import any_language, ask, extract
 from qvl.scenes.scene import Job, Scene, Split, belongs
 from qvl.scenes.text import SENTENCES, wrapped
 from qvl.scenes.words import LANGUAGES, Language, Words, said
+from qvl.tasks.moderate import NONE
 
 LEAST_SIGN, LEAST_HOURS, LEAST_NOTICE, LEAST_ADVERT = (160, 128), (224, 192), (256, 256), (192, 160)
 IS_OPEN: Mapping[Language, Sequence[str]] = {
@@ -120,7 +121,8 @@ def hours(split: Split, rng: random.Random, size: Size | None) -> Scene:
         sheet.row(left, right, ink=ink)
     page = photo(page, rng)
     jobs = []
-    for n in rng.sample(range(7), 3):
+    asked = [rng.choice(sorted(off)), rng.choice(sorted({*range(7)} - off))] if off else []
+    for n in asked or rng.sample(range(7), 1):  # days off are asked about as often as others
         day = said(FULL_DAYS[n], language)
         jobs.append(ask(WORKS[language].format(day=day), n not in off, language, "is-open"))
         if n not in off:
@@ -157,7 +159,10 @@ def notice(split: Split, rng: random.Random, size: Size | None) -> Scene:
     if layout < 2:
         title = said(rng.choice(LISTS), language)
         sheet.row(Part(title, sheet.left))
-        items = [said(p.names, language) for p in rng.sample(words.PRODUCTS, rng.randint(2, 4))]
+        items = [
+            said(p.names, language)
+            for p in Stock(split, face, language).products(rng.randint(2, 4), rng)
+        ]
         items = items[: max(1, sheet.lines_left - 1)]
         marks = ["·" if layout == 0 else f"{n}." for n in range(1, len(items) + 1)]
         for mark, item in zip(marks, items, strict=True):
@@ -197,7 +202,6 @@ RULES: Mapping[str, tuple[Words, Words]] = {  # its name and what it forbids
         ("обещание скидки", "a promised discount", "折扣承诺"),
     ),
 }
-NONE: Words = ("нет", "none", "无")
 REASONS: Mapping[str, Words] = {
     "phone": ("На картинке указан номер телефона: {text}.", "It shows a telephone number: {text}.", "图中有电话号码：{text}。"),
     "price": ("На картинке указана цена: {text}.", "It shows a price: {text}.", "图中有价格：{text}。"),
@@ -213,7 +217,8 @@ def advert(split: Split, rng: random.Random, size: Size | None) -> Scene:
     ink = WHITE if layout else BLACK
     page = Page.blank(at_least(size, LEAST_ADVERT, rng), rng.choice(DARK if layout else LIGHT))
     sheet = Sheet.of(page, face, rng.randint(15, 18), rng, top=2.0)
-    product, shop = rng.choice(words.PRODUCTS), rng.choice(words.SHOPS)
+    stock = Stock(split, face, language)
+    (product,), (shop,) = stock.products(1, rng), stock.shops(1, rng)
     there = rng.sample(tuple(RULES), rng.choices((0, 1, 2, 3), weights=(2, 4, 3, 1))[0])
     shown = {
         "phone": words.phone(rng, language),
@@ -250,7 +255,7 @@ def moderation(
     asked = any_language(rng)
     policy = "\n".join(f"{said(RULES[r][0], asked)}: {said(RULES[r][1], asked)}" for r in rules)
     options = {"policy": policy, "language": asked}
-    verdict = said(RULES[broken_rule][0], asked) if broken_rule else said(NONE, asked)
+    verdict = said(RULES[broken_rule][0], asked) if broken_rule else NONE[asked]
     yield Job("moderate", options, verdict, verdict if broken_rule else None, "moderate")
     if broken_rule and asked == language:
         why = said(REASONS[broken_rule], asked).format(text=shown[broken_rule])

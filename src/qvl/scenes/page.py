@@ -34,7 +34,7 @@ DARK = ((24, 26, 32), (20, 60, 120), (150, 24, 32), (16, 92, 60), (92, 44, 120),
 BLACK, WHITE = (26, 26, 30), (255, 255, 255)
 Rgb = tuple[int, int, int]
 Side = Literal["left", "centre", "right"]
-_SIGNS = frozenset("×÷°²³½±·∠△π≈")
+_SIGNS = frozenset("×÷°²³·¥")  # which some faces lack
 
 
 @cache

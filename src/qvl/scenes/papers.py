@@ -12,7 +12,7 @@ from qvl.scenes.page import BLACK, Page, Rgb, Side, faces_of, fitting
 from qvl.scenes.photo import photographed
 from qvl.scenes.reading import any_language, ocr_jobs, text_jobs
 from qvl.scenes.scene import Job, Scene, Split, belongs
-from qvl.scenes.words import LANGUAGES, Language, Words, said
+from qvl.scenes.words import LANGUAGES, PRODUCTS, SHOPS, Language, Product, Words, said
 
 Size = tuple[int, int]
 SIDE_STEP = 32  # pixels: a visual token's side, so that no picture is resized
@@ -55,6 +55,27 @@ def layouts(
         face = rng.choice(faces_of(split, faces))
         if belongs(split, kind, layout, face, language):
             return layout, face, language
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """The names that papers in this face and language may print: in training none that `text` holds
+    out in that face, so that no word is learnt from a receipt that is to be read from a sign.
+    """
+
+    split: Split
+    face: str
+    language: Language
+
+    def shows(self, names: Words) -> bool:
+        kept = self.split == "held-out"  # which papers are, their layouts decide
+        return kept or belongs(self.split, "text", said(names, self.language), self.face)
+
+    def products(self, n: int, rng: random.Random) -> list[Product]:
+        return rng.sample([one for one in PRODUCTS if self.shows(one.names)], n)
+
+    def shops(self, n: int, rng: random.Random) -> list[Words]:
+        return rng.sample([names for names in SHOPS if self.shows(names)], n)
 
 
 @dataclass(frozen=True, slots=True)

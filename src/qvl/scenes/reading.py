@@ -17,9 +17,14 @@ from typing import Any
 from qvl.scenes.page import Page
 from qvl.scenes.scene import Job, PixelBox, Thing
 from qvl.scenes.words import LANGUAGES, Language
+from qvl.tasks.ask import YES_NO
 from qvl.tasks.language import is_in
 
-STEP = 5  # of the thousandths in which boxes are told
+ALPHABETS = (
+    "0123456789", "ABCDEFGHKLMNPRSTUVWXYZ", "abcdefghkmnoprstuvwxyz", "АБВГДЕЖИКЛМНПРСТУФХЦЧШЭЮЯ",
+    "абвгдежиклмнопрстуфхцчшыэюя", "大小中上下天日月水火山木人口手",
+)  # fmt: skip
+STEP = 5  # of the thousandths that boxes are told in: a line of small print is 25 of them high
 READ: Mapping[Language, Sequence[str]] = {
     "ru": ("Что здесь написано?", "Прочитай надпись.", "Какой здесь текст?"),
     "en": ("What is written here?", "Read the text.", "What does it say?"),
@@ -49,11 +54,6 @@ PHRASES: Mapping[Language, Sequence[str]] = {
     "ru": ("надпись «{text}»", "текст {text}"),
     "en": ('the text "{text}"', "the text {text}"),
     "zh": ("文字“{text}”", "“{text}”"),
-}
-YES_NO: Mapping[Language, tuple[str, str]] = {
-    "ru": ("да", "нет"),
-    "en": ("yes", "no"),
-    "zh": ("是", "否"),
 }
 
 
@@ -139,16 +139,13 @@ def ocr_jobs(page: Page, rng: random.Random) -> Iterator[Job]:
 
 
 def text_jobs(page: Page, rng: random.Random, others: Sequence[str] = ()) -> Iterator[Job]:
-    """Questions about single texts of the page; `others` are texts that are not on it."""
-    things, lines, size = page.things, page.lines, page.size
-    counts = {thing.what: 0 for thing in things}
-    for thing in things:
-        counts[thing.what] += 1
-    once = [thing for thing in things if counts[thing.what] == 1]
+    """Questions about single texts of the page; of `others` are asked for that are not on it."""
+    things, lines, whole = page.things, page.lines, page.text
+    apart = [thing for thing in things if is_apart(thing.what, page)]
     for thing in rng.sample(things, min(2, len(things))):
         if languages := languages_of(thing.what):
             language = rng.choice(languages)
-            box = dumped(thousandths(thing.box, size))
+            box = dumped(thousandths(thing.box, page.size))
             words = rng.choice(READ_AT[language]).format(box=box)
             yield ask(words, thing.what, language, "read-at", about=((box, thing),))
     if len(things) == 1 and (languages := languages_of(things[0].what)):
@@ -162,16 +159,30 @@ def text_jobs(page: Page, rng: random.Random, others: Sequence[str] = ()) -> Ite
             yield ask(words, lines[n].what, language, "read-line")
     language = any_language(rng)
     yield ask(rng.choice(HOW_MANY_LINES[language]), len(lines), language, "count-lines")
-    if once:
-        yield found(rng.choice(once), page, rng)
-        language = any_language(rng)
-        there = rng.random() < 0.5 or not others
-        text = rng.choice(once).what if there else rng.choice(others)
-        if text in counts or not there:
-            words = rng.choice(DOES_IT_SAY[language]).format(text=text)
-            yield ask(words, text in counts, language, "is-there")
-    if others and rng.random() < 0.2:
-        yield missing(rng.choice(others), page, rng)
+    if not apart:
+        return
+    yield found(rng.choice(apart), page, rng)
+    absent = [altered(rng.choice(apart).what, rng), *others]
+    absent = [text for text in absent if text not in whole]
+    language, there = any_language(rng), rng.random() < 0.5 or not absent
+    text = rng.choice(apart).what if there else rng.choice(absent)
+    words = rng.choice(DOES_IT_SAY[language]).format(text=text)
+    yield ask(words, there, language, "is-there")
+    if absent and rng.random() < 0.2:
+        yield missing(rng.choice(absent), rng)
+
+
+def is_apart(text: str, page: Page) -> bool:
+    """It stands on the page once, and is no part of another text there."""
+    return sum(text in thing.what for thing in page.things) == 1
+
+
+def altered(text: str, rng: random.Random) -> str:
+    """The text with one digit or letter replaced by another of its kind."""
+    at = rng.choice([n for n, letter in enumerate(text) if not letter.isspace()])
+    old = text[at]
+    alphabet = next((a for a in ALPHABETS if old in a), "?!*")
+    return text[:at] + rng.choice([new for new in alphabet if new != old]) + text[at + 1 :]
 
 
 def found(thing: Thing, page: Page, rng: random.Random) -> Job:
@@ -183,12 +194,10 @@ def found(thing: Thing, page: Page, rng: random.Random) -> Job:
     return Job("ground", options, answer, [list(thing.box)], "find-text", ((thing.what, thing),))
 
 
-def missing(text: str, page: Page, rng: random.Random) -> Job:
+def missing(text: str, rng: random.Random) -> Job:
     """Where a text stands that is not there."""
     language = any_language(rng)
     phrase = rng.choice(PHRASES[language]).format(text=text)
-    if text in {thing.what for thing in page.things}:
-        raise ValueError(f"{text!r} is on the page")
     return Job("ground", {"phrases": [phrase], "language": language}, "[]", [], "find-text")
 
 
@@ -210,7 +219,11 @@ def extract(
     leaves = [(name, said_in_json(value)) for name, value in leaves_of(data) if is_printed(value)]
     texts = [text for _, text in leaves]
     asked = list(dict.fromkeys(texts))
-    known = [(n, t) for n, t in leaves if n in page.named and texts.count(t) == 1]
+    known = [
+        (name, text)
+        for name, text in leaves
+        if name in page.named and texts.count(text) == 1 and is_apart(page.thing(name).what, page)
+    ]
     for name, text in rng.sample(known, min(2, len(known))):
         thing = page.thing(name)
         told = places([(text, thing.box)], page.size, "label")

@@ -13,7 +13,18 @@ from typing import Any
 
 from qvl.scenes import words
 from qvl.scenes.page import PAPER_FACES, Page, width_of
-from qvl.scenes.papers import Part, Sheet, Size, at_least, layouts, paper, photo, scene_of, some
+from qvl.scenes.papers import (
+    Part,
+    Sheet,
+    Size,
+    Stock,
+    at_least,
+    layouts,
+    paper,
+    photo,
+    scene_of,
+    some,
+)
 from qvl.scenes.reading import ask, extract, solve
 from qvl.scenes.scene import Job, Scene, Split
 from qvl.scenes.words import Language, Words, said
@@ -67,14 +78,14 @@ class Sold:
         return (self.count * self.price).quantize(CENT, ROUND_HALF_UP)
 
 
-def sold(rng: random.Random, n: int, language: Language, *, whole: bool = False) -> list[Sold]:
+def sold(stock: Stock, n: int, rng: random.Random, *, whole: bool = False) -> list[Sold]:
     lines = []
-    for product in rng.sample(words.PRODUCTS, n):
+    for product in stock.products(n, rng):
         count = Decimal(rng.choices((1, 2, 3, 4, 5), weights=(8, 4, 2, 1, 1))[0])
         if not whole and rng.random() < 0.15:
             count = Decimal(rng.randint(120, 2900)).scaleb(-3)
-        price = words.product_price(rng, product, language).quantize(CENT)
-        lines.append(Sold(said(product.names, language), count, price))
+        price = words.product_price(rng, product, stock.language).quantize(CENT)
+        lines.append(Sold(said(product.names, stock.language), count, price))
     return lines
 
 
@@ -88,13 +99,14 @@ def receipt(split: Split, rng: random.Random, size: Size | None) -> Scene:
     3 names and sums only.
     """
     layout, face, language = layouts("receipt", 4, PAPER_FACES, split, rng)
+    stock = Stock(split, face, language)
     page = Page.blank(at_least(size, LEAST_RECEIPT, rng), paper(rng))
     sheet = Sheet.of(page, face, rng.randint(*PX), rng, top=2.2)
     most = (sheet.lines_left - 11) // (2 if layout == 0 else 1)
-    lines = sold(rng, rng.randint(2, max(2, min(10, most))), language)
+    lines = sold(stock, rng.randint(2, max(2, min(10, most))), rng)
     if layout == 3:
         lines = [Sold(line.name, Decimal(1), line.price) for line in lines]
-    data = receipt_data(lines, language, rng, priced=layout != 3)
+    data = receipt_data(lines, stock, rng, priced=layout != 3)
     sheet.spread(11 + len(lines) * (2 if layout == 0 else 1), rng)
     side = "centre" if rng.random() < 0.7 else "left"
     sheet.head(data["shop"], "shop", scale=rng.uniform(1.1, 1.7), side=side)
@@ -124,10 +136,10 @@ def receipt(split: Split, rng: random.Random, size: Size | None) -> Scene:
 
 
 def receipt_data(
-    lines: Sequence[Sold], language: Language, rng: random.Random, *, priced: bool
+    lines: Sequence[Sold], stock: Stock, rng: random.Random, *, priced: bool
 ) -> dict[str, Any]:
     """The profile's fields, null where the receipt does not have them."""
-    net = sum((line.sum for line in lines), Decimal(0))
+    language, net = stock.language, sum((line.sum for line in lines), Decimal(0))
     discount = (net / rng.choice((10, 20))).quantize(CENT) if rng.random() < 0.3 else None
     total = net - (discount or 0)
     total = wrong(total, rng) if rng.random() < WRONG_TOTALS else total
@@ -136,7 +148,7 @@ def receipt_data(
         return value if rng.random() < chance else None
 
     return {
-        "shop": said(rng.choice(words.SHOPS), language),
+        "shop": said(*stock.shops(1, rng), language),
         "address": maybe(words.address(rng, language), 0.6),
         "inn": maybe(words.inn(rng), 0.5),
         "date": maybe(words.iso(words.day(rng)), 0.85),
@@ -296,10 +308,11 @@ def receipt_questions(
 def invoice(split: Split, rng: random.Random, size: Size | None) -> Scene:
     """The layouts: 0 labels and values side by side, 1 the same below each other, the table last."""
     layout, face, language = layouts("invoice", 2, PAPER_FACES, split, rng)
+    stock = Stock(split, face, language)
     page = Page.blank(at_least(size, LEAST_INVOICE, rng), paper(rng))
     sheet = Sheet.of(page, face, rng.randint(11, 12), rng)
-    lines = sold(rng, rng.randint(1, 5), language, whole=True)
-    data = invoice_data(lines, language, rng)
+    lines = sold(stock, rng.randint(1, 5), rng, whole=True)
+    data = invoice_data(lines, stock, rng)
     sheet.spread(15 + len(lines), rng)
     number = Part(data["number"], sheet.right, "right", "number", round(sheet.px * 1.3))
     sheet.row(Part(label("invoice", language), sheet.left, px=round(sheet.px * 1.3)), number)
@@ -332,15 +345,15 @@ def invoice(split: Split, rng: random.Random, size: Size | None) -> Scene:
     return scene_of("invoice", page, jobs, rng)
 
 
-def invoice_data(lines: Sequence[Sold], language: Language, rng: random.Random) -> dict[str, Any]:
-    net = sum((line.sum for line in lines), Decimal(0))
+def invoice_data(lines: Sequence[Sold], stock: Stock, rng: random.Random) -> dict[str, Any]:
+    language, net = stock.language, sum((line.sum for line in lines), Decimal(0))
     percent = rng.choice((5, 10, 20))
     tax = (net * percent / 100).quantize(CENT, ROUND_HALF_UP)
     total = net + tax
     total = wrong(total, rng) if rng.random() < WRONG_TOTALS else total
     issued = words.day(rng)
     due = (issued[0], issued[1], min(28, issued[2] + rng.choice((5, 7, 10))))
-    seller, buyer = rng.sample(words.SHOPS, 2)
+    seller, buyer = stock.shops(2, rng)
     is_russian = language == "ru"
     return {
         "number": words.random_code(rng),

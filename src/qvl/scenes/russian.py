@@ -137,6 +137,7 @@ def _parse(word: str, *, is_last: bool) -> Any:
             one.tag.POS == "NOUN",
             not {"Name", "Geox", "Erro"} & set(one.tag.grammemes),
             one.normal_form == word,
+            one.tag.number == "sing",  # what does not change is both
         )
 
     return max(_analyser().parse(word), key=fitness)

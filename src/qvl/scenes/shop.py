@@ -13,6 +13,7 @@ from qvl.scenes.kinds import Kind, kinds
 from qvl.scenes.objects import Draw, scattered, spoken
 from qvl.scenes.phrases import (
     COLOURS,
+    LANGUAGES,
     Language,
     capital,
     coloured,
@@ -121,8 +122,7 @@ def under_policy(
     size: Size,
     rng: random.Random,
 ) -> Iterator[Job]:
-    for number in range(2):
-        language = spoken(rng)
+    for number, language in enumerate(rng.sample(LANGUAGES, 2)):
         policy = written(rules, language, rng) if rules else None
         broken = None
         if guilty is not None:

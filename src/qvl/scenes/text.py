@@ -85,7 +85,7 @@ def number(rng: random.Random) -> str:
         return str(rng.randint(10, 999))
     if rng.random() < 0.4:
         return rng.choice(words.LATIN_SMALL)
-    return "".join(rng.choices(rng.choice((words.LATIN, words.CYRILLIC)), k=2))
+    return words.random_letters(rng, 2)
 
 
 def any_word(rng: random.Random, most: int = 12) -> str:
@@ -238,10 +238,9 @@ def line(stage: int, split: Split, rng: random.Random, size: tuple[int, int]) ->
         print_paragraphs(page, split, rng, ink)
     else:
         print_strings(page, stage, split, rng, ink, ground)
-    others = [STAGES[stage].text(rng) for _ in range(3)]
+    others = [STAGES[stage].text(rng) for _ in range(3)]  # what is asked for and not there
     page = photographed(page, rng, STAGES[stage].strength * rng.uniform(0.5, 1.5))
-    shown = {thing.what for thing in page.things}
-    jobs = (*ocr_jobs(page, rng), *text_jobs(page, rng, [t for t in others if t not in shown]))
+    jobs = (*ocr_jobs(page, rng), *text_jobs(page, rng, others))
     return Scene(f"text-{stage}", (page.canvas,), (page.things,), jobs)
 
 

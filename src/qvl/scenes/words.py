@@ -138,24 +138,33 @@ WEEKDAYS: tuple[Words, ...] = (
     ("пн", "Mon", "周一"), ("вт", "Tue", "周二"), ("ср", "Wed", "周三"), ("чт", "Thu", "周四"),
     ("пт", "Fri", "周五"), ("сб", "Sat", "周六"), ("вс", "Sun", "周日"),
 )  # fmt: skip
-# letters that look alike are not drawn at random: nobody could tell them apart
-LATIN, CYRILLIC, DIGITS = "ABCDEFGHJKLMNPQRSTUVWXYZ", "БГДЖИЛПУФЦЧШЩЫЭЮЯ", "0123456789"
+DIGITS = "0123456789"
+# O, I and З, which look like digits, are not drawn at random
+LATIN, CYRILLIC = "ABCDEFGHJKLMNPQRSTUVWXYZ", "БГДЖИЛПФЦЧШЩЫЭЮЯ"
 LATIN_SMALL = "abdefghijnqrty"  # whose capitals are other shapes
-SHARED_CYRILLIC = "АВЕКМНРСТХ"  # in a word with CYRILLIC it is clear which they are
+OWN_LATIN, SHARED_CYRILLIC = (
+    "DFGJLNQRSUVWZ",
+    "АВЕКМНРСТУХ",
+)  # one letter of its own tells the alphabet
+
+
+def random_letters(rng: random.Random, length: int) -> str:
+    """Capitals of one alphabet, which it is possible to tell."""
+    own, others = rng.choice(((OWN_LATIN, LATIN), (CYRILLIC, CYRILLIC + SHARED_CYRILLIC)))
+    letters = [rng.choice(own), *rng.choices(others, k=length - 1)]
+    rng.shuffle(letters)
+    return "".join(letters)
 
 
 def random_string(rng: random.Random, least: int, most: int) -> str:
-    """Digits, Latin or Cyrillic letters of one alphabet, sometimes as a code of both: "AB-4071"."""
+    """Digits, letters of one alphabet, or a code of both: "AB-4071"."""
     length = rng.randint(least, most)
     kind = rng.random()
     if kind < 0.3:
         return "".join(rng.choices(DIGITS, k=length))
-    if kind < 0.55:
-        return "".join(rng.choices(LATIN, k=length))
     if kind < 0.8:
-        own = rng.choice(CYRILLIC) + "".join(rng.choices(CYRILLIC + SHARED_CYRILLIC, k=length - 1))
-        return "".join(rng.sample(own, len(own)))
-    letters = "".join(rng.choices("ABCDEFGHJKLMNPRSTUVWXYZ", k=max(1, length // 2)))
+        return random_letters(rng, length)
+    letters = random_letters(rng, max(1, length // 2))
     return f"{letters}-{''.join(rng.choices(DIGITS, k=max(2, length - len(letters))))}"
 
 

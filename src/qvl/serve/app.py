@@ -151,7 +151,8 @@ async def _named(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
 
 @router.get("/v1/models")
 async def models(serving: Here) -> Response:
-    return Json({"object": "list", "data": [_model(name, serving) for name in serving.names]})
+    names = (*serving.names, *serving.adapters)
+    return Json({"object": "list", "data": [_model(name, serving) for name in names]})
 
 
 @router.get("/v1/models/{name:path}", responses=_documented(404))
@@ -168,6 +169,7 @@ def _model(name: str, serving: Serving) -> dict[str, Any]:
         "created": serving.created,
         "owned_by": "qvl",
         "root": serving.names[0],
+        "parent": serving.names[0] if name in serving.adapters else None,
         "max_model_len": info.max_positions,
         "qvl": {
             "modalities": ["text", "image", "video"],
@@ -249,6 +251,7 @@ def create_app(
     limits: Limits | None = None,
     keys: Keys | None = None,
     names: Sequence[str] = (),
+    adapters: Sequence[str] = (),
     any_model: bool = False,
     is_strict: bool = False,
     cors_origins: Sequence[str] = (),
@@ -256,8 +259,8 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application in front of a model, which stays the caller's to close.
 
-    `names` are those that clients may call the model by, its own if there are none; `hosts` are
-    the only ones that a Host header may name where there are no keys (none: any).
+    `names` are those that clients may call the model by, its own if there are none; `adapters` are
+    models beside it by their own names. `hosts` are the only ones that a Host header may name where there are no keys (none: any).
     """
     limits = limits or Limits.of(model.info.device)
     names = tuple(names) or (model.info.name,)
@@ -267,6 +270,7 @@ def create_app(
     serving = Serving(
         model=model,
         names=names,
+        adapters=tuple(adapters),
         any_model=any_model,
         is_strict=is_strict,
         limits=limits,

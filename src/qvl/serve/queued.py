@@ -19,7 +19,7 @@ from qvl.processing.pdf import pages_for
 from qvl.serve.answers import unless_left
 from qvl.serve.errors import Refusal
 from qvl.serve.serving import Asked, Serving
-from qvl.serve.tasks import Run
+from qvl.serve.tasks import MODEL, Run
 from qvl.tasks.body import read_body
 from qvl.tasks.task import Task, as_row
 from qvl.types import Completion, Delta, Request
@@ -43,7 +43,10 @@ def queued(serving: Serving) -> Run:
         if at_work >= most:
             raise serving.admission.overloaded()
         loop = asyncio.get_running_loop()
-        asked = Asked(http, http.state.key, loop.time() + serving.limits.request_s, [])
+        until_s = loop.time() + serving.limits.request_s
+        adapter = serving.adapter_of(body.get(MODEL))
+        asked = Asked(http, http.state.key, until_s, [], adapter)
+        options = {key: value for key, value in body.items() if key != MODEL}
         parts: set[Future[Completion]] = set()
         has_left = False
 
@@ -62,7 +65,7 @@ def queued(serving: Serving) -> Run:
             # the context tells whose trace it belongs to
             context = copy_context()
             return await loop.run_in_executor(
-                threads, lambda: context.run(computed, task, body, model)
+                threads, lambda: context.run(computed, task, options, model)
             )
 
         at_work += 1

@@ -32,12 +32,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Whose request it is, until when it may take, and what of it is ignored."""
+    """Whose request it is, until when it may take, what of it is ignored, and for which adapter."""
 
     http: Request
     key: str
     until_s: float
     ignored: list[str]
+    adapter: str = ""
 
     @property
     def id(self) -> str:
@@ -46,12 +47,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """`names` are those that clients may call the model by, the first is its own; `readers` are the
-    threads that take bodies apart, with the documents in them.
+    """`names` are those that clients may call the model by, the first is its own; by the name of one
+    of the `adapters` they call the model with that. `readers` are the threads that take bodies apart, with the documents in them.
     """
 
     model: ChatModel
     names: tuple[str, ...]
+    adapters: tuple[str, ...]
     any_model: bool
     is_strict: bool
     limits: Limits
@@ -64,18 +66,24 @@ class Serving:
 
     def asked(self, http: Request, body: Body) -> Asked:
         """Raises Refusal for a model that is not here, and for a field that must not be."""
-        self.check_model(body.model)
+        adapter = self.adapter_of(body.model)
         until_s = asyncio.get_running_loop().time() + self.limits.request_s
-        return Asked(http, http.state.key, until_s, body.ignored())
+        return Asked(http, http.state.key, until_s, body.ignored(), adapter)
+
+    def adapter_of(self, name: str | None) -> str:
+        """The adapter that a model's name means, "" for none. Raises Refusal for an unknown name."""
+        self.check_model(name)
+        return name if name is not None and name in self.adapters else ""
 
     def check_model(self, name: str | None) -> None:
-        if name is None or name in self.names or self.any_model:
+        known = (*self.names, *self.adapters)
+        if name is None or name in known or self.any_model:
             return
         raise Refusal(
             404,
             "model_not_found",
             f"there is no model {shown(name)} here",
-            hint=f"/v1/models lists: {', '.join(self.names)}",
+            hint=f"/v1/models lists: {', '.join(known)}",
             param="model",
         )
 
@@ -88,7 +96,7 @@ class Serving:
     def own(self, request: types.Request, asked: Asked) -> types.Request:
         """The request as its key's; raises PromptTooLongError before so long a text is read."""
         check_length(characters_of(request), self.model.info.max_positions)
-        return replace(request, tenant=asked.key, id=asked.id)
+        return replace(request, tenant=asked.key, id=asked.id, adapter=asked.adapter)
 
     def shape(self, body: Body, asked: Asked, prefix: str, **more: Any) -> Shape:
         """Raises Refusal for ignored fields where nothing may be ignored."""

@@ -6,16 +6,17 @@ so that what they have in common is computed once, and none sees another's quest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from qvl.errors import InvalidParamError, PromptTooLongError
 from qvl.loading.model import Parts
+from qvl.processing.image import Picture, read_image
 from qvl.processing.prompt import Prompt, PromptImage, answer_ids, build_prompt
 from qvl.training.rows import Row
-from qvl.types import Message
+from qvl.types import Image, Message
 
 IGNORE = -100  # no token is to be said here
 
@@ -42,10 +43,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A model's tokenizer, template and rules for pictures; `thinks` for a Thinking edition."""
+    """A model's tokenizer, template and rules for pictures; `thinks` for a Thinking edition; `read` is
+    how pictures are read.
+    """
 
     parts: Parts
     thinks: bool
+    read: Callable[[Image], Picture] = read_image
 
     def example(self, row: Row) -> Example:
         """All answers of the conversation are learnt, each as the model would say it.
@@ -86,6 +90,7 @@ class Encoder:
             tools=row.tools,
             thinks=self.thinks,
             video_rules=parts.video_rules,
+            read=self.read,
         )
 
     def answer(self, message: Message) -> list[int]:

@@ -1,10 +1,12 @@
 """Training `sprout` from its scenes: deterministic data, resumable, one line of log a report.
 
-Run: python -m qvl.training.loop RUN_FOLDER --steps N [--pictures B]
-The run folder holds the tokenizer, state.safetensors + state.json (weights, optimiser, step) and
+Run: python -m qvl.training.loop RUN_FOLDER --steps N [--pictures B] [--start CHECKPOINT]
+The run folder holds the tokenizer, state.safetensors (weights, optimiser, step, stage of reading) and
 log.jsonl; started again with the same arguments it goes on where it stopped.
 Learning rate: warm-up, then constant, then linear to zero over the last `--decay` steps (a
 warm-up-stable-decay schedule), so that a run can be prolonged without regret.
+Reading goes up a stage (scenes.text) when REACHED of the lines of the present one are read without a
+mistake: scenes never come twice, so what is counted is new to the model.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +32,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from qvl.loading.machine import bf16_instructions
 from qvl.loading.model import load_model
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
-from qvl.training.batches import Batch, Packer
+from qvl.scenes.text import STAGES
 from qvl.training.dense import Pointer, Probes, class_names, naming_loss
+from qvl.training.lessons import Lesson, Lessons
 from qvl.training.muon import Muon
+from qvl.training.passes import PackedBranches
 from qvl.training.sprout import initialise, save_sprout, sprout_config
 
 MUON_RATE, ADAM_RATE = 3e-3, 2e-3
@@ -39,37 +48,10 @@ CELLS_WEIGHT = 0.5
 POINTED_WEIGHT = 4.0
 # of the decoder: after one the nouns have looked up their things, after the other the answer has its
 NOUNS_LAYER, ANSWERS_LAYER = 1, 2
-LOG_STEPS, SAVE_STEPS = 20, 200
-
-
-class Branches:
-    """`Attend` for training rows: causal, and only to the beginning and the own branch.
-
-    Only the attention pads rows to one length; everything else runs on packed tokens.
-    """
-
-    def __init__(self, branch_t: Tensor, lengths: Sequence[int]) -> None:
-        rows, longest = len(lengths), max(lengths)
-        padding = torch.arange(longest) >= torch.tensor(lengths)[:, None]
-        self.shape = (rows, longest)
-        self.places = (~padding).flatten().nonzero().flatten()  # [T] into the padded rows
-        branch_bl = torch.full((rows * longest,), -1).index_copy(0, self.places, branch_t)
-        branch_bl = branch_bl.view(rows, longest)
-        keys, queries = branch_bl[:, None, :], branch_bl[:, :, None]
-        causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-        self.mask = (((keys == queries) | (keys == 0)) & causal).unsqueeze(1)
-
-    def pad(self, x_tnh: Tensor) -> Tensor:
-        rows, longest = self.shape
-        out = x_tnh.new_zeros(rows * longest, *x_tnh.shape[1:])
-        return out.index_copy(0, self.places, x_tnh).view(rows, longest, *x_tnh.shape[1:])
-
-    def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
-        groups = q_tnh.shape[1] // k_tkh.shape[1]
-        q, k, v = (self.pad(x).transpose(1, 2) for x in (q_tnh, k_tkh, v_tkh))
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
-        return out.transpose(1, 2).flatten(0, 1)[self.places]
+LOG_STEPS = 20
+SEGMENT = 100  # steps after which the run is saved, and reading may go up a stage
+REACHED = 0.8  # of the lines of a stage
+READING_SKILLS = ("read", "read-lines", "read-at")
 
 
 class Taught(nn.Module):
@@ -90,53 +72,50 @@ class Taught(nn.Module):
     def keep(self, layer: int, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         self.hidden[layer] = output
 
-    def pointed(self, batch: Batch) -> Tensor:
+    def pointed(self, lesson: Lesson) -> Tensor:
         """How far off the places are that the tokens of the last pass point to."""
-        nouns = self.hidden[NOUNS_LAYER][batch.nouns.at]
-        answers = self.hidden[ANSWERS_LAYER][batch.answers.at]
-        return self.nouns.loss(nouns, batch.nouns.boxes) + self.answers.loss(
-            answers, batch.answers.boxes
+        nouns = self.hidden[NOUNS_LAYER][lesson.nouns.at]
+        answers = self.hidden[ANSWERS_LAYER][lesson.answers.at]
+        return self.nouns.loss(nouns, lesson.nouns.boxes) + self.answers.loss(
+            answers, lesson.answers.boxes
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of one batch: nats per answer token, weighted; the cells' loss; how far off the places are that
-    nouns and answers point to; share of tokens right.
-
-    Without questions there are no answers and no nouns: 0, and not a number for the share.
+    """Of one lesson: nats per answer token, weighted; the cells' loss; how far off the places are that
+    nouns and answers point to; which answers are right in every token, as if each were decoded freely:
+    where the likeliest token is the true one all along, greedy decoding says it.
     """
 
     answers: Tensor
     cells: Tensor
     pointed: Tensor
-    right: Tensor
+    right: Tensor  # bool, one for each of the lesson's `said`
 
 
-def losses_of(taught: Taught, batch: Batch) -> Losses:
-    vision = taught.model.encode_images(batch.rows, [batch.grid] * len(batch.lengths))
-    cells = taught.probes.loss(vision.rows_vd, batch.cells)
+def losses_of(taught: Taught, lesson: Lesson) -> Losses:
+    passage = lesson.passage
+    vision = taught.model.encode_images(lesson.rows, lesson.grids)
     embeddings = taught.model.model.language_model.embed_tokens.weight
-    cells = cells + naming_loss(vision.rows_vd, batch.cells, embeddings, taught.names_lct)
-    wanted = (batch.targets >= 0).nonzero().flatten()
-    if not len(wanted):
-        return Losses(torch.zeros(()), cells, torch.zeros(()), torch.tensor(torch.nan))
+    cells = taught.probes.loss(vision.rows_vd, lesson.cells)
+    cells = cells + naming_loss(vision.rows_vd, lesson.cells, embeddings, taught.names_lct)
     forward = ForwardBatch(
-        ids_t=batch.ids,
-        positions_3t=batch.positions,
-        attend=Branches(batch.branch, batch.lengths),
-        wanted_b=wanted,
+        ids_t=passage.ids,
+        positions_3t=passage.positions,
+        attend=PackedBranches(passage.bounds, passage.branch),
+        wanted_b=passage.wanted,
         vision=vision,
-        vision_at_v=batch.vision_at,
+        vision_at_v=passage.places,
     )
-    logits, targets = taught.model(forward), batch.targets[wanted]
-    weights = batch.weights[wanted]
-    entropies = F.cross_entropy(logits, targets, reduction="none")
+    logits = taught.model(forward)
+    entropies = F.cross_entropy(logits, passage.targets, reduction="none")
+    hits = logits.argmax(-1) == passage.targets
     return Losses(
-        answers=(entropies * weights).sum() / weights.sum(),
+        answers=(entropies * lesson.weights).sum() / lesson.weights.sum(),
         cells=cells,
-        pointed=taught.pointed(batch),
-        right=(logits.argmax(-1) == targets).float().mean(),
+        pointed=taught.pointed(lesson),
+        right=torch.stack([hits[said.first : said.last].all() for said in lesson.said]),
     )
 
 
@@ -162,8 +141,16 @@ def rate_at(step: int, *, steps: int, warmup: int, decay: int) -> float:
     return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / max(1, decay)))
 
 
+@dataclass(slots=True)
+class Place:
+    """Where a run stands."""
+
+    step: int = 0
+    stage: int = 0
+
+
 def save_state(
-    folder: Path, taught: Taught, optims: list[torch.optim.Optimizer], step: int
+    folder: Path, taught: Taught, optims: list[torch.optim.Optimizer], place: Place
 ) -> None:
     """Weights and optimiser tensors as safetensors, swapped in whole."""
     tensors = taught.state_dict()
@@ -172,17 +159,16 @@ def save_state(
             for name, value in entries.items():
                 tensors[f"optim.{number}.{key}.{name}"] = torch.as_tensor(value)
     partial = folder / "state.safetensors.part"
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"step": str(step)}
-    )
+    marks = {"step": str(place.step), "stage": str(place.stage)}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=marks)
     os.replace(partial, folder / "state.safetensors")
 
 
-def load_state(folder: Path, taught: Taught, optims: list[torch.optim.Optimizer]) -> int:
-    """Restores what save_state wrote; returns the next step."""
+def load_state(folder: Path, taught: Taught, optims: list[torch.optim.Optimizer]) -> Place:
+    """Restores what save_state wrote."""
     path = folder / "state.safetensors"
     with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
+        place = Place(**{name: int(value) for name, value in file.metadata().items()})
     tensors = load_file(path)
     taught.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optim.")})
     for number, optim in enumerate(optims):
@@ -192,7 +178,41 @@ def load_state(folder: Path, taught: Taught, optims: list[torch.optim.Optimizer]
             if kind == "optim" and int(where[0]) == number:
                 state["state"].setdefault(int(where[1]), {})[where[2]] = value
         optim.load_state_dict(state)
-    return step
+    return place
+
+
+@dataclass(slots=True)
+class Tally:
+    """Since the last report: sums of the losses, and right of all answers by kind and skill."""
+
+    sums: dict[str, float]
+    right: dict[tuple[str, str], list[int]]
+    steps: int = 0
+
+    @classmethod
+    def empty(cls) -> Tally:
+        return cls(defaultdict(float), defaultdict(lambda: [0, 0]))
+
+    def add(self, losses: Losses, lesson: Lesson) -> None:
+        for name in ("answers", "cells", "pointed"):
+            self.sums[name] += getattr(losses, name).item()
+        for said, right in zip(lesson.said, losses.right.tolist(), strict=True):
+            counts = self.right[said.kind, said.skill]
+            counts[0] += right
+            counts[1] += 1
+        self.steps += 1
+
+    def share(self, kinds: Sequence[str], skills: Sequence[str]) -> float:
+        found = [c for (kind, skill), c in self.right.items() if kind in kinds and skill in skills]
+        whole = sum(count for _, count in found)
+        return sum(right for right, _ in found) / whole if whole else 0.0
+
+    def by_skill(self) -> Mapping[str, float]:
+        whole: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for (_, skill), (right, count) in self.right.items():
+            whole[skill][0] += right
+            whole[skill][1] += count
+        return {skill: round(right / count, 3) for skill, (right, count) in sorted(whole.items())}
 
 
 def train(
@@ -203,45 +223,87 @@ def train(
     decay: int,
     seed: int,
     start: Path | None = None,
+    stage: int = 0,
     stop_after: int | None = None,
+    minutes: float | None = None,
 ) -> None:
-    """Train up to step `steps` of the schedule, or to `stop_after` to go on later.
+    """Train up to step `steps` of the schedule, or to `stop_after`, or for `minutes`, to go on later.
 
-    A new run begins from the weights of the checkpoint `start`, or from random ones.
+    A new run begins from the weights of the checkpoint `start`, or from random ones, with reading at
+    that `stage`. Its tokenizer and other files lie in `folder`/sprout from the beginning.
     """
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    packer = Packer(tokenizer, seed=seed, pictures=pictures)
+    own = folder / "sprout"
+    if start is not None and not own.exists():
+        shutil.copytree(start, own)
+    file = own / "tokenizer.json" if own.exists() else folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
     torch.manual_seed(seed)
     model = QwenVL(sprout_config(tokenizer))
     initialise(model)
-    taught = Taught(model, class_names(packer.encode))
+    taught = Taught(model, class_names(lambda text: tokenizer.encode(text).ids))
     optims = optimisers(taught)
-    first = 0
+    place = Place(stage=stage)
     if (folder / "state.safetensors").exists():
-        first = load_state(folder, taught, optims)
+        place = load_state(folder, taught, optims)
     elif start is not None:
         model.load_state_dict(load_model(start, dtype="fp32").model.state_dict())
+    else:
+        save_sprout(own, model, tokenizer)
+    end = stop_after or steps
+    began = time.monotonic()
+    while place.step < end:
+        tally = segment(folder, taught, optims, place, until=end, steps=steps, decay=decay,
+                        seed=seed, pictures=pictures)  # fmt: skip
+        read = tally.share([f"text-{place.stage}"], READING_SKILLS)
+        write_log(folder, place, {"read": read, "skills": tally.by_skill()})
+        if read >= REACHED and place.stage < len(STAGES) - 1:
+            place.stage += 1
+        save_state(folder, taught, optims, place)
+        save_sprout(own, model, tokenizer)
+        if minutes is not None and time.monotonic() - began > 60 * minutes:
+            break
+
+
+def segment(
+    folder: Path,
+    taught: Taught,
+    optims: Sequence[torch.optim.Optimizer],
+    place: Place,
+    *,
+    until: int,
+    steps: int,
+    decay: int,
+    seed: int,
+    pictures: int,
+) -> Tally:
+    """Up to SEGMENT steps with reading at one stage; moves `place` on."""
+    lessons = Lessons(folder / "sprout", seed=seed, pictures=pictures, stage=place.stage)
+    last = min(until, (place.step // SEGMENT + 1) * SEGMENT)
     loader = DataLoader(
-        packer, batch_size=None, sampler=range(first, stop_after or steps), num_workers=1
+        lessons, batch_size=None, sampler=range(place.step, last), num_workers=1, prefetch_factor=4
     )
-    began, logged = time.monotonic(), []
-    for step, batch in enumerate(loader, start=first):
-        rate = rate_at(step, steps=steps, warmup=150, decay=decay)
-        logged.append((update(taught, batch, optims, rate), len(batch.lengths)))
-        done = step + 1
-        if done % LOG_STEPS == 0:
-            write_log(folder, done, logged, time.monotonic() - began)
-            began, logged = time.monotonic(), []
-        if done % SAVE_STEPS == 0 or done == (stop_after or steps):
-            save_state(folder, taught, optims, done)
-            save_sprout(folder / "sprout", model, tokenizer)
+    whole, part, began = Tally.empty(), Tally.empty(), time.monotonic()
+    for lesson in loader:
+        rate = rate_at(place.step, steps=steps, warmup=150, decay=decay)
+        losses = update(taught, lesson, optims, rate)
+        whole.add(losses, lesson)
+        part.add(losses, lesson)
+        place.step += 1
+        if place.step % LOG_STEPS == 0:
+            means = {name: round(value / part.steps, 4) for name, value in part.sums.items()}
+            speed = part.steps * pictures / (time.monotonic() - began)
+            write_log(folder, place, {**means, "pictures_per_s": round(speed, 1)})
+            part, began = Tally.empty(), time.monotonic()
+    return whole
 
 
 def update(
-    taught: Taught, batch: Batch, optims: Sequence[torch.optim.Optimizer], rate: float
+    taught: Taught, lesson: Lesson, optims: Sequence[torch.optim.Optimizer], rate: float
 ) -> Losses:
     """One step at `rate` of the peak learning rates; returns the losses before it."""
-    losses = losses_of(taught, batch)
+    fast = bool(bf16_instructions())
+    with torch.autocast("cpu", torch.bfloat16) if fast else nullcontext():
+        losses = losses_of(taught, lesson)
     loss = losses.answers + CELLS_WEIGHT * losses.cells + POINTED_WEIGHT * losses.pointed
     loss.backward()
     torch.nn.utils.clip_grad_norm_(taught.parameters(), 1.0)
@@ -250,46 +312,37 @@ def update(
             group["lr"] = group["peak"] * rate
         optim.step()
         optim.zero_grad(set_to_none=True)
-    return Losses(*(getattr(losses, field.name).detach() for field in fields(losses)))
+    return losses
 
 
-def write_log(
-    folder: Path, step: int, logged: Sequence[tuple[Losses, int]], seconds: float
-) -> None:
-    """One line of log.jsonl: the means since the last one, those of answers where any were asked."""
-    asked = [losses for losses, _ in logged if not losses.right.isnan()]
-    line = {
-        "step": step,
-        "answers": mean_of([losses.answers for losses in asked]),
-        "right": mean_of([losses.right for losses in asked]),
-        "pointed": mean_of([losses.pointed for losses in asked]),
-        "cells": mean_of([losses.cells for losses, _ in logged]),
-        "pictures_per_s": round(sum(pictures for _, pictures in logged) / seconds, 1),
-    }
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
-
-
-def mean_of(values: Sequence[Tensor]) -> float:
-    return round(torch.stack(list(values)).mean().item(), 4)
+def write_log(folder: Path, place: Place, line: Mapping[str, Any]) -> None:
+    """One line of log.jsonl."""
+    text = json.dumps({"step": place.step, "stage": place.stage, **line}, ensure_ascii=False)
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--pictures", type=int, default=48, help="pictures in a step")
-    parser.add_argument("--decay", type=int, default=600, help="steps of the final decay")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--start", type=Path, help="a checkpoint folder to begin from")
-    args = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--decay", type=int, default=800)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stage", type=int, default=0)
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--minutes", type=float)
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
     train(
-        args.folder,
-        steps=args.steps,
-        pictures=args.pictures,
-        decay=args.decay,
-        seed=args.seed,
-        start=args.start,
+        asked.folder,
+        steps=asked.steps,
+        pictures=asked.pictures,
+        decay=asked.decay,
+        seed=asked.seed,
+        start=asked.start,
+        stage=asked.stage,
+        minutes=asked.minutes,
     )
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from qvl.errors import InputError, InvalidParamError, OutOfMemoryError
+from qvl.loading.adapter import write_adapter
 from qvl.loading.changed import write_changed
 from qvl.loading.machine import bf16_instructions, usable_cores
 from qvl.loading.model import free_bytes, read_parts
@@ -328,7 +329,5 @@ def keep(prepared: Prepared, weights: Mapping[str, Tensor]) -> Path:
         )
         for path in paths
     }
-    from qvl.loading.adapter import write_adapter
-
     write_adapter(target, layers, generation=config.generation, base_name=wish.model)
     return target

@@ -11,7 +11,7 @@ from torch import nn
 
 from qvl.models.config import DecoderConfig, ModelConfig, VisionConfig
 from qvl.models.qwen_vl import QwenVL
-from qvl.training.batches import MERGE, PATCH_PX, RULES
+from qvl.processing.patches import PixelRules
 from qvl.training.vocabulary import token_id
 
 # Qwen3-VL's conversation form, for programs that take templates from the folder; ours is processing.chat
@@ -23,6 +23,16 @@ CHAT_TEMPLATE = (
     "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
     "{%- endif -%}{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+PATCH_PX, MERGE = 16, 2
+RULES = PixelRules(
+    patch_px=PATCH_PX,
+    merge=MERGE,
+    temporal_patch=2,
+    min_px=128 * 128,
+    max_px=384 * 384,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
 )
 # as many frames of a video as are as large as the largest picture; more are made smaller
 VIDEO_FRAMES = 16

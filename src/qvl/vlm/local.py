@@ -14,9 +14,11 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -42,6 +44,8 @@ from qvl.errors import (
     as_fault,
     nearest,
 )
+from qvl.loading.adapted import adapted
+from qvl.loading.adapter import read_adapter
 from qvl.loading.generation import GenerationDefaults
 from qvl.loading.machine import usable_cores
 from qvl.loading.model import (
@@ -51,6 +55,7 @@ from qvl.loading.model import (
     load_model,
     local_folder,
 )
+from qvl.models.qwen_vl import QwenVL
 from qvl.processing.patches import Patches
 from qvl.processing.prompt import Prompt, PromptImage, build_prompt
 from qvl.processing.tokenizer import Tokenizer
@@ -156,8 +161,9 @@ class LocalModel:
     """A loaded checkpoint. Safe to call from several threads: their requests share each step.
 
     `model` is "sprout" (the embedded model), a hub id or a folder. With few requests at work it
-    guesses up to `draft_tokens` ahead, which changes no word. Raises ModelError when the checkpoint
-    cannot be used, OutOfMemoryError when it cannot fit.
+    guesses up to `draft_tokens` ahead, which changes no word. `adapters` are folders by the names that
+    requests ask for them by. Raises ModelError when the checkpoint or an adapter cannot be used,
+    OutOfMemoryError when it cannot fit.
     """
 
     def __init__(
@@ -169,6 +175,7 @@ class LocalModel:
         revision: str | None = None,
         offline: bool | None = None,
         draft_tokens: int = 3,
+        adapters: Mapping[str, str | Path] = MappingProxyType({}),
     ) -> None:
         self._process_id: int | None = os.getpid()  # None once it is closed
         folder = model_folder(model, revision=revision, offline=offline)
@@ -184,13 +191,17 @@ class LocalModel:
         self._keys = itertools.count()
         self._answers: dict[str, _Answer] = {}  # those that the engine still computes
         self._token_bytes = shown_bytes(loaded.tokenizer)
+        self._adapters: dict[str, QwenVL] = {}
         self._engine = Engine(
             loaded.model,
             token_bytes=self._token_bytes,
             vocab_size=loaded.tokenizer.vocab_size,
             cache_tokens=cache_room(loaded),
             draft_tokens=draft_tokens,
+            adapters=self._adapters,
         )
+        for adapter, its_folder in adapters.items():
+            self.add_adapter(adapter, its_folder)
         self._info = ModelInfo(
             name=folder.name,
             revision=folder.revision,
@@ -206,6 +217,38 @@ class LocalModel:
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names that a request may ask for."""
+        return tuple(self._adapters)
+
+    def add_adapter(self, name: str, folder: str | Path) -> None:
+        """Let requests ask for the adapter of the folder by that name, instead of any before it.
+
+        Raises InvalidParamError for a name that is none, ModelError for an unusable folder.
+        """
+        self._check_open()
+        if not name or not name.isprintable():
+            raise InvalidParamError(
+                f"an adapter is named {name!r}", hint="give it a name that can be read"
+            )
+        loaded = self._loaded
+        adapter = read_adapter(Path(folder).expanduser(), loaded.config, name=name)
+        self._adapters[name] = adapted(loaded.model, adapter)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget it; requests that are being computed keep it until they end. Raises UnknownModelError."""
+        self._check_adapter(name)
+        del self._adapters[name]
+
+    def _check_adapter(self, name: str) -> None:
+        if name not in self._adapters:
+            known = ", ".join(self._adapters) or "none"
+            raise UnknownModelError(
+                f"there is no adapter {name!r}",
+                hint=nearest(name, self._adapters) or f"the model was opened with: {known}",
+            )
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -240,6 +283,7 @@ class LocalModel:
         with self._turns.visit():
             self._end_all("the model was closed")
             self._stepper.shutdown()
+            self._adapters.clear()
             del self._engine, self._loaded
 
     def _check_open(self) -> None:
@@ -356,6 +400,8 @@ class LocalModel:
         """Read the pictures and make the prompt; touches nothing that is shared."""
         began_s = time.monotonic()
         loaded = self._loaded
+        if request.adapter:
+            self._check_adapter(request.adapter)
         sampling = resolved(request.sampling.checked(), loaded.defaults)
         check_token_ids(sampling, loaded.tokenizer.vocab_size)
         tools, demanded = offered_tools(request), demanded_tools(request)
@@ -411,6 +457,7 @@ class LocalModel:
             deadline_s=None if wait_s is None else answer.began_s + wait_s,
             grammar=answer.grammar,
             reasoning=answer.thinking,
+            adapter=answer.request.adapter,
         )
         with self._turns.visit():
             self._engine.add(engine_request)
@@ -499,6 +546,7 @@ class LocalModel:
                 images=images,
                 videos=videos,
                 version=qvl.__version__,
+                adapter=answer.request.adapter,
             ),
         )
 

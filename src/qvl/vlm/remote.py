@@ -212,6 +212,11 @@ class RemoteModel:
 
     def _prepared(self, request: Request) -> tuple[RemoteForm | None, Body, Answer]:
         """Read the pictures and make the body; nothing is sent."""
+        if request.adapter:
+            raise InvalidParamError(
+                f"a remote model has no adapter {request.adapter!r} here",
+                hint="ask for it by its name on the server, as that of a model",
+            )
         asked = request.response_format
         form = None if asked is None else remote_form(asked, self._kind)
         body = chat_body(request, model=self._model, server_kind=self._kind, generation=self._guess)
