@@ -13,6 +13,9 @@ from functools import cache
 from qvl.evals.scores import HAN, normal
 from qvl.scenes.kinds import Kind, by_key
 from qvl.scenes.objects import SHAPE_KINDS
+from qvl.scenes.phrases import COLOURS
+
+NO_NAMES = ("画面",)  # words with a name in them
 
 
 def named(text: str) -> frozenset[str]:
@@ -21,7 +24,7 @@ def named(text: str) -> frozenset[str]:
     The longest name counts where one lies in another: a "hot dog" is no dog.
     """
     pattern, keys = _table()
-    return frozenset(keys[hit] for hit in pattern.findall(normal(text)))
+    return frozenset(keys[hit] for hit in pattern.findall(normal(text)) if hit in keys)
 
 
 def invented(text: str, there: Iterable[str], true_text: str) -> frozenset[str]:
@@ -53,10 +56,14 @@ def _table() -> tuple[re.Pattern[str], dict[str, str]]:
     for kind in _kinds():
         for form in _forms(kind):
             keys.setdefault(form, kind.key)
-    longest_first = sorted(keys, key=lambda form: (-len(form), form))
-    han = [form for form in longest_first if re.match(f"[{HAN}]", form)]
-    others = [form for form in longest_first if not re.match(f"[{HAN}]", form)]
+    longest_first = sorted((*keys, *NO_NAMES), key=lambda form: (-len(form), form))
+    signs = "|".join(form for form in longest_first if re.match(f"[{HAN}]", form))
+    others = [re.escape(form) for form in longest_first if not re.match(f"[{HAN}]", form)]
     letter = rf"[^\W{HAN}]"
-    words = "|".join(map(re.escape, others))
-    signs = "|".join(map(re.escape, han))
+    # "orange" is a colour before a name and after "colour:"
+    colours = {colour.said(language) for colour in COLOURS for language in ("ru", "en")}
+    words = "|".join(
+        rf"(?<!colour: ){form}(?! (?:{'|'.join(others)}))" if form in colours else form
+        for form in others
+    )
     return re.compile(rf"(?<!{letter})(?:{words})(?!{letter})|{signs}"), keys
