@@ -19,6 +19,7 @@ from qvl.scenes.scene import Job, Split
 
 FIRST_SEED = 10**9  # far from those that training draws
 SEEDS_A_ROUND = 4
+SCENES_FOR_SKILLS = 24
 DRY = 48  # a kind that gave nothing wanted in so many scenes is not drawn again
 SIGNS = ("sign", *(f"text-{level}" for level in range(10)))
 Wanted = tuple[str, str]  # skill, language
@@ -94,3 +95,13 @@ def _drawn(kind: str, split: Split, seed: int, wanted: Collection[Wanted]) -> li
         for job in jobs
         if (job.skill, job.options["language"]) in wanted
     ]
+
+
+def skills() -> frozenset[str]:
+    """All that jobs of some scenes of every kind have."""
+    return frozenset(
+        skill_of(kind, job)
+        for kind in KINDS
+        for seed in range(SCENES_FOR_SKILLS)
+        for job in draw(kind, "train", seed).jobs
+    )
