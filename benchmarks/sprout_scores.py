@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -62,7 +62,9 @@ def moderation_f1(answers: Sequence[Scored]) -> float:
 
 
 def macro_f1(answers: Sequence[Scored]) -> float:
-    return scores.macro_f1([tuple(one.told or ()) for one in answers], [tuple(one.true) for one in answers])
+    return scores.macro_f1(
+        [tuple(one.told or ()) for one in answers], [tuple(one.true) for one in answers]
+    )
 
 
 def calibration(answers: Sequence[Scored]) -> float:
@@ -124,7 +126,9 @@ def answers_of(
 ) -> Iterator[tuple[str, Scored]]:
     """Each answer with its column."""
     model = open_model(model_name)
-    wanted: dict[Wanted, int] = {(s, language): n for s, n in each.items() for language in LANGUAGES}
+    wanted: dict[Wanted, int] = {
+        (s, language): n for s, n in each.items() for language in LANGUAGES
+    }
     for one in scored(model, items(wanted, "held-out", first_seed=seed, processes=processes)):
         yield one.language, one
     of_style = {key: math.ceil(n / len(LANGUAGES)) for key, n in wanted.items()}
@@ -205,7 +209,12 @@ def main() -> int:
     total = sum(map(len, found.values()))
     barred, others = lines(found)
     if args.json:
-        shown = {"items": args.items, "seed": args.seed, "seconds": round(took_s, 1), "answers": total}
+        shown = {
+            "items": args.items,
+            "seed": args.seed,
+            "seconds": round(took_s, 1),
+            "answers": total,
+        }
         rows = [asdict(one) for one in (*barred, *others)]
         for row in rows:  # JSON has no NaN
             row["figures"] = {k: None if math.isnan(v) else v for k, v in row["figures"].items()}
