@@ -245,7 +245,8 @@ def test_too_little_memory_is_told_before_the_start(
 )
 def test_wishes_that_cannot_be(wish: Wish, change: dict[str, Any]) -> None:
     with pytest.raises(InvalidParamError):
-        fit(prepare(replace(wish, **change)))
+        prepare(replace(wish, **change))
+    assert not wish.out.exists()
 
 
 def test_only_the_named_parts_change(wish: Wish, checkpoint: Path) -> None:

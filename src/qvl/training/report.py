@@ -56,7 +56,10 @@ def report(folder: Path) -> str:
         summary=html.escape(summary),
         curve=curve([(line["step"], line["loss"]) for line in lines], evaluated),
         evaluations=table(("step", "loss"), [(s, f"{loss:.4f}") for s, loss in evaluated]),
-        recipe=table(("", ""), list(recipe.items())),
+        recipe=table(
+            ("", ""),
+            [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in recipe.items()],
+        ),
     )
 
 

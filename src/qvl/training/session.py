@@ -180,8 +180,10 @@ def check(wish: Wish) -> None:
         raise InvalidParamError(f"eval_share is {wish.eval_share}, not from 0 to below 1")
     if wish.eval_share and wish.eval_data:
         raise InvalidParamError("eval_data and eval_share are given", hint="give one of them")
-    if wish.method != "full" and wish.dtype == "fp32" and wish.device != "cpu":
-        raise InvalidParamError("fp32 bases train on a CPU", hint="use dtype bf16")
+    if wish.method == "full" and wish.dtype in ("int8", "int4"):
+        raise InvalidParamError(
+            f"weights in {wish.dtype} cannot be trained as a whole", hint="use lora, or bf16"
+        )
 
 
 def bad_rows(problems: Sequence[Problem]) -> InputError:

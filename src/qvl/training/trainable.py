@@ -153,10 +153,6 @@ def make_trainable(
             if section_of(name) in sections:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
-        if any(isinstance(module, Frozen) for module in model.modules()):
-            raise InvalidParamError(
-                "quantised weights cannot be trained as a whole", hint="use lora, or bf16"
-            )
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
