@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -24,7 +24,7 @@ from qvl.scenes.phrases import LANGUAGES
 from qvl.vlm.open_model import open_model
 
 COLUMNS = (*LANGUAGES, "style")
-OTHER_SHARE = 10  # a skill without a bar gets a tenth of the items
+OTHER_SHARE = 20  # a skill without a bar gets a twentieth of the items
 Figure = Callable[[Sequence[Scored]], float]
 
 
@@ -62,14 +62,15 @@ def moderation_f1(answers: Sequence[Scored]) -> float:
 
 
 def macro_f1(answers: Sequence[Scored]) -> float:
-    return scores.macro_f1([tuple(one.told or ()) for one in answers], [tuple(one.true) for one in answers])
+    return scores.macro_f1(
+        [tuple(one.told or ()) for one in answers], [tuple(one.true) for one in answers]
+    )
 
 
 def calibration(answers: Sequence[Scored]) -> float:
-    exact = [one for one in answers if one.is_exact]
-    if not exact:
-        return math.nan
-    return scores.calibration_error([one.confidence for one in exact], [one.right for one in exact])
+    return scores.calibration_error(
+        [one.confidence for one in answers], [one.right for one in answers]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,9 @@ def answers_of(
 ) -> Iterator[tuple[str, Scored]]:
     """Each answer with its column."""
     model = open_model(model_name)
-    wanted: dict[Wanted, int] = {(s, language): n for s, n in each.items() for language in LANGUAGES}
+    wanted: dict[Wanted, int] = {
+        (s, language): n for s, n in each.items() for language in LANGUAGES
+    }
     for one in scored(model, items(wanted, "held-out", first_seed=seed, processes=processes)):
         yield one.language, one
     of_style = {key: math.ceil(n / len(LANGUAGES)) for key, n in wanted.items()}
@@ -148,9 +151,14 @@ class Line:
 def lines(found: Mapping[tuple[str, str], Sequence[Scored]]) -> tuple[list[Line], list[Line]]:
     """Those with a bar, then all other skills."""
 
-    def line(row: Row, skills_: Collection[str], bar: float | None) -> Line | None:
+    def line(row: Row, bar: float | None = None) -> Line | None:
         by_column = {
-            column: [one for skill in skills_ for one in found.get((column, skill), ())]
+            column: [
+                one
+                for (of, skill), answers in found.items()
+                for one in answers
+                if of == column and (skill in row.skills or (row is CALIBRATION and one.is_short))
+            ]
             for column in COLUMNS
         }
         every = [one for answers in by_column.values() for one in answers]
@@ -163,9 +171,8 @@ def lines(found: Mapping[tuple[str, str], Sequence[Scored]]) -> tuple[list[Line]
 
     seen = sorted({skill for _, skill in found})
     barred = {skill for row in ROWS for skill in row.skills}
-    first = [line(row, row.skills, row.bar) for row in ROWS]
-    first.append(line(CALIBRATION, seen, CALIBRATION.bar))
-    second = [line(Row(s, 0.0, (s,)), (s,), None) for s in seen if s not in barred]
+    first = [line(row, row.bar) for row in (*ROWS, CALIBRATION)]
+    second = [line(Row(skill, 0.0, (skill,))) for skill in seen if skill not in barred]
     return [one for one in first if one], [one for one in second if one]
 
 
@@ -205,7 +212,12 @@ def main() -> int:
     total = sum(map(len, found.values()))
     barred, others = lines(found)
     if args.json:
-        shown = {"items": args.items, "seed": args.seed, "seconds": round(took_s, 1), "answers": total}
+        shown = {
+            "items": args.items,
+            "seed": args.seed,
+            "seconds": round(took_s, 1),
+            "answers": total,
+        }
         rows = [asdict(one) for one in (*barred, *others)]
         for row in rows:  # JSON has no NaN
             row["figures"] = {k: None if math.isnan(v) else v for k, v in row["figures"].items()}

@@ -43,7 +43,7 @@ class Scored:
     """How right one answer is, from 0 to 1; `told` and `true` are what was compared.
 
     `is_refused`: the task could not read the answer, or the model gave none; then `told` is None. `kind`
-    is the scene's. `is_exact`: the answer is right or wrong, so that `confidence`, the model's own, can
+    is the scene's. `is_short`: a value or a few words, right or wrong, so that `confidence`, the model's own, can
     be held against it. `measures` are, of a text about objects, "named" (F1 over objects), "facts" (the
     share that is said) and "free" (1 if nothing is invented), and of events "order".
     """
@@ -57,7 +57,7 @@ class Scored:
     told: Any
     true: Any
     is_refused: bool = False
-    is_exact: bool = False
+    is_short: bool = False
     measures: dict[str, float] = field(default_factory=dict)
 
 
@@ -105,7 +105,7 @@ def score(asked: Asked, result: Completion | QvlError) -> Scored:
         told=told,
         true=job.truth,
         is_refused=is_refused,
-        is_exact=_is_exact(job),
+        is_short=_is_exact(job) and job.task != "solve",
         measures=measures,
     )
 

@@ -68,7 +68,9 @@ def items(
 
         def start(number: int) -> list[tuple[str, Future[list[Asked]]]]:
             """A round is drawn while the one before it is asked."""
-            seeds = range(first_seed + number * SEEDS_A_ROUND, first_seed + (number + 1) * SEEDS_A_ROUND)
+            seeds = range(
+                first_seed + number * SEEDS_A_ROUND, first_seed + (number + 1) * SEEDS_A_ROUND
+            )
             return [
                 (kind, pool.submit(_drawn, kind, split, seed, still.wanted()))
                 for seed in seeds
@@ -91,9 +93,7 @@ def _drawn(kind: str, split: Split, seed: int, wanted: Collection[Wanted]) -> li
     seen = seen_of(scene)
     jobs = [replace(job, skill=skill_of(kind, job)) for job in scene.jobs]
     return [
-        asked_of(job, scene, seen)
-        for job in jobs
-        if (job.skill, job.options["language"]) in wanted
+        asked_of(job, scene, seen) for job in jobs if (job.skill, job.options["language"]) in wanted
     ]
 
 

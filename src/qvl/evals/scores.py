@@ -52,9 +52,7 @@ class Overlap:
     true: int = 0
 
     def __add__(self, other: Overlap) -> Overlap:
-        return Overlap(
-            self.common + other.common, self.told + other.told, self.true + other.true
-        )
+        return Overlap(self.common + other.common, self.told + other.told, self.true + other.true)
 
     @property
     def f1(self) -> float:
