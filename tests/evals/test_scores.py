@@ -152,10 +152,13 @@ def test_calibration_by_hand():
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_model_that_knows_how_often_it_is_right_is_calibrated(adaptive):
     rng = np.random.default_rng(0)
-    confidence = rng.random(40_000)
-    right = (rng.random(40_000) < confidence).astype(float)
+    confidence = rng.random(40_000).tolist()
+    right = [
+        float(drawn < sure) for drawn, sure in zip(rng.random(40_000), confidence, strict=True)
+    ]
     assert scores.calibration_error(confidence, right, adaptive=adaptive) < 0.01
-    shy = scores.calibration_error(confidence / 2, right, adaptive=adaptive)
+    halves = [sure / 2 for sure in confidence]
+    shy = scores.calibration_error(halves, right, adaptive=adaptive)
     assert shy == pytest.approx(0.25, abs=0.01)
 
 
