@@ -59,7 +59,7 @@ CALLS = {
     "Image.open": (
         "processing/decode_worker.py",
         "processing/video_worker.py",
-        "training/scenes.py",
+        "scenes",
     ),
     "PIL.Image.open": ("processing/decode_worker.py",),
     "torch.load": ("loading/pickle_worker.py",),  # of tensors alone, in a process of its own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ import torch
 
 import oracle
 from qvl.loading.model import LoadedModel, load_model
+from qvl.scenes import draw
 from qvl.tasks.prompts import wording
-from qvl.training.scenes import draw
 from qvl.types import Image, Message, Video
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 
@@ -37,7 +36,7 @@ def test_transformers_reads_and_writes_the_same(
     """The same pixels and ids in, the same greedy words out, in three languages."""
     from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
-    scene = draw("held-out", random.Random(seed), size=(160, 160)).picture
+    scene = draw("pair", "held-out", seed, (160, 160)).pictures[0]
     file = io.BytesIO()
     scene.save(file, "png")
     picture = Image(file.getvalue(), f"scene {seed}")
@@ -67,7 +66,7 @@ def test_transformers_reads_and_writes_the_same(
 
 def test_a_minute_of_video_fits_its_context(loaded: LoadedModel) -> None:
     file = io.BytesIO()
-    draw("held-out", random.Random(0), size=(160, 160)).picture.save(file, "png")
+    draw("object", "held-out", 0, (160, 160)).pictures[0].save(file, "png")
     film = Video(source=(Image(file.getvalue()),) * 120)
     prompt = oracle.prompt_of(loaded, [Message.user(film, "Describe the video.")])
     assert len(prompt.images) == 60

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,29 +10,26 @@ import pytest
 from qvl.kernels.rounding import nearest
 from qvl.loading import export as export_module
 from qvl.loading.export import ExportName, export
-from qvl.training.batches import ask, scored_scenes
-from qvl.training.phrases import LANGUAGES
-from qvl.types import Completion, Image, Message, Request, Sampling, Text
+from qvl.scenes import draw
+from qvl.scenes.asked import request_of
+from qvl.scenes.scene import Split
+from qvl.types import Completion, Message, Request, Sampling, Text
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
 from qvl.vlm.local import LocalModel
 
-KINDS = ("name", "colour", "count", "relation", "box", "read", "describe")
+KINDS = ("object", "copies", "pair", "tinted", "crowd", "shapes", "text-3")
+FIRST_SEED = 50_000  # of scenes that no training has seen
 SAME = {"gptq": 0.95, "awq": 0.9}  # texts, each coordinate of a box among them
 
 
-def asked(split: str, each: int) -> Iterator[tuple[Message, Message]]:
+def asked(split: Split, each: int) -> Iterator[tuple[Message, Message]]:
     """Questions about scenes, with their true answers."""
-    rng = random.Random(split)
     for kind in KINDS:
-        for number, scene in enumerate(scored_scenes(kind, split, each, 5)):
-            question = ask(kind, scene, LANGUAGES[number % 3], rng)
-            buffer = io.BytesIO()
-            scene.picture.save(buffer, "PNG")
-            picture = Image(buffer.getvalue(), f"{kind} {number}")
-            yield (
-                Message.user(picture, question.question),
-                Message("assistant", (Text(question.answer),)),
-            )
+        for seed in range(FIRST_SEED, FIRST_SEED + each):
+            scene = draw(kind, split, seed)
+            job = scene.jobs[seed % len(scene.jobs)]
+            (question,) = request_of(job, scene).messages
+            yield question, Message("assistant", (Text(job.answer),))
 
 
 def answers(model: str) -> list[str]:

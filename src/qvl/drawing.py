@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from qvl.types import Box, Point
 
 COLOURS = ("#d62828", "#1d4ed8", "#15803d", "#b45309", "#7c3aed", "#be185d")
-FOLDER = Path(__file__).parent / "training" / "data" / "fonts"
+FOLDER = Path(__file__).parent / "scenes" / "data" / "fonts"
 FACES = ("labels.ttf", "chinese.ttf")
 SMALLEST_PX = 9
 NO_LETTER = "\U0010ffff"  # drawn as a font draws what it does not have

@@ -14,6 +14,7 @@ from low_rank import random_adapter
 from qvl.engine.request import EngineRequest, Event
 from qvl.errors import EngineError
 from qvl.loading.adapted import adapted
+from qvl.models.lora import Adapted
 from qvl.models.qwen_vl import QwenVL
 from tiny_engine import (
     GENERATIONS,
@@ -131,7 +132,7 @@ def test_an_adapter_that_is_removed_is_freed_when_its_last_request_ends() -> Non
     engine = new_engine(model, adapters=adapters)
     engine.add(request)
     events: list[Event] = engine.step()
-    factor = next(p for p in adapters["mine"].modules() if type(p).__name__ == "Part")
+    factor = next(p for p in adapters["mine"].modules() if isinstance(p, Adapted))
     alive = weakref.ref(factor)
     del factor, adapters["mine"]
     with pytest.raises(EngineError, match="no adapter 'mine'"):
@@ -145,8 +146,8 @@ def test_an_adapter_that_is_removed_is_freed_when_its_last_request_ends() -> Non
 
 def test_a_fault_of_one_adapter_harms_the_others_not(monkeypatch: pytest.MonkeyPatch) -> None:
     model, adapters = tiny_model("qwen3_vl"), views("qwen3_vl")
-    broken = next(p for p in adapters["one"].modules() if type(p).__name__ == "Part")
-    monkeypatch.setattr(broken, "forward", lambda x, y: 1 / 0)
+    broken = next(p for p in adapters["one"].modules() if isinstance(p, Adapted))
+    monkeypatch.setattr(broken, "forward", lambda x: 1 / 0)
     requests = [prompt(name, [7, 8, 9]) for name in ("", "one", "two")]
     requests = [replace(r, adapter=r.id, id=f"of {r.id}") for r in requests]
     events = run(model, requests, adapters=adapters)

@@ -75,9 +75,16 @@ class Told:
         else:
             told = completion(text, request)
         width, height = self.size
-        sizes = {"width_px": width, "height_px": height}
-        sizes |= {"resized_width_px": width, "resized_height_px": height}
-        images = tuple(replace(image, **sizes) for image in told.provenance.images)
+        images = tuple(
+            replace(
+                image,
+                width_px=width,
+                height_px=height,
+                resized_width_px=width,
+                resized_height_px=height,
+            )
+            for image in told.provenance.images
+        )
         return replace(told, provenance=replace(told.provenance, images=images))
 
 

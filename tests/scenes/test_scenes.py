@@ -17,7 +17,7 @@ from qvl.scenes.scene import Job, Scene, Split, belongs
 from qvl.types import Text
 
 OURS = {**objects.KINDS, **goods.KINDS, **changes.KINDS, **shop.KINDS}
-SEEDS = range(48)
+SEEDS = range(24)
 SPLITS: tuple[Split, ...] = ("train", "held-out", "style")
 NEAR_PX = 2.0  # places are written in hundredths of a side, of at most 224 pixels
 

@@ -16,7 +16,6 @@ from qvl import Image
 from qvl.processing.image import read_image
 from qvl.processing.patches import resize, smart_resize
 from qvl.tasks.boxes import parse_boxes, parse_points
-from qvl.training.phrases import box_answer
 from qvl.types import Box, ImageInfo, Point
 
 INFO = ImageInfo(
@@ -147,7 +146,8 @@ whole = st.integers(0, 99).map(lambda v: v * 10)
 @given(st.lists(st.tuples(whole, whole, whole, whole), max_size=5))
 def test_what_training_writes_is_read_back(corners: list[tuple[int, int, int, int]]) -> None:
     proper = [(x1, y1, x2, y2) for x1, y1, x2, y2 in corners if x1 < x2 and y1 < y2]
-    found = boxes(box_answer([("вещь", box) for box in proper]))
+    written = [{"bbox_2d": list(box), "label": "вещь"} for box in proper]
+    found = boxes(json.dumps(written, ensure_ascii=False, separators=(",", ":")))
     grid = [
         tuple(round(v) for v in (b.x1 / 0.4, b.y1 / 0.2, b.x2 / 0.4, b.y2 / 0.2)) for b in found
     ]

@@ -15,9 +15,9 @@ import pytest
 
 from qvl import VLM, Image, Sampling
 from qvl.errors import AnswerFormError
+from qvl.scenes import draw
 from qvl.tasks.extract import Extract, Extraction
 from qvl.tasks.task import results
-from qvl.training.scenes import draw
 from schemas import generated
 
 LIMIT = 400  # tokens: no generated schema asks for an answer of as many
@@ -29,7 +29,7 @@ def pictures(count: int) -> list[Image]:
     found = []
     for number in range(count):
         file = io.BytesIO()
-        draw("held-out", random.Random(number), size=(128, 96)).picture.save(file, "PNG")
+        draw("object", "held-out", number, (128, 96)).pictures[0].save(file, "PNG")
         found.append(Image(file.getvalue(), f"scene {number}"))
     return found
 

@@ -27,11 +27,18 @@ from qvl.errors import (
     RunChangedError,
     RunLockedError,
 )
+from qvl.loading.adapted import adapted
+from qvl.loading.adapter import read_adapter
+from qvl.loading.merged import convert_merged
 from qvl.loading.model import load_model
+from qvl.models.qwen_vl import QwenVL
 from qvl.training import session
+from qvl.training.data import Share
+from qvl.training.passes import Loss
 from qvl.training.report import read_log
 from qvl.training.run import opened_run
 from qvl.training.session import Wish, fit, prepare
+from qvl.training.trainable import load_base, make_trainable
 
 WORDS = ("hello", "the end", "three of them", "on the table")
 
@@ -250,6 +257,37 @@ def test_only_the_named_parts_change(wish: Wish, checkpoint: Path) -> None:
     assert all(".merger." in name or "deepstack_merger" in name for name in changed)
 
 
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_an_adapter_says_elsewhere_what_it_learnt_here(wish: Wish, method: Any) -> None:
+    """Trained, saved, read again onto the model: the same losses; merged into a checkpoint, too."""
+    ours = replace(wish, method=method, sections=("decoder", "tower"), steps=30, rank=4)
+    prepared = prepare(ours)
+    target = fit(prepared)
+    assert target == wish.out / "adapter"
+    loaded = load_model(wish.folder, dtype="fp32")
+    adapter = read_adapter(target, loaded.config)
+    convert_merged(wish.folder, wish.out / "merged", target)
+    merged = load_model(wish.out / "merged", dtype="fp32")
+    passages = [prepared.reader.passage(Share((unit,))) for unit in prepared.order.units]
+
+    def mean(model: QwenVL) -> float:
+        with torch.no_grad():
+            whole = sum(Loss(model)(passage).item() for passage in passages)
+        return whole / sum(len(passage.targets) for passage in passages)
+
+    before, after = mean(loaded.model), mean(adapted(loaded.model, adapter))
+    assert after < before - 1
+    trained = load_base(wish.folder, loaded.config, "fp32", torch.device("cpu"))
+    make_trainable(trained, method, ours.sections, rank=4, alpha=8)
+    state = load_file(wish.out / "state.safetensors")
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(state[name])
+    trained.requires_grad_(False)  # so that both compute pictures one by one
+    assert after == pytest.approx(mean(trained), rel=1e-4)
+    assert after == pytest.approx(mean(merged.model), rel=0.05)  # rounded to the checkpoint's bf16
+
+
 def by_command(wish: Wish, out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
     flags = {
         "--model": wish.folder,
@@ -293,7 +331,7 @@ def test_the_command(wish: Wish, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_processes_are_one(wish: Wish, tmp_path: Path, method: Any) -> None:
-    """Through PyTorch's FSDP2 and gloo, as torchrun starts them; stopped half-way, one goes on."""
+    """Through PyTorch's FSDP2 and gloo, as torchrun starts them."""
     wish = replace(wish, method=method, tokens=64, rank=4)
     fit(prepare(wish))
     out = tmp_path / "two"

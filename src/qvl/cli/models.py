@@ -208,7 +208,7 @@ def convert_model(
 
 
 def merge_adapter(source: str, target: Path, adapter: Path) -> None:
-    from qvl.loading.changed import convert_merged
+    from qvl.loading.merged import convert_merged
     from qvl.vlm.local import model_folder
 
     folder = model_folder(source, revision=None, offline=None).path

@@ -27,6 +27,7 @@
 #define GROUP 128
 #define FEW_ROWS 8       /* so many take the weights as they come */
 #define ROWS_AT_ONCE 384 /* that meet a widened block */
+#define ALONE (1 << 15)  /* numbers below which one thread is done before a second has begun */
 #define AHEAD 2048       /* bytes that are asked of memory before they are needed */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -500,7 +501,7 @@ static void few_rows(const linear *l, const float *x, void *scratch, float *y, l
     else
 #pragma omp parallel for schedule(static) if (m > 4)
         for (long row = 0; row < m; row++) lay(l, x, rows, row, rows.words + row * words_of(l), 1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (l->n * l->k > ALONE)
     for (long p = 0; p < panels; p += step)
         FOR_KIND(l->kind, few_panels, l, rows, p, least(p + step, panels), m, y);
 }
@@ -685,8 +686,6 @@ void qvl_linear(const linear *l, const float *x, void *scratch, float *y, long m
 }
 
 /* ---- between the products -------------------------------------------------------------------- */
-
-#define ALONE (1 << 15) /* numbers below which one thread is done before a second has begun */
 
 INLINE float total(vf v) {
     float lanes[LANES];

@@ -1,14 +1,14 @@
 """An adapter onto a model: a second view that shares the weights, or merged into them.
 
-Main path: adapted -> _place (where packing has put the layer) -> _part (its factors, in the kind that
-the layer's own weight has) -> _put (Adapted, in copies of the modules on the way there).
+Main path: adapted -> _place (where packing has put the layer) -> _adapted_layer (factors in the kind
+that the layer's own weight has) -> _put (into copies of the modules on the way there).
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from qvl.kernels.linear import PANEL, PackedLinear, packed
 from qvl.kernels.parts import PackedLayer
 from qvl.kernels.quantised import Fp8Linear, Int4WeightLinear
 from qvl.loading.offload import StreamedLayer
-from qvl.models.lora import Adapted, Adapter, LowRank, Part
+from qvl.models.lora import Adapted, Adapter, LowRank
 from qvl.models.qwen_vl import QwenVL
 
 # what kernels.parts packs side by side, in that order
@@ -46,11 +46,8 @@ def adapted(model: QwenVL, adapter: Adapter) -> QwenVL:
     for place, lows in places.items():
         base = model.get_submodule(place)
         assert isinstance(base, Linear)
-        sizes = _sizes(model, place, base)
-        parts: list[Part | None] = [None] * len(sizes)
-        for index, low in lows.items():
-            parts[index] = _part(base, low, sum(sizes[:index]), model.dtype, device)
-        _put(view, model, place, Adapted(base, parts, sizes).eval())
+        layer = _adapted_layer(base, lows, _sizes(model, place, base), model.dtype, device)
+        _put(view, model, place, layer)
     for module in view.modules():
         if isinstance(module, StreamedLayer):
             module.renamed = _moved(module.layer)
@@ -108,25 +105,40 @@ def _sizes(model: QwenVL, place: str, base: Linear) -> list[int]:
     return [base.out_features]
 
 
-def _part(base: Linear, low: LowRank, start: int, dtype: torch.dtype, device: torch.device) -> Part:
-    """What is added to the outputs of `base` from `start` on."""
-    a_rk, b_nr = low.a_rk.to(device).float(), low.b_nr.to(device).float()
+def _adapted_layer(
+    base: Linear,
+    lows: Mapping[int, LowRank],
+    sizes: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Adapted:
+    """The layer, or the layers that are one, with what is added to each of them, by their place.
+
+    All A are one, and all B, block by block: two products more, however many they are for.
+    """
+    a_rk = torch.cat([lows[i].a_rk.float() for i in sorted(lows)]).to(device)
+    b_nr = torch.block_diag(
+        *(
+            low.scale * low.b_nr.float() if (low := lows.get(i)) else torch.empty(size, 0)
+            for i, size in enumerate(sizes)
+        )
+    ).to(device)
     if isinstance(base, PackedLinear):
-        # rows are packed in panels: as many are computed, whatever the rank
-        missing = -low.rank % PANEL
+        # rows are packed in panels: as many are computed, whatever the ranks
+        missing = -len(a_rk) % PANEL
         down = packed(F.pad(a_rk, (0, 0, 0, missing)), None, "bf16")
         up = packed(F.pad(b_nr, (0, missing)), None, "bf16")
     else:
         down, up = _plain(a_rk.to(dtype)), _plain(b_nr.to(dtype))
-    if low.magnitude_n is None:
-        return Part(down, up, low.scale)
-    stop = start + len(b_nr)
+    if all(low.magnitude_n is None for low in lows.values()):
+        return Adapted(base, down, up).eval()
     weight = base.weight if isinstance(base, nn.Linear) else base.weight()
-    gain = LowRank(a_rk, b_nr, low.scale, low.magnitude_n.to(device)).gain(
-        weight[start:stop].to(device)
-    )
-    bias = None if base.bias is None else base.bias[start:stop].to(device)
-    return Part(down, up, low.scale, gain, bias)
+    gains = [
+        low.to(device).gain(rows) if (low := lows.get(i)) else rows.new_ones(len(rows)).float()
+        for i, rows in enumerate(weight.to(device).split(list(sizes)))
+    ]
+    bias = None if base.bias is None else base.bias.detach().to(device)
+    return Adapted(base, down, up, torch.cat(gains), bias).eval()
 
 
 def _plain(weight_nk: Tensor) -> nn.Linear:

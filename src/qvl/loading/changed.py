@@ -1,4 +1,4 @@
-"""A checkpoint with some weights changed, by a training or an adapter, in the same layout, file by file."""
+"""A checkpoint with some weights changed, in the same layout, file by file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qvl.errors import InvalidParamError
-from qvl.loading.adapter import read_adapter
 from qvl.loading.checkpoint import INDEX_FILE, Checkpoint, StoredTensor, cut
 from qvl.loading.convert import check_space, check_target, copy_rest, whole_or_nothing
 from qvl.loading.files import regular_file
@@ -47,17 +46,6 @@ def write_changed(
             shutil.copyfile(regular_file(source, INDEX_FILE), made / INDEX_FILE)
         copy_rest(source, made)
     return size_bytes
-
-
-def convert_merged(source: Path, target: Path, adapter_folder: Path) -> int:
-    """Write the checkpoint `target`: that of `source` with the adapter in its weights, in the dtype that
-    they have there; returns its weights' bytes. Raises as `write_changed` and read_adapter.
-    """
-    layers = read_adapter(adapter_folder, read_parts(source).config).layers
-    names = [f"{path}.weight" for path in layers]
-    return write_changed(
-        source, target, names, lambda name, w: layers[name.removesuffix(".weight")].merged(w)
-    )
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ N outputs, K inputs, r the rank.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,10 @@ class LowRank:
     @property
     def rank(self) -> int:
         return len(self.a_rk)
+
+    def to(self, device: torch.device) -> LowRank:
+        magnitude = None if self.magnitude_n is None else self.magnitude_n.to(device)
+        return LowRank(self.a_rk.to(device), self.b_nr.to(device), self.scale, magnitude)
 
     def merged(self, weight_nk: Tensor) -> Tensor:
         """The adapted weight, fp32 [N, K]."""
@@ -80,32 +84,11 @@ class Adapter:
 
 
 class Adapted(nn.Module):
-    """A layer with what an adapter adds: y = gain (base(x) - bias + scale up(down(x))) + bias.
+    """A layer with what an adapter adds: y = gain (base(x) - bias + up(down(x))) + bias.
 
     The base may be any module that maps [..., K] to [..., N]: plain, packed or quantised, or several
-    layers that share an input, joined; then there is one part for each, in their order, None for one
-    that is not adapted.
-    """
-
-    def __init__(self, base: nn.Module, parts: Sequence[Part | None], sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.base, self.sizes = base, list(sizes)
-        self.parts = nn.ModuleList([nn.Identity() if part is None else part for part in parts])
-
-    def forward(self, x: Tensor) -> Tensor:
-        pieces = self.base(x).split(self.sizes, dim=-1)
-        return torch.cat(
-            [
-                part(x, piece) if isinstance(part, Part) else piece
-                for part, piece in zip(self.parts, pieces, strict=True)
-            ],
-            dim=-1,
-        )
-
-
-class Part(nn.Module):
-    """`down` is A and `up` is B; both without a bias, and as the base in any form. `gain` and `bias`
-    are there for magnitudes.
+    layers that share an input, joined. `down` is A and `up` is scale B, without biases, in any form,
+    too. `gain` and `bias` are there for magnitudes.
     """
 
     gain_n: Tensor | None
@@ -113,20 +96,20 @@ class Part(nn.Module):
 
     def __init__(
         self,
+        base: nn.Module,
         down: nn.Module,
         up: nn.Module,
-        scale: float,
         gain_n: Tensor | None = None,
         bias_n: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.down, self.up, self.scale = down, up, scale
+        self.base, self.down, self.up = base, down, up
         self.register_buffer("gain_n", gain_n)
         self.register_buffer("bias_n", bias_n)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """`y` is what the base makes of x."""
-        y = y + self.scale * self.up(self.down(x)).to(y.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        y = y + self.up(self.down(x)).to(y.dtype)
         if self.gain_n is None:
             return y
         gain = self.gain_n.to(y.dtype)

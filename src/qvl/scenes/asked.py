@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -24,6 +24,7 @@ from qvl.tasks.describe import Description
 from qvl.tasks.extract import Extraction
 from qvl.tasks.ground import Found
 from qvl.tasks.moderate import Moderation
+from qvl.tasks.ocr import Reading
 from qvl.tasks.service import Reply
 from qvl.tasks.solve import Solution
 from qvl.tasks.task import Result, Seen, from_json
@@ -102,6 +103,8 @@ def value(job: Job, result: Result) -> Any:
             return {"summary": result.summary, "same": list(result.same), "different": rows}
         case Watched(events=events) if events:
             return [[event.start_s, event.end_s, event.what] for event in events]
+        case Reading(lines=lines) if lines:
+            return [[one.text, list(astuple(one.box))[1:]] for one in lines if one.box is not None]
         case Reply():
             return {"answer": result.text, "hand_over": result.hand_over, "reason": result.reason}
         case Extraction() if job.before:  # where one of the values stands

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ from qvl.scenes.canvas import (
     strength_of,
     within,
 )
-from qvl.scenes.goods import FAR_APART, Ware, ware_of
+from qvl.scenes.goods import Ware, are_apart, painted
 from qvl.scenes.kinds import Kind, kinds
 from qvl.scenes.objects import Draw, spoken, sprite_of
 from qvl.scenes.phrases import (
@@ -36,6 +36,7 @@ from qvl.scenes.phrases import (
     listed,
     name,
 )
+from qvl.scenes.products import product_kinds
 from qvl.scenes.questions import question
 from qvl.scenes.scene import Job, PixelBox, Scene, Split, Thing, belongs
 from qvl.tasks.compare import KINDS as COMPARISONS
@@ -86,11 +87,10 @@ def two(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
             after = shown(new, sprite_of(new, split, rng), 0)
             second = [after, *second[1:]]
         case "recoloured":
-            one = ware_of(split, rng)
-            hues = [c for c in COLOURS if _apart(c, one.paint.colour)]
-            other = ware_of(split, rng, kind=one.kind, colour=rng.choice(hues))
-            before = shown(one.kind, _plain(one).sprite, 0, one.paint.colour)
-            after = shown(one.kind, _plain(other).sprite, 0, other.paint.colour)
+            one, other = in_two_colours(split, rng)
+            before, after = (
+                shown(ware.kind, ware.sprite, 0, ware.paint.colour) for ware in (one, other)
+            )
             first, second = [before, *first[1:]], [after, *second[1:]]
         case _:
             before = None
@@ -111,13 +111,15 @@ def two(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
     return Scene("two", tuple(pictures), tuple(things), told)
 
 
-def _apart(one: Colour, other: Colour) -> bool:
-    return sum((a - b) ** 2 for a, b in zip(one.rgb, other.rgb, strict=True)) > FAR_APART**2
-
-
-def _plain(ware: Ware) -> Ware:
-    """Without its pattern, so that the colour alone changes."""
-    return replace(ware, paint=replace(ware.paint, pattern="plain"))
+def in_two_colours(split: Split, rng: random.Random) -> tuple[Ware, Ware]:
+    """A plain product in two colours that the split may show it in."""
+    while True:
+        kind = rng.choice(product_kinds())
+        hues = [c for c in COLOURS if belongs(split, "ware", kind.key, c.en, "plain")]
+        pairs = [(one, other) for one in hues for other in hues if are_apart(one, other)]
+        if pairs:
+            one, other = rng.choice(pairs)
+            return painted(kind, one, "plain", rng), painted(kind, other, "plain", rng)
 
 
 def about_two(

@@ -28,6 +28,7 @@ from qvl.scenes.phrases import (
     PATTERNS,
     Colour,
     Language,
+    Pattern,
     adjective,
     capital,
     coloured,
@@ -84,30 +85,33 @@ class Ware:
         return product(self.kind.key, self.paint)
 
 
-def ware_of(
-    split: Split, rng: random.Random, *, kind: Kind | None = None, colour: Colour | None = None
-) -> Ware:
+def ware_of(split: Split, rng: random.Random) -> Ware:
     """A product with a colour and a pattern that the split may show together."""
     while True:
-        one = kind or rng.choice(product_kinds())
-        patterns = [p for p in PATTERNS if one.key in EMBLEMS or p not in ("star", "heart")]
+        kind, colour = rng.choice(product_kinds()), rng.choice(COLOURS)
+        patterns = [p for p in PATTERNS if kind.key in EMBLEMS or p not in ("star", "heart")]
         pattern = rng.choice([*patterns, patterns[0]])  # plain ones twice as often
-        main = colour or rng.choice(COLOURS)
-        if belongs(split, "ware", one.key, main.en, pattern):
-            break
-    tone = toned(main, rng)
-    seconds = [c for c in COLOURS if distance(c.rgb, main.rgb) > FAR_APART]
-    second = rng.choice(seconds)
+        if belongs(split, "ware", kind.key, colour.en, pattern):
+            return painted(kind, colour, pattern, rng)
+
+
+def painted(kind: Kind, colour: Colour, pattern: Pattern, rng: random.Random) -> Ware:
+    """The product in the colour, with the pattern in one that stands out from it."""
+    second = rng.choice([c for c in COLOURS if are_apart(c, colour)])
     paint = Paint(
-        main,
+        colour,
         pattern,
         second,
-        tone,
+        toned(colour, rng),
         toned(second, rng),
         steps=rng.choice((4, 5, 6, 7)),
         turned=rng.random() < 0.5,
     )
-    return Ware(one, paint, paint.named(one))
+    return Ware(kind, paint, paint.named(kind))
+
+
+def are_apart(one: Colour, other: Colour) -> bool:
+    return distance(one.rgb, other.rgb) > FAR_APART
 
 
 def card(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
@@ -310,10 +314,7 @@ def shelf(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
     for _ in range(total):
         kind, colour = rng.choice(which), rng.choice(hues)
         if belongs(split, "ware", kind.key, colour.en, "plain"):
-            second = rng.choice([c for c in COLOURS if distance(c.rgb, colour.rgb) > FAR_APART])
-            tone, other = toned(colour, rng), toned(second, rng)
-            paint = Paint(colour, "plain", second, tone, other)
-            wares.append(Ware(kind, paint, paint.named(kind)))
+            wares.append(painted(kind, colour, "plain", rng))
     if len(wares) < 2:
         return shelf(split, rng, size)
     strength = strength_of(rng)

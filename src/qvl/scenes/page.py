@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from qvl.scenes.scene import PixelBox, Split, Thing
 
-FOLDER = Path(__file__).parents[1] / "training" / "data" / "fonts"
+FOLDER = Path(__file__).parent / "data" / "fonts"
 PRINT_FACES = (
     "sans", "sans-bold", "serif", "serif-bold", "sans-condensed-bold", "mono-bold", "slab", "narrow",
 )  # fmt: skip

@@ -148,7 +148,7 @@ def receipt_data(
         return value if rng.random() < chance else None
 
     return {
-        "shop": said(*stock.shops(1, rng), language),
+        "shop": said(stock.shops(1, rng)[0], language),
         "address": maybe(words.address(rng, language), 0.6),
         "inn": maybe(words.inn(rng), 0.5),
         "date": maybe(words.iso(words.day(rng)), 0.85),

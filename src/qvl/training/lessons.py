@@ -91,8 +91,8 @@ class Lessons(Dataset):
     def __init__(self, folder: Path, *, seed: int, pictures: int, stage: int) -> None:
         self.folder, self.seed, self.pictures, self.stage = folder, seed, pictures, stage
 
-    def __getitem__(self, step: int) -> Lesson:
-        rng = random.Random(f"{self.seed}/{step}/{self.stage}")
+    def __getitem__(self, index: int) -> Lesson:
+        rng = random.Random(f"{self.seed}/{index}/{self.stage}")
         drawn: list[Drawn] = []
         while len(drawn) < self.pictures:
             kind = pick(self.stage, rng)

@@ -17,6 +17,7 @@ from qvl.training.trainable import adaptable, make_trainable
 ADAM_BYTES = 16  # of a trained number: itself, its gradient, two means
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.6}
 ROOM = 1.1  # the allocator's rounding
+RECOMPUTED = 4  # layers' worth of memory that computing one of them again takes, with its gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Estimate:
 
 def estimate(config: ModelConfig, recipe: Recipe, *, tokens: int, patches: int) -> Estimate:
     """For passes of at most that many tokens, with that many patches of pictures."""
-    model = empty_model(config)
+    model = empty_model(config).requires_grad_(requires_grad=False)
     numbers = sum(p.numel() for p in model.parameters())
     inner = sum(layer.weight.numel() for _, layer in adaptable(model, ("decoder",)))
     quantised = inner if recipe.base in ("int8", "int4") else 0
@@ -54,16 +55,19 @@ def estimate(config: ModelConfig, recipe: Recipe, *, tokens: int, patches: int) 
 
 
 def kept_bytes(config: ModelConfig, recipe: Recipe, *, tokens: int, patches: int) -> float:
-    """What one pass keeps for its gradients."""
+    """What one pass keeps for its gradients, as measured: tests/training/test_memory.py compares."""
     decoder, vision = config.decoder, config.vision
     number = 4.0 if recipe.base == "fp32" else 3.0  # products in bf16, norms and sums in fp32
     heads = (2 * decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
     mlp = decoder.mlp_width * max(1, decoder.experts_per_token)
-    layer = tokens * number * (8 * decoder.hidden + 3 * heads + 5 * mlp)
-    whole = layer * (1 if recipe.recompute else decoder.layers)
-    whole += tokens * number * decoder.hidden * decoder.layers if recipe.recompute else 0
-    block = patches * number * (12 * vision.width + 4 * vision.mlp_width)
+    kept = 4 * decoder.hidden + 2 * heads + 3 * mlp
+    if recipe.method != "full":  # what the adapters add, too
+        kept += 1.4 * (heads + 2 * decoder.hidden + 2 * mlp)
+    layer = tokens * number * kept
+    layers = min(RECOMPUTED, decoder.layers) if recipe.recompute else decoder.layers
+    between = tokens * number * decoder.hidden * decoder.layers if recipe.recompute else 0
+    block = patches * number * (8 * vision.width + 3 * vision.mlp_width)
     trains_tower = "tower" in recipe.sections
-    tower = block * (vision.depth if trains_tower and not recipe.recompute else 1)
+    blocks = vision.depth if trains_tower and not recipe.recompute else 2
     logits = min(LOGITS_BYTES, 4 * tokens * decoder.vocab_size)
-    return whole + tower + 3 * logits
+    return layers * layer + between + blocks * block + 3 * logits

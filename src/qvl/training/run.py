@@ -28,7 +28,7 @@ from qvl.errors import OutOfMemoryError, QvlError, RunChangedError, RunLockedErr
 from qvl.training.data import Order, Reader, Share
 from qvl.training.parallel import Workers
 from qvl.training.passes import Loss, Passage
-from qvl.training.trainable import Method, Section
+from qvl.training.trainable import Base, Method, Section
 
 RECIPE, STATE, BEST, LOG = "run.json", "state.safetensors", "best.safetensors", "log.jsonl"
 LEAST_SHARE = 0.1  # of the peak rate, at the end of the cosine
@@ -44,7 +44,7 @@ class Recipe:
 
     method: Method
     sections: tuple[Section, ...]
-    base: str
+    base: Base
     rank: int
     alpha: float
     steps: int

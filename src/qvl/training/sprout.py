@@ -34,8 +34,8 @@ RULES = PixelRules(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
-# as many frames of a video as are as large as the largest picture; more are made smaller
-VIDEO_FRAMES = 16
+# of a video's frames together; more than 16 of them are made smaller
+VIDEO_PX = 16 * 192 * 192
 VISION = VisionConfig(
     depth=6, width=256, heads=4, mlp_width=1024, out_width=256, patch_px=PATCH_PX, merge=MERGE,
     temporal_patch=2, norm="layer", mlp="gelu_tanh", patch_bias=True, pos_grid=16,
@@ -151,7 +151,7 @@ def save_sprout(folder: Path, model: QwenVL, tokenizer: Tokenizer) -> None:
         "video_preprocessor_config.json": {
             "video_processor_type": "Qwen3VLVideoProcessor",
             **rules,
-            "size": {"shortest_edge": RULES.min_px, "longest_edge": VIDEO_FRAMES * RULES.max_px},
+            "size": {"shortest_edge": RULES.min_px, "longest_edge": VIDEO_PX},
         },
         "generation_config.json": {
             "do_sample": False,

@@ -72,7 +72,8 @@ class Product(torch.autograd.Function):
         return x @ layer.weight().to(x.dtype).T
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        (grad,) = grads
         return grad @ ctx.layer.weight().to(grad.dtype), None
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
+from qvl import scenes
 from qvl.errors import ConfigError
 from qvl.processing.tokenizer import family_bpe
-from qvl.tasks.prompts import shipped
-from qvl.training import phrases
+from qvl.scenes.kinds import Kind, by_key
+from qvl.tasks.prompts import shipped, tasks_with_prompts
 
 VOCABULARY = 12288
 SPECIAL = (
@@ -42,24 +43,22 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     return found
 
 
+EXAMPLES = 20  # scenes of each kind whose answers are read
 ROLES = ("user", "assistant", "system", "tool")
 
 
 def product_words() -> set[str]:
-    """Every word of prompts, questions, answers and boxes."""
-    texts = [p for by_language in shipped("describe").values() for p in by_language.values()]
-    texts += [
-        q for by_language in phrases.QUESTIONS.values() for qs in by_language.values() for q in qs
-    ]
-    texts += [phrases.sentence("", language) for language in phrases.LANGUAGES]
-    texts += [phrases.box_answer([("", (0, 0, 0, 0))] * 2), *phrases.words(), *ROLES]
-    for table in (phrases.RELATION_ANSWER, phrases.RELATION_PHRASE):
-        texts += [text for answers in table.values() for text in answers]
-    for kind in phrases.kinds():
-        texts += [getattr(kind, name) for name in phrases.Kind.__slots__]
-    texts += [form for c in phrases.COLOURS for form in (c.en, *c.ru, c.zh)]
-    texts += [form for s in phrases.SHAPES for form in (s.en, s.ru, s.zh)]
-    found = {w for t in texts for w in re.findall(r"\w+|[^\w\s]+", re.sub(r"\{\w\}", " ", t))}
+    """Every word of the product's wordings, of questions and answers about scenes, and of what is
+    printed in them.
+    """
+    texts = [w for t in tasks_with_prompts() for ws in shipped(t).values() for w in ws.values()]
+    for kind in by_key().values():
+        texts += [getattr(kind, name) for name in Kind.__slots__ if name not in ("icon", "counted")]
+    for name in sorted(scenes.KINDS):
+        for seed in range(EXAMPLES):
+            texts += [job.answer for job in scenes.draw(name, "train", seed).jobs]
+    texts += ROLES
+    found = {w for t in texts for w in re.findall(r"\w+|[^\w\s]+", re.sub(r"\{\w+\}", " ", t))}
     # a run of five or more Chinese characters is a phrase, not a word
     found = {w for w in found if len(w) < 5 or not "\u4e00" <= w[0] <= "\u9fff"}
     return found | {word.capitalize() for word in found}
