@@ -24,7 +24,7 @@ from qvl.scenes.phrases import LANGUAGES
 from qvl.vlm.open_model import open_model
 
 COLUMNS = (*LANGUAGES, "style")
-OTHER_SHARE = 10  # a skill without a bar gets a tenth of the items
+OTHER_SHARE = 20  # a skill without a bar gets a twentieth of the items
 Figure = Callable[[Sequence[Scored]], float]
 
 
@@ -68,10 +68,9 @@ def macro_f1(answers: Sequence[Scored]) -> float:
 
 
 def calibration(answers: Sequence[Scored]) -> float:
-    exact = [one for one in answers if one.is_exact]
-    if not exact:
-        return math.nan
-    return scores.calibration_error([one.confidence for one in exact], [one.right for one in exact])
+    return scores.calibration_error(
+        [one.confidence for one in answers], [one.right for one in answers]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +151,14 @@ class Line:
 def lines(found: Mapping[tuple[str, str], Sequence[Scored]]) -> tuple[list[Line], list[Line]]:
     """Those with a bar, then all other skills."""
 
-    def line(row: Row, skills_: Collection[str], bar: float | None) -> Line | None:
+    def line(row: Row, bar: float | None = None) -> Line | None:
         by_column = {
-            column: [one for skill in skills_ for one in found.get((column, skill), ())]
+            column: [
+                one
+                for (of, skill), answers in found.items()
+                for one in answers
+                if of == column and (skill in row.skills or (row is CALIBRATION and one.is_short))
+            ]
             for column in COLUMNS
         }
         every = [one for answers in by_column.values() for one in answers]
@@ -167,9 +171,8 @@ def lines(found: Mapping[tuple[str, str], Sequence[Scored]]) -> tuple[list[Line]
 
     seen = sorted({skill for _, skill in found})
     barred = {skill for row in ROWS for skill in row.skills}
-    first = [line(row, row.skills, row.bar) for row in ROWS]
-    first.append(line(CALIBRATION, seen, CALIBRATION.bar))
-    second = [line(Row(s, 0.0, (s,)), (s,), None) for s in seen if s not in barred]
+    first = [line(row, row.bar) for row in (*ROWS, CALIBRATION)]
+    second = [line(Row(skill, 0.0, (skill,))) for skill in seen if skill not in barred]
     return [one for one in first if one], [one for one in second if one]
 
 

@@ -43,7 +43,7 @@ class Scored:
     """How right one answer is, from 0 to 1; `told` and `true` are what was compared.
 
     `is_refused`: the task could not read the answer, or the model gave none; then `told` is None. `kind`
-    is the scene's. `is_exact`: the answer is right or wrong, so that `confidence`, the model's own, can
+    is the scene's. `is_short`: a value or a few words, right or wrong, so that `confidence`, the model's own, can
     be held against it. `measures` are, of a text about objects, "named" (F1 over objects), "facts" (the
     share that is said) and "free" (1 if nothing is invented), and of events "order".
     """
@@ -57,7 +57,7 @@ class Scored:
     told: Any
     true: Any
     is_refused: bool = False
-    is_exact: bool = False
+    is_short: bool = False
     measures: dict[str, float] = field(default_factory=dict)
 
 
@@ -84,7 +84,7 @@ def scored(model: ChatModel, asked: Iterable[Asked]) -> Generator[Scored, None, 
 def score(asked: Asked, result: Completion | QvlError) -> Scored:
     job, scene = asked.job, asked.scene
     confidence = 0.0 if isinstance(result, QvlError) else result.confidence
-    right, told, measures, is_refused = 0.0, None, dict.fromkeys(_measured(job), 0.0), False
+    right, told, measures, is_refused = 0.0, None, dict.fromkeys(_measured(job, scene), 0.0), False
     try:
         if isinstance(result, QvlError):
             raise result
@@ -105,7 +105,7 @@ def score(asked: Asked, result: Completion | QvlError) -> Scored:
         told=told,
         true=job.truth,
         is_refused=is_refused,
-        is_exact=_is_exact(job),
+        is_short=_is_exact(job) and job.task != "solve",
         measures=measures,
     )
 
@@ -188,18 +188,18 @@ def _is_in(told: Sequence[float], box: Sequence[float]) -> bool:
     return box[0] <= told[0] <= box[2] and box[1] <= told[1] <= box[3]
 
 
-def _measured(job: Job) -> tuple[str, ...]:
+def _measured(job: Job, scene: Scene) -> tuple[str, ...]:
     names: tuple[str, ...] = ()
     if _is_free(job):
         names = ("facts",)
         if job.task in ("describe", "video"):
             names = ("named", "facts", "free")
-    return (*names, "order") if len(_events(job)) > 1 else names
+    return (*names, "order") if len(_events(job, scene)) > 1 else names
 
 
 def _measures(job: Job, scene: Scene, told: Any) -> dict[str, float]:
     out: dict[str, float] = {}
-    names = _measured(job)
+    names = _measured(job, scene)
     if "facts" in names:
         out["facts"] = sum(scores.says(told, fact) for fact in job.facts) / len(job.facts)
     if "named" in names:
@@ -207,24 +207,24 @@ def _measures(job: Job, scene: Scene, told: Any) -> dict[str, float]:
         out["named"] = scores.set_f1(named(told), named(job.answer))
         out["free"] = float(not invented(told, there, job.answer))
     if "order" in names:
-        out["order"] = scores.in_order(_places(job, told))
+        out["order"] = scores.in_order(_places(_events(job, scene), told))
     return out
 
 
-def _events(job: Job) -> tuple[str, ...]:
-    """What happens one after the other, in a job that asks for it."""
+def _events(job: Job, scene: Scene) -> tuple[str, ...]:
+    """What happens one after the other, in a job that asks for it; only a clip has several."""
     if job.options.get("answer_as") == "events":
         return tuple(what for _, _, what in sorted(job.truth, key=lambda event: event[0]))
-    if job.skill in ("video", "describe-video") and _is_free(job):
+    if scene.kind == "clip" and _is_free(job):
         return job.facts
     return ()
 
 
-def _places(job: Job, told: Any) -> list[float | None]:
+def _places(events: Sequence[str], told: Any) -> list[float | None]:
     """Where each event is told: its start, or its place in the text."""
     if not isinstance(told, str):
         starts = {scores.normal(what): start for start, _, what in told}
-        return [starts.get(scores.normal(what)) for what in _events(job)]
+        return [starts.get(scores.normal(what)) for what in events]
     text = scores.normal(told)
-    at = [text.find(scores.normal(what)) for what in _events(job)]
+    at = [text.find(scores.normal(what)) for what in events]
     return [float(place) if place >= 0 else None for place in at]

@@ -6,10 +6,10 @@ arguments give the same items in the same order, however many processes draw.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 
 from qvl.evals.drawn import Asked, asked_of
@@ -19,10 +19,11 @@ from qvl.scenes.scene import Job, Split
 
 FIRST_SEED = 10**9  # far from those that training draws
 SEEDS_A_ROUND = 4
-SCENES_FOR_SKILLS = 24
-DRY = 48  # a kind that gave nothing wanted in so many scenes is not drawn again
+SCENES_TO_KNOW = 24  # of a kind, until it is known which skills it has
+DRY = 400  # a kind that gave nothing wanted in so many scenes has no more of it
 SIGNS = ("sign", *(f"text-{level}" for level in range(10)))
 Wanted = tuple[str, str]  # skill, language
+Drawn = tuple[frozenset[str], list[Asked]]  # all skills of a scene, and the jobs that are wanted
 
 
 def skill_of(kind: str, job: Job) -> str:
@@ -34,26 +35,37 @@ def skill_of(kind: str, job: Job) -> str:
 
 @dataclass(slots=True)
 class _Open:
-    """How many are still wanted of each, and for how many scenes a kind has given none of them."""
+    """What is still wanted, and what each kind of scene has given so far."""
 
     left: Counter[Wanted]
-    dry: Counter[str]
+    drawn: Counter[str] = field(default_factory=Counter)
+    dry: Counter[str] = field(default_factory=Counter)  # scenes since the last that gave something
+    skills: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def wanted(self) -> frozenset[Wanted]:
         return frozenset(key for key, n in self.left.items() if n > 0)
 
     def kinds(self) -> list[str]:
-        return [kind for kind in KINDS if self.dry[kind] < DRY] if self.wanted() else []
+        """Those that are worth drawing again."""
+        skills = {skill for skill, _ in self.wanted()}
+        return [
+            kind
+            for kind in KINDS
+            if (self.drawn[kind] < SCENES_TO_KNOW and skills)
+            or (skills & self.skills[kind] and self.dry[kind] < DRY)
+        ]
 
-    def take(self, kind: str, drawn: Iterable[Asked]) -> Iterator[Asked]:
-        taken = False
-        for asked in drawn:
+    def take(self, kind: str, drawn: Drawn) -> Iterator[Asked]:
+        skills, offered = drawn
+        self.skills[kind] |= skills
+        self.drawn[kind] += 1
+        self.dry[kind] += 1
+        for asked in offered:
             key = (asked.job.skill, asked.job.options["language"])
             if self.left[key] > 0:
                 self.left[key] -= 1
-                taken = True
+                self.dry[kind] = 0
                 yield asked
-        self.dry[kind] = 0 if taken else self.dry[kind] + 1
 
 
 def items(
@@ -63,10 +75,10 @@ def items(
 
     Fewer where no kind of scene has more of them; their `skill` is that of `skill_of`.
     """
-    still = _Open(Counter(wanted), Counter())
+    still = _Open(Counter(wanted))
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
 
-        def start(number: int) -> list[tuple[str, Future[list[Asked]]]]:
+        def start(number: int) -> list[tuple[str, Future[Drawn]]]:
             """A round is drawn while the one before it is asked."""
             seeds = range(
                 first_seed + number * SEEDS_A_ROUND, first_seed + (number + 1) * SEEDS_A_ROUND
@@ -88,13 +100,12 @@ def items(
             pool.shutdown(cancel_futures=True)
 
 
-def _drawn(kind: str, split: Split, seed: int, wanted: Collection[Wanted]) -> list[Asked]:
+def _drawn(kind: str, split: Split, seed: int, wanted: Collection[Wanted]) -> Drawn:
     scene = draw(kind, split, seed)
     seen = seen_of(scene)
     jobs = [replace(job, skill=skill_of(kind, job)) for job in scene.jobs]
-    return [
-        asked_of(job, scene, seen) for job in jobs if (job.skill, job.options["language"]) in wanted
-    ]
+    open_jobs = [job for job in jobs if (job.skill, job.options["language"]) in wanted]
+    return frozenset(job.skill for job in jobs), [asked_of(job, scene, seen) for job in open_jobs]
 
 
 def skills() -> frozenset[str]:
@@ -102,6 +113,6 @@ def skills() -> frozenset[str]:
     return frozenset(
         skill_of(kind, job)
         for kind in KINDS
-        for seed in range(SCENES_FOR_SKILLS)
+        for seed in range(SCENES_TO_KNOW)
         for job in draw(kind, "train", seed).jobs
     )

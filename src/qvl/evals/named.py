@@ -15,6 +15,7 @@ from qvl.scenes.kinds import Kind, by_key
 from qvl.scenes.objects import SHAPE_KINDS
 from qvl.scenes.phrases import COLOURS
 
+NUMERALS = r"\d一二两三四五六七八九十"
 NO_NAMES = ("画面",)  # words with a name in them
 
 
@@ -57,7 +58,13 @@ def _table() -> tuple[re.Pattern[str], dict[str, str]]:
         for form in _forms(kind):
             keys.setdefault(form, kind.key)
     longest_first = sorted((*keys, *NO_NAMES), key=lambda form: (-len(form), form))
-    signs = "|".join(form for form in longest_first if re.match(f"[{HAN}]", form))
+    # "一碗米饭": what counts things after a number is no bowl
+    measures = {kind.zh_measure for kind in _kinds()}
+    signs = "|".join(
+        rf"(?<![{NUMERALS}]){form}" if form in measures else form
+        for form in longest_first
+        if re.match(f"[{HAN}]", form)
+    )
     others = [re.escape(form) for form in longest_first if not re.match(f"[{HAN}]", form)]
     letter = rf"[^\W{HAN}]"
     # "orange" is a colour before a name and after "colour:"
