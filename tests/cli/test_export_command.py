@@ -80,7 +80,7 @@ def test_what_is_missing_or_too_much_is_told_in_a_line(qvl: Run) -> None:
     for flags, words in (
         (("--export", "gptq"), "--export gptq is calibrated on pictures like yours"),
         (("--export", "int3"), "--export is 'int3'"),
-        (("--export", "fp8", "--quantize", "int8"), "both given"),
+        (("--export", "fp8", "--quantize", "int8"), "--quantize and --export are given together"),
         (("--quantize", "int8", "--calibrate", "x"), "--calibrate is for --export"),
         ((), "neither --quantize nor --export is given"),
     ):

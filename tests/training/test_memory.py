@@ -14,6 +14,7 @@ from qvl.loading.config import model_config
 from qvl.models.config import ModelConfig
 from qvl.training.memory import Estimate, estimate
 from qvl.training.run import Recipe
+from qvl.training.trainable import Method
 
 WIDE = {
     "hidden_size": 512,
@@ -64,7 +65,7 @@ def config() -> ModelConfig:
     return model_config(tiny.config_json("qwen3_vl", **WIDE))
 
 
-def recipe(method: str, *, recompute: bool) -> Recipe:
+def recipe(method: Method, *, recompute: bool) -> Recipe:
     return Recipe(
         method=method, sections=("decoder",), base="fp32", rank=16, alpha=32, steps=1, batch=1,
         tokens=TOKENS, rate=1e-4, warmup=1, weight_decay=0, clip=1, eval_every=0, patience=0, seed=0,
@@ -72,7 +73,7 @@ def recipe(method: str, *, recompute: bool) -> Recipe:
     )  # fmt: skip
 
 
-def told(method: str, *, recompute: bool) -> Estimate:
+def told(method: Method, *, recompute: bool) -> Estimate:
     return estimate(config(), recipe(method, recompute=recompute), tokens=TOKENS, patches=0)
 
 
@@ -86,7 +87,7 @@ def test_what_costs_more_is_told_so() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_what_is_told_is_what_is_taken(tmp_path: Path, method: str) -> None:
+def test_what_is_told_is_what_is_taken(tmp_path: Path, method: Method) -> None:
     tiny.save_tiny(tmp_path, "qwen3_vl", **WIDE)
     taken, norms = {}, {}
     for recompute in (False, True):

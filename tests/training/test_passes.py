@@ -154,7 +154,7 @@ def test_beside_quantised_weights_is_beside_what_they_stand_for(tmp_path: Path, 
     assert (Int4Linear in kinds) == (base == "int4")  # some layers are too narrow for it
     assert kinds <= {Int8Linear, Int4Linear}
     for name, layer in frozen.items():
-        plain.get_submodule(name).weight.data = layer.weight.bfloat16()
+        plain.get_parameter(f"{name}.weight").data = layer.weight.bfloat16()
     found = []
     for model in (quantised, plain):
         make_trainable(model, "lora", ("decoder",), rank=4)

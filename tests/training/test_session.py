@@ -264,6 +264,7 @@ def test_an_adapter_says_elsewhere_what_it_learnt_here(wish: Wish, method: Any) 
     ours = replace(wish, method=method, sections=("decoder", "tower"), steps=30, rank=4)
     prepared = prepare(ours)
     target = fit(prepared)
+    assert target is not None
     assert target == wish.out / "adapter"
     loaded = load_model(wish.folder, dtype="fp32")
     adapter = read_adapter(target, loaded.config)

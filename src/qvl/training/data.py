@@ -22,11 +22,19 @@ READERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Rows that are computed together, by their numbers; `tokens` in all, of which `said` are learnt."""
+    """Rows that are computed together, by their numbers; `tokens` in all, of which `said` are learnt and
+    `visual` are of pictures.
+    """
 
     rows: tuple[int, ...]
     tokens: int
     said: int
+    visual: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[int], example: Example) -> Unit:
+        visual = sum(image.tokens for image in example.images)
+        return cls(tuple(rows), len(example.ids), example.said, visual)
 
 
 def survey(
@@ -92,12 +100,12 @@ def cut_units(examples: dict[int, Example], most_tokens: int) -> Iterator[Unit]:
                 longer = None
         if longer is None or len(longer.ids) > most_tokens:
             if whole is not None:
-                yield Unit(tuple(group), len(whole.ids), whole.said)
+                yield Unit.of(group, whole)
             group, whole = [number], example
         else:
             group, whole = [*group, number], longer
     if whole is not None:
-        yield Unit(tuple(group), len(whole.ids), whole.said)
+        yield Unit.of(group, whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,13 @@ from qvl.loading.machine import bf16_instructions, usable_cores
 from qvl.loading.model import free_bytes, read_parts
 from qvl.loading.template import opens_reasoning
 from qvl.models.lora import LowRank
-from qvl.processing.patches import token_count
 from qvl.training.data import Order, Reader, Share, Unit, survey
 from qvl.training.examples import Encoder
 from qvl.training.memory import Estimate, estimate
 from qvl.training.parallel import Workers
 from qvl.training.passes import Loss, recompute_layers
 from qvl.training.report import report
-from qvl.training.rows import Problem, Row, read_rows
+from qvl.training.rows import Problem, read_rows
 from qvl.training.run import BEST, Recipe, Run, opened_run, train
 from qvl.training.trainable import Base, Method, Section, load_base, make_trainable
 
@@ -102,7 +101,7 @@ class Prepared:
             f"to evaluate on\n{recipe.steps} steps of {recipe.batch} rows: {epochs:.1f} times through; "
             f"{recipe.method} of {', '.join(recipe.sections)}, {recipe.base} base, rate {recipe.rate:g}\n"
             f"memory about {self.memory.total / 2**30:.2f} GiB: weights {gib['weights']:.2f}, training "
-            f"{gib['training']:.2f}, passes of up to {recipe.tokens} tokens {gib['passes']:.2f}"
+            f"{gib['training']:.2f}, the largest pass {gib['passes']:.2f}"
         )
 
 
@@ -142,14 +141,10 @@ def prepare(wish: Wish, *, seen: Callable[[int, int], None] = lambda done, all_:
         )
     order = Order(tuple(units), wish.batch, wish.tokens, wish.seed)
     recipe = recipe_of(wish, order, has_eval=bool(held_units), digest=digest(wish))
-    merge = parts.config.vision.merge
-    longest = max(u.tokens for u in units)
-    most = min(wish.tokens, max(longest, wish.batch * longest))
-    pictures = max((image_tokens(encoder, rows[u.rows[0]]) for u in units[:64]), default=0)
-    share = pictures / longest
-    memory = estimate(
-        parts.config, recipe, tokens=most, patches=round(most * min(1, share) * merge**2)
-    )
+    most = min(wish.tokens, wish.batch * max(u.tokens for u in units))
+    seen_share = max(u.visual / u.tokens for u in units)
+    patches = round(most * seen_share * parts.config.vision.merge**2)
+    memory = estimate(parts.config, recipe, tokens=most, patches=patches)
     check_memory(memory, device)
     workers = Workers(device)
     held = tuple(Share(tuple(p)) for p in order.passes(held_units))
@@ -164,11 +159,6 @@ def prepare(wish: Wish, *, seen: Callable[[int, int], None] = lambda done, all_:
         memory=memory,
         workers=workers,
     )
-
-
-def image_tokens(encoder: Encoder, row: Row) -> int:
-    images = encoder.example(row).images
-    return sum(token_count(i.patches.grid, encoder.parts.rules.merge) for i in images)
 
 
 def check(wish: Wish) -> None:
