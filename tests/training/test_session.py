@@ -249,6 +249,13 @@ def test_wishes_that_cannot_be(wish: Wish, change: dict[str, Any]) -> None:
     assert not wish.out.exists()
 
 
+def test_a_rate_too_high_ends_the_run_and_keeps_what_was_saved(wish: Wish) -> None:
+    with pytest.raises(InvalidParamError, match="the loss of step 2 is"):
+        fit(prepare(replace(wish, rate=1e30, save_every=1)))
+    assert [line["step"] for line in read_log(wish.out)] == [1]
+    assert (wish.out / "state.safetensors").exists()
+
+
 def test_only_the_named_parts_change(wish: Wish, checkpoint: Path) -> None:
     target = fit(prepare(replace(wish, sections=("merger",), steps=2)))
     assert target is not None

@@ -24,7 +24,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qvl.errors import OutOfMemoryError, QvlError, RunChangedError, RunLockedError, StorageError
+from qvl.errors import (
+    InvalidParamError,
+    OutOfMemoryError,
+    RunChangedError,
+    RunLockedError,
+    StorageError,
+)
 from qvl.training.data import Order, Reader, Share
 from qvl.training.parallel import Workers
 from qvl.training.passes import Loss, Passage
@@ -65,7 +71,7 @@ class Recipe:
 
 @dataclass(slots=True)
 class Progress:
-    """`step` are done; the lowest evaluation loss, when, and how many since."""
+    """`step` are done; the lowest evaluation loss, and after which step."""
 
     step: int = 0
     best_loss: float = math.inf
@@ -122,7 +128,7 @@ class Run:
         self.progress.step += 1
         mean = self.workers.total(total.item())
         if not math.isfinite(mean):
-            raise QvlError(
+            raise InvalidParamError(
                 f"the loss of step {self.progress.step} is {mean}",
                 hint="take a lower rate; the state of the last save is kept",
             )
@@ -244,7 +250,9 @@ def lock_file(descriptor: int, folder: Path) -> None:
 def check_recipe(path: Path, recipe: Recipe) -> None:
     wanted = json.loads(json.dumps(asdict(recipe)))
     if not path.exists():
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
         return
     kept = json.loads(path.read_text("utf-8"))
     changed = sorted(name for name in {*kept, *wanted} if kept.get(name) != wanted.get(name))
