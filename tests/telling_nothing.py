@@ -19,9 +19,9 @@ from typing import Any
 import qvl
 from qvl.errors import QvlError
 
-# addresses of objects, tracebacks, keys, pictures as base64
+# addresses of objects (a damaged picture may be 0x2357545036 px), tracebacks, keys, base64
 TELLING = re.compile(
-    r" at 0x[0-9a-f]+|0x[0-9a-f]{9,}|File \"/|Traceback|Bearer \S{8,}|[A-Za-z0-9+/]{200}"
+    r" at 0x[0-9a-f]+|(?<!\d)0x[0-9a-f]{9,}+(?! p)|File \"/|Traceback|Bearer \S{8,}|[A-Za-z0-9+/]{200}"
 )
 # folders of the program and of its Python, which no caller has named
 OWN_FOLDERS = tuple({str(Path(qvl.__file__).parent), sys.prefix, sys.base_prefix, "/site-packages"})

@@ -86,6 +86,7 @@ def test_what_is_installed_is_what_the_project_says() -> None:
         assert set(extras.split(",")) == set(PROJECT["optional-dependencies"]) - {
             "clients",
             "dev",
+            "evals",
             "training",
         }
 
