@@ -164,7 +164,7 @@ def convert_model(
     """Write a copy of a model in another form.
 
     --quantize packs it for a processor, where it starts at once; qvl alone reads that. --export
-    writes a published quantised form, which transformers, vLLM and qvl read on any device, and says
+    writes a published quantised form, which qvl reads on any device and others know, and says
     what was lost. --adapter makes a copy as it was published, with the adapter in its weights. Without
     any: the safetensors of a folder of Qwen-VL, which was published pickled.
     """
