@@ -369,6 +369,8 @@ def test_64_streams_for_ten_minutes(model: LocalModel) -> None:
     """As many as run at once; each is what it is alone, and memory stays."""
     process, firsts, counted, sizes = psutil.Process(), [], 0, []
     with running(model) as server:
+        # pytest, and our own look at the log, would keep the line of every request
+        logging.getLogger("qvl").setLevel(logging.WARNING)
         alone = [asyncio.run(one_stream(server, mixed(n)))[1] for n in range(64)]
         streams_together(server, 64)
         until_s = time.monotonic() + LOAD_S
