@@ -14,8 +14,6 @@ import typer
 from qvl.errors import UsageError, nearest
 from qvl.settings import load_settings
 
-Sections = ("decoder", "merger", "tower")
-
 
 def train(
     data: Annotated[
@@ -77,14 +75,15 @@ def train(
     """
     chosen = load_settings(model=model, device=device, dtype=dtype)
     from qvl.training import session
+    from qvl.training.trainable import SECTIONS
     from qvl.vlm.local import chosen_device, model_folder
 
     sections = tuple(part.strip() for part in train_parts.split(","))
     for section in sections:
-        if section not in Sections:
+        if section not in SECTIONS:
             raise UsageError(
-                f"--train has {section!r}, not one of {', '.join(Sections)}",
-                hint=nearest(section, Sections),
+                f"--train has {section!r}, not one of {', '.join(SECTIONS)}",
+                hint=nearest(section, SECTIONS),
             )
     if chosen.dtype == "fp8":
         raise UsageError("fp8 weights are not trained beside", hint="use --dtype bf16 or int4")

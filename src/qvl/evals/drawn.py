@@ -19,8 +19,7 @@ from qvl.evals import scores
 from qvl.evals.named import invented, named
 from qvl.scenes.asked import answered, request_of, value
 from qvl.scenes.scene import Job, Scene
-from qvl.tasks.ocr import Reading
-from qvl.tasks.task import Result, Seen
+from qvl.tasks.task import Seen
 from qvl.types import Completion, Request, ResponseFormat
 from qvl.vlm.chat_model import ChatModel
 from qvl.vlm.form_check import fits
@@ -90,7 +89,7 @@ def score(asked: Asked, result: Completion | QvlError) -> Scored:
             raise result
         _check_form(result.text, asked.request.response_format)
         read = answered(job, scene, result.text)
-        told = _told(job, read)
+        told = value(job, read)
         measures = _measures(job, scene, told)
         right = _right(job, scene, told)
     except QvlError:
@@ -123,14 +122,6 @@ def _check_form(text: str, form: ResponseFormat | None) -> None:
                 ok = bool(fits("json_schema", json.loads(form.value), text))
     if not ok:
         raise AnswerFormError("the answer is empty, or has not the form that was asked for")
-
-
-def _told(job: Job, result: Result) -> Any:
-    if isinstance(result, Reading) and job.options.get("answer_as") == "lines":
-        corners = [line.box for line in result.lines]
-        places = [[b.x1, b.y1, b.x2, b.y2] if b else [0.0] * 4 for b in corners]
-        return [[line.text, box] for line, box in zip(result.lines, places, strict=True)]
-    return value(job, result)
 
 
 def _is_exact(job: Job) -> bool:

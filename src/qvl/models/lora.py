@@ -35,17 +35,19 @@ class LowRank:
 
     def merged(self, weight_nk: Tensor) -> Tensor:
         """The adapted weight, fp32 [N, K]."""
-        whole = weight_nk.float() + self.scale * (self.b_nr.float() @ self.a_rk.float())
+        whole = self._unscaled(weight_nk)
         if self.magnitude_n is None:
             return whole
-        return whole * self.gain(weight_nk).unsqueeze(1)
+        return whole * (self.magnitude_n.float() / whole.norm(dim=1)).unsqueeze(1)
 
     def gain(self, weight_nk: Tensor) -> Tensor:
         """What each output is multiplied by, fp32 [N]; 1 without magnitudes."""
         if self.magnitude_n is None:
             return torch.ones(len(weight_nk), device=weight_nk.device)
-        whole = weight_nk.float() + self.scale * (self.b_nr.float() @ self.a_rk.float())
-        return self.magnitude_n.float() / whole.norm(dim=1)
+        return self.magnitude_n.float() / self._unscaled(weight_nk).norm(dim=1)
+
+    def _unscaled(self, weight_nk: Tensor) -> Tensor:
+        return weight_nk.float() + self.scale * (self.b_nr.float() @ self.a_rk.float())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -103,8 +103,9 @@ def value(job: Job, result: Result) -> Any:
             return {"summary": result.summary, "same": list(result.same), "different": rows}
         case Watched(events=events) if events:
             return [[event.start_s, event.end_s, event.what] for event in events]
-        case Reading(lines=lines) if lines:
-            return [[one.text, list(astuple(one.box))[1:]] for one in lines if one.box is not None]
+        case Reading(lines=lines) if job.options.get("answer_as") == "lines":
+            boxes = [list(astuple(one.box))[1:] if one.box else [0.0] * 4 for one in lines]
+            return [[one.text, box] for one, box in zip(lines, boxes, strict=True)]
         case Reply():
             return {"answer": result.text, "hand_over": result.hand_over, "reason": result.reason}
         case Extraction() if job.before:  # where one of the values stands

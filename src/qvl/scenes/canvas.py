@@ -6,7 +6,6 @@ a box is that of the pixels that are pasted; light, blur, noise and JPEG come la
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from qvl.scenes.photo import as_jpeg, homography
 from qvl.scenes.scene import PixelBox, Thing
 
 Rgb = tuple[int, int, int]
@@ -205,17 +205,6 @@ def posed(sprite: Image.Image, side: float, rng: random.Random, strength: float)
     return lit(shown, rng.uniform(0.86, 1.1))
 
 
-def homography(
-    start: Sequence[tuple[float, float]], end: Sequence[tuple[float, float]]
-) -> np.ndarray:
-    """[3, 3] that takes four points to four others (Hartley and Zisserman 2004, 4.1)."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(start, end, strict=True):
-        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
-        values += [u, v]
-    return np.append(np.linalg.solve(np.array(rows), np.array(values)), 1.0).reshape(3, 3)
-
-
 def lit(glyph: Image.Image, light: float) -> Image.Image:
     red, green, blue, alpha = glyph.split()
     table = [min(255, int(v * light)) for v in range(256)]
@@ -259,9 +248,7 @@ def photographed(image: Image.Image, rng: random.Random, strength: float) -> Ima
     if rng.random() < 0.35 * strength:
         image = image.filter(ImageFilter.BoxBlur(0.3 + 0.5 * strength * rng.random()))
     if rng.random() < 0.5 * strength:
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=round(92 - 50 * strength * rng.random()))
-        image = Image.open(file).convert("RGB")
+        image = as_jpeg(image, quality=round(92 - 50 * strength * rng.random()))
     return image
 
 

@@ -1,6 +1,6 @@
 """What a run is trained on, and in which order: rows read once to know them, units, batches of each step.
 
-Main path: survey (every row encoded, every picture opened) -> Unit -> Order.batch(step) -> Reader.
+Main path: survey (every row encoded, every picture opened) -> Unit -> Order.steps -> Reader.
 """
 
 from __future__ import annotations

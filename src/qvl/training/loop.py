@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -41,6 +39,7 @@ from qvl.training.dense import Pointer, Probes, class_names, naming_loss
 from qvl.training.lessons import Lesson, Lessons
 from qvl.training.muon import Muon
 from qvl.training.passes import PackedBranches
+from qvl.training.run import STATE, write
 from qvl.training.sprout import initialise, save_sprout, sprout_config
 
 MUON_RATE, ADAM_RATE = 3e-3, 2e-3
@@ -158,17 +157,14 @@ def save_state(
         for key, entries in optim.state_dict()["state"].items():
             for name, value in entries.items():
                 tensors[f"optim.{number}.{key}.{name}"] = torch.as_tensor(value)
-    partial = folder / "state.safetensors.part"
-    marks = {"step": str(place.step), "stage": str(place.stage)}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=marks)
-    os.replace(partial, folder / "state.safetensors")
+    write(folder / STATE, tensors, asdict(place))
 
 
 def load_state(folder: Path, taught: Taught, optims: list[torch.optim.Optimizer]) -> Place:
     """Restores what save_state wrote."""
-    path = folder / "state.safetensors"
+    path = folder / STATE
     with safe_open(path, "pt") as file:
-        place = Place(**{name: int(value) for name, value in file.metadata().items()})
+        place = Place(**json.loads(file.metadata()["progress"]))
     tensors = load_file(path)
     taught.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optim.")})
     for number, optim in enumerate(optims):
@@ -243,7 +239,7 @@ def train(
     taught = Taught(model, class_names(lambda text: tokenizer.encode(text).ids))
     optims = optimisers(taught)
     place = Place(stage=stage)
-    if (folder / "state.safetensors").exists():
+    if (folder / STATE).exists():
         place = load_state(folder, taught, optims)
     elif start is not None:
         model.load_state_dict(load_model(start, dtype="fp32").model.state_dict())
@@ -297,12 +293,16 @@ def segment(
     return whole
 
 
+@cache
+def computes_bf16() -> bool:
+    return bool(bf16_instructions())
+
+
 def update(
     taught: Taught, lesson: Lesson, optims: Sequence[torch.optim.Optimizer], rate: float
 ) -> Losses:
     """One step at `rate` of the peak learning rates; returns the losses before it."""
-    fast = bool(bf16_instructions())
-    with torch.autocast("cpu", torch.bfloat16) if fast else nullcontext():
+    with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16()):
         losses = losses_of(taught, lesson)
     loss = losses.answers + CELLS_WEIGHT * losses.cells + POINTED_WEIGHT * losses.pointed
     loss.backward()
