@@ -1,0 +1,1 @@
+"""Many items: out of folders and tables, through a task, into files."""
