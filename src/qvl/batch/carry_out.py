@@ -1,0 +1,160 @@
+"""A run carried out: every pending item asked, checked and written down, however it was left before.
+
+Main path: carry_out -> answer, in threads (media.seen, Asked.of, Task.run) -> Run.record.
+Answers are written down as they come, in whatever order: an item's seed is its own, so its words are
+the same beside whatever it is made.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from qvl.batch.asked import Asked
+from qvl.batch.media import seen
+from qvl.errors import EngineClosedError, EngineError, QvlError, RemoteError, as_fault
+from qvl.runs.record import Item, Outcome
+from qvl.runs.run import Run
+from qvl.tasks.task import as_row
+from qvl.vlm.chat_model import ChatModel
+
+log = logging.getLogger(__name__)
+ATTEMPTS = 3
+PAUSES_S = (1.0, 2.0, 4.0)  # at most, before an item is asked again
+RETRIED_SHARE, RETRIED_LEAST = 0.1, 10  # of the items of a run, how many may be asked again
+BREAKER = 50  # faults of the model or its server, one after another, that end a run
+LOOK_S = 0.2  # how often a run looks whether it is to stop
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Attempt:
+    """`due_s` by time.monotonic."""
+
+    due_s: float
+    ordinal: int
+    item: Item = field(compare=False)
+    number: int = field(compare=False, default=1)
+
+
+@dataclass(slots=True)
+class Stop:
+    """How often a person asked for the end: once, what is being asked is finished; twice, given up."""
+
+    times: int = 0
+
+
+@dataclass(slots=True)
+class Course:
+    """Of one run: its model, what waits for another attempt, and how many may still be made."""
+
+    run: Run
+    model: ChatModel
+    asked: Asked
+    stop: Stop
+    rng: random.Random
+    retries: int
+    later: list[Attempt] = field(default_factory=list)
+    faults: int = 0  # one after another
+
+    def next_one(self, fresh: Iterator[Attempt]) -> Attempt | None:
+        """An attempt whose pause is over, else an item that was not asked yet."""
+        if self.stop.times:
+            return None
+        if self.later and self.later[0].due_s <= time.monotonic():
+            return heapq.heappop(self.later)
+        return next(fresh, None)
+
+    def take(self, attempt: Attempt, told: Outcome | QvlError) -> Outcome | None:
+        """What is written down of it now: None where it is asked once more."""
+        if not isinstance(told, QvlError):
+            self.faults = 0
+            return told
+        self.faults = self.faults + 1 if isinstance(told, EngineError | RemoteError) else 0
+        if self.faults >= BREAKER:
+            raise told
+        if told.retryable and attempt.number < ATTEMPTS and self.retries > 0:
+            self.retries -= 1
+            pause_s = self.rng.uniform(0, PAUSES_S[attempt.number - 1])
+            due_s = time.monotonic() + pause_s
+            again = Attempt(due_s, attempt.ordinal, attempt.item, attempt.number + 1)
+            heapq.heappush(self.later, again)
+            return None
+        row = {"id": attempt.item.id, "error": told.as_json()}
+        return Outcome(
+            ordinal=attempt.ordinal, id=attempt.item.id, ok=False, out=row, attempt=attempt.number
+        )
+
+
+def answer(model: ChatModel, asked: Asked, attempt: Attempt) -> Outcome | QvlError:
+    """What comes of one attempt."""
+    began_s = time.monotonic()
+    item = attempt.item
+    try:
+        task = asked.of(item)
+        shown = seen(item)
+        task.check_seen(shown)
+        row = as_row(item.id, task.run(model, shown))
+    except Exception as err:  # noqa: BLE001 - the edge of one item: the others go on
+        return as_fault(err, item.id)
+    return Outcome(
+        ordinal=attempt.ordinal,
+        id=item.id,
+        ok=True,
+        out=row,
+        attempt=attempt.number,
+        duration_s=round(time.monotonic() - began_s, 6),
+    )
+
+
+def carry_out(
+    run: Run,
+    model: ChatModel,
+    asked: Asked,
+    *,
+    stop: Stop,
+    told: Callable[[Outcome], None] = lambda _: None,
+    rng: random.Random | None = None,
+) -> None:
+    """Ask about every item that is pending; `told` is called with each outcome once it is on disk.
+
+    Raises StorageError where it cannot be kept, and the model's own error after BREAKER faults of it,
+    one after another. What was written down stays; what was being asked is asked again by the next.
+    """
+    retries = max(RETRIED_LEAST, int(RETRIED_SHARE * run.total))
+    course = Course(run, model, asked, stop, rng or random.Random(), retries)
+    fresh = (Attempt(0.0, ordinal, item) for ordinal, item in run.pending())
+    width = 2 * model.info.at_once
+    going: dict[Future[Outcome | QvlError], Attempt] = {}
+    pool = ThreadPoolExecutor(width, "qvl-item")
+    try:
+        while True:
+            while len(going) < width and (attempt := course.next_one(fresh)) is not None:
+                run.begin(attempt.ordinal)
+                going[pool.submit(answer, model, asked, attempt)] = attempt
+            if not going:
+                if stop.times or not course.later:
+                    break
+                time.sleep(LOOK_S)
+                continue
+            done, _ = wait(going, LOOK_S, FIRST_COMPLETED)
+            for future in done:
+                attempt, result = going.pop(future), future.result()
+                if isinstance(result, EngineClosedError):
+                    continue  # given up
+                if (outcome := course.take(attempt, result)) is not None:
+                    run.record(outcome, told)
+            run.commit_if_due()
+            if stop.times > 1:
+                model.close()
+        run.commit()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        model.close()
+        raise
+    finally:
+        pool.shutdown()
