@@ -13,6 +13,8 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  |- VideoDecodeError                  damaged, or not a video
 |  |- VideoTooLargeError                bytes, pixels, frames or hours over the limit
 |  |- PdfError                           encrypted, damaged, without pages, over a limit
+|  |- TableError                         a table, or a row of it, that cannot be read
+|  |- ArchiveError                       an archive, or a member, that is damaged or over a limit
 |  |- FetchBlockedError                  an address that may not be fetched
 |  |- FetchError                         an address that gives no file (retryable)
 |  `- PromptTooLongError                more tokens than the model's context
@@ -122,6 +124,14 @@ class VideoTooLargeError(InputError):
 
 class PdfError(InputError):
     code = "pdf"
+
+
+class TableError(InputError):
+    code = "table"
+
+
+class ArchiveError(InputError):
+    code = "archive"
 
 
 class FetchBlockedError(InputError):
