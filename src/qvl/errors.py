@@ -13,6 +13,8 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |  |- VideoDecodeError                  damaged, or not a video
 |  |- VideoTooLargeError                bytes, pixels, frames or hours over the limit
 |  |- PdfError                           encrypted, damaged, without pages, over a limit
+|  |- TableError                         a table, or a row of it, that cannot be read
+|  |- ArchiveError                       an archive, or a member, that is damaged or over a limit
 |  |- FetchBlockedError                  an address that may not be fetched
 |  |- FetchError                         an address that gives no file (retryable)
 |  `- PromptTooLongError                more tokens than the model's context
@@ -33,6 +35,9 @@ QvlError                      1  500  our bug, when nothing more exact fits
 |- DeadlineError              9  504  not finished in the time that was given
 |- OutOfMemoryError           9  503  memory is too small for the model or the request
 |- StorageError               6  500  a result could not be written
+|  `- StoreCorruptError                 what a run has kept is damaged; names file, line and byte
+|- RunLockedError             5  409  another process works on that run
+|- RunChangedError            7  409  a run goes on with other settings than it was begun with
 `- PartialFailure             3  -    finished, some items failed (they are listed)
 
 The numbers are the exit code and the HTTP status. Messages hold what the caller already knows: the
@@ -124,6 +129,14 @@ class PdfError(InputError):
     code = "pdf"
 
 
+class TableError(InputError):
+    code = "table"
+
+
+class ArchiveError(InputError):
+    code = "archive"
+
+
 class FetchBlockedError(InputError):
     code = "fetch_blocked"
 
@@ -202,6 +215,10 @@ class OutOfMemoryError(QvlError):
 
 class StorageError(QvlError):
     code, exit_code = "storage", 6
+
+
+class StoreCorruptError(StorageError):
+    code = "store_corrupt"
 
 
 class RunLockedError(QvlError):

@@ -32,6 +32,28 @@ MAX_PICTURES = 32  # and videos, of one request
 TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
 Detail = Literal["auto", "low", "high", "original"]
 FIRST_ALONE = "the first one is used"  # ends the note on a file of which more could be seen
+# of pictures and documents in a folder; a file named outright is opened whatever its name
+PICTURE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".pdf",
+    ]
+)
+# of files that are videos; of a folder, whose videos may be long, only pictures are taken
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"]
+)
 
 
 @dataclass(frozen=True, slots=True)

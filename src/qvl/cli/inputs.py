@@ -14,41 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from qvl.errors import InputNotFoundError, InputUnreadableError, QvlError
-from qvl.types import Image, Video, is_address
-
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".pdf",
-    ]
-)  # of pictures and documents in a folder; a file named outright is opened whatever its name
-# of files that are videos; of a folder, whose videos may be long, only pictures are taken
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".flv",
-        ".wmv",
-    ]
-)
+from qvl.types import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Image, Video, is_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +90,12 @@ def _folder(path: Path) -> list[Path]:
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in PICTURE_SUFFIXES
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not found:
         raise InputNotFoundError(
             f"the folder {str(path)!r} holds no pictures",
-            hint=f"it is searched for {', '.join(sorted(SUFFIXES))}",
+            hint=f"it is searched for {', '.join(sorted(PICTURE_SUFFIXES))}",
         )
     return found

@@ -136,6 +136,14 @@ def read_video(
         return _cut(clip, numbers, rate, video, pixels, rules)
 
 
+def duration_s(video: Video) -> float:
+    """When the last frame of a file is shown. Raises as `read_video`."""
+    if isinstance(video.source, tuple):
+        raise InvalidParamError(f"the video {quoted(video.name)} is given as pictures")
+    with _from_file(video.source, quoted(video.name)) as clip:
+        return float(clip.times_s[-1])
+
+
 def read_frames(
     video: Video, encode: Callable[[Picture], bytes], *, most: int
 ) -> tuple[list[bytes], VideoInfo]:
