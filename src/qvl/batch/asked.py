@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from qvl.batch.template import filled
 from qvl.errors import InvalidParamError, QvlError
 from qvl.runs.record import Item
 from qvl.tasks import TASKS
-from qvl.tasks.task import Result, Task, from_json, option_names
+from qvl.tasks.task import Result, Task, flag_of, from_json, option_names
 from qvl.types import Sampling, field_names
 
 SAMPLING = frozenset(field_names(Sampling))
@@ -30,6 +30,8 @@ class Asked:
         kind = TASKS[self.task]
         known = {*option_names(kind), *SAMPLING}
         own = dict(item.options)
+        if "prompt" in own and (words := words_option(kind)):
+            own[words] = own.pop("prompt")
         if unknown := [name for name in own if name not in known]:
             raise InvalidParamError(f"{self.task} has no option {unknown[0]!r}")
         sampling = {
@@ -37,23 +39,19 @@ class Asked:
             **self.options.get("sampling", {}),
             **{name: own.pop(name) for name in list(own) if name in SAMPLING},
         }
-        told = {name: texts_filled(value, item) for name, value in self.options.items()}
+        told = filled(self.options, item)
         try:  # what the item has of its own is data: a brace in a cell is a brace
             return from_json(kind, {**told, **own, "sampling": sampling})
         except QvlError as err:
             raise InvalidParamError(f"{item.id}: {err.message}", hint=err.hint) from err
 
 
-def texts_filled(value: Any, item: Item) -> Any:
-    """An option's value with the item's columns in the texts of it."""
-    match value:
-        case str():
-            return filled(value, item)
-        case list():
-            return [texts_filled(one, item) for one in value]
-        case dict():
-            return {key: texts_filled(one, item) for key, one in value.items()}
-    return value
+def words_option(kind: type[Task[Result]]) -> str | None:
+    """The option that a task's own words are, whatever it is called: what --prompt gives."""
+    for f in fields(kind):
+        if "--prompt" in flag_of(kind, f.name).names:
+            return f.name
+    return None
 
 
 def seed_of(run_seed: int, item_id: str) -> int:

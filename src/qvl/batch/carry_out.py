@@ -42,20 +42,13 @@ class Attempt:
 
 
 @dataclass(slots=True)
-class Stop:
-    """How often a person asked for the end: once, what is being asked is finished; twice, given up."""
-
-    times: int = 0
-
-
-@dataclass(slots=True)
 class Course:
     """Of one run: its model, what waits for another attempt, and how many may still be made."""
 
     run: Run
     model: ChatModel
     asked: Asked
-    stop: Stop
+    stops: Callable[[], int]
     rng: random.Random
     retries: int
     later: list[Attempt] = field(default_factory=list)
@@ -63,7 +56,7 @@ class Course:
 
     def next_one(self, fresh: Iterator[Attempt]) -> Attempt | None:
         """An attempt whose pause is over, else an item that was not asked yet."""
-        if self.stop.times:
+        if self.stops():
             return None
         if self.later and self.later[0].due_s <= time.monotonic():
             return heapq.heappop(self.later)
@@ -112,32 +105,40 @@ def answer(model: ChatModel, asked: Asked, attempt: Attempt) -> Outcome | QvlErr
 
 
 def carry_out(
-    run: Run,
-    model: ChatModel,
-    asked: Asked,
-    *,
-    stop: Stop,
-    told: Callable[[Outcome], None] = lambda _: None,
-    rng: random.Random | None = None,
+    run: Run, model: ChatModel, asked: Asked, *, stops: Callable[[], int], rng: random.Random | None = None
 ) -> None:
-    """Ask about every item that is pending; `told` is called with each outcome once it is on disk.
+    """Ask about every item that is pending, and write down what comes of it.
+
+    `stops` says how often the end was asked for: once, and what is being asked is finished; twice, and
+    it is given up.
 
     Raises StorageError where it cannot be kept, and the model's own error after BREAKER faults of it,
-    one after another. What was written down stays; what was being asked is asked again by the next.
+    one after another. What was being asked when it ends early is asked again by the next.
     """
-    retries = max(RETRIED_LEAST, int(RETRIED_SHARE * run.total))
-    course = Course(run, model, asked, stop, rng or random.Random(), retries)
-    fresh = (Attempt(0.0, ordinal, item) for ordinal, item in run.pending())
+    retries = max(RETRIED_LEAST, int(RETRIED_SHARE * len(run)))
+    course = Course(run, model, asked, stops, rng or random.Random(), retries)
+    fresh = (
+        Attempt(0.0, ordinal, item, run.attempts(ordinal) + 1) for ordinal, item in run.pending()
+    )
     width = 2 * model.info.at_once
     going: dict[Future[Outcome | QvlError], Attempt] = {}
     pool = ThreadPoolExecutor(width, "qvl-item")
+    held: Attempt | None = None  # one that crashed a process: it is asked alone
     try:
         while True:
-            while len(going) < width and (attempt := course.next_one(fresh)) is not None:
-                run.begin(attempt.ordinal)
+            alone = any(run.crashes(one.ordinal) for one in going.values())
+            while len(going) < width and not alone:
+                attempt, held = held or course.next_one(fresh), None
+                if attempt is None:
+                    break
+                alone = bool(run.crashes(attempt.ordinal))
+                if alone and going:
+                    held = attempt
+                    break
+                run.begin([attempt.ordinal])
                 going[pool.submit(answer, model, asked, attempt)] = attempt
             if not going:
-                if stop.times or not course.later:
+                if stops() or not course.later:
                     break
                 time.sleep(LOOK_S)
                 continue
@@ -147,11 +148,12 @@ def carry_out(
                 if isinstance(result, EngineClosedError):
                     continue  # given up
                 if (outcome := course.take(attempt, result)) is not None:
-                    run.record(outcome, told)
-            run.commit_if_due()
-            if stop.times > 1:
+                    run.record(outcome)
+            if alone:
+                run.flush()
+            if stops() > 1:
                 model.close()
-        run.commit()
+        run.flush()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         model.close()

@@ -11,11 +11,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import MISSING, Field, fields
-from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -37,7 +36,7 @@ from qvl.cli.output import (
 from qvl.cli.page import page
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError, UsageError
 from qvl.settings import KEYS, load_settings
-from qvl.tasks.task import Flag, Result, Seen, Task, check_known, results
+from qvl.tasks.task import Flag, Result, Seen, Task, check_known, flag_of, hints, results
 from qvl.tasks.video import Watch
 from qvl.types import MAX_NEW_TOKENS, Sampling
 
@@ -112,15 +111,26 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
     described = SOURCES + LIVE * (task is Watch)
     annotations = {"sources": Annotated[list[str], typer.Argument(help=described)], **flags}
 
-    def run(**given: Any) -> None:
+    def run(given: dict[str, Any]) -> None:
         sources: list[str] = given.pop("sources")
         joined = given.pop("together", task.least > 1)
         run_command(task, sources, given, together=joined)
 
+    return signed(task, annotations, run)
+
+
+def signed(
+    task: type[Task[Any]], annotations: Mapping[str, Any], do: Callable[[dict[str, Any]], None]
+) -> Callable[..., None]:
+    """A function with the annotated flags, all of which it hands to `do`."""
+
+    def run(**given: Any) -> None:
+        do(given)
+
     run.__name__, run.__doc__ = task.name, task.__doc__
-    run.__annotations__ = annotations
+    run.__annotations__ = dict(annotations)
     parameters = [
-        Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default(task, name))
+        Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default(task, name, kind))
         for name, kind in annotations.items()
     ]
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # what typer reads
@@ -297,7 +307,7 @@ def flag(task: type[Task[Any]], f: Field[Any]) -> Any:
     return option(number | None, *(how.names or [dashed]), help=described)
 
 
-def default(task: type[Task[Any]], name: str) -> Any:
+def default(task: type[Task[Any]], name: str, kind: Any) -> Any:
     """A flag that was not given: an option's own default then holds, through settings or the task."""
     if name == "sources":
         return Parameter.empty
@@ -307,18 +317,7 @@ def default(task: type[Task[Any]], name: str) -> Any:
     )
     if required:
         return Parameter.empty
-    own = OWN.get(task.name, {})
-    kind = get_args({**hints(task), **COMMON, **own, "together": option(bool, help="")}[name])[0]
-    return False if kind is bool else None
-
-
-@cache  # it is asked for every flag of every command, at every start
-def hints(task: type[Task[Any]]) -> Mapping[str, Any]:
-    return get_type_hints(task, include_extras=True)
-
-
-def flag_of(task: type[Task[Any]], name: str) -> Flag:
-    return next((m for m in get_args(hints(task)[name]) if isinstance(m, Flag)), Flag())
+    return False if get_args(kind)[0] is bool else None
 
 
 def is_kind(kind: Any, wanted: type) -> bool:

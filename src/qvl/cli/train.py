@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from qvl.cli.interrupts import interrupts
 from qvl.errors import UsageError, nearest
 from qvl.settings import load_settings
 
@@ -123,10 +123,10 @@ def train(
         print(prepared.summary(), file=sys.stderr)
     if plan:
         return
-    with board(out, is_wanted=tensorboard and is_first) as write, stopped_gently() as stopping:
+    with board(out, is_wanted=tensorboard and is_first) as write, interrupts() as came:
         told = teller(prepared.recipe.steps, write) if is_first else write
-        result = session.fit(prepared, told=told, stopping=stopping)
-    if stopping():
+        result = session.fit(prepared, told=told, stopping=lambda: bool(came))
+    if came:
         print("\nstopped, and kept; the same command goes on", file=sys.stderr)
         raise KeyboardInterrupt
     if result is not None:
@@ -185,23 +185,3 @@ def board(folder: Path, *, is_wanted: bool) -> Iterator[Any]:
         yield write
     finally:
         writer.close()
-
-
-@contextmanager
-def stopped_gently() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM end the run after the step; a second one at once."""
-    asked: list[int] = []
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(kind: int, _frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(kind)
-
-    for kind in before:
-        signal.signal(kind, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -201,6 +201,16 @@ def results(
 
 def option_names(task: type[Task[Any]]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(task))
+
+
+@cache  # it is asked for every flag of every command, at every start
+def hints(task: type[Task[Any]]) -> Mapping[str, Any]:
+    return get_type_hints(task, include_extras=True)
+
+
+def flag_of(task: type[Task[Any]], name: str) -> Flag:
+    """How that option comes on the command line."""
+    return next((m for m in get_args(hints(task)[name]) if isinstance(m, Flag)), Flag())
 
 
 def from_json(task: type[Task[R]], options: Mapping[str, Any]) -> Task[R]:

@@ -1,0 +1,334 @@
+"""`qvl batch`: a task over thousands of pictures and the rows of tables, kept, resumed, exported.
+
+Main path: `run TASK SOURCES` -> items (batch.inputs) -> Run.create or Run.open -> carry_out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sys
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qvl.cli.interrupts import interrupts
+from qvl.cli.model import open_chosen
+from qvl.cli.tasks import (
+    COMMON,
+    OPENING,
+    SAMPLING,
+    flag,
+    new_tokens_help,
+    option,
+    signed,
+    tasks,
+)
+from qvl.errors import PartialFailure, UsageError
+from qvl.settings import KEYS, load_settings
+from qvl.tasks import TASKS
+from qvl.tasks.task import Task
+from qvl.types import Sampling, is_address
+
+if TYPE_CHECKING:
+    from qvl.batch.asked import Asked
+    from qvl.batch.job import Job
+    from qvl.batch.row import Refused, Wanted
+    from qvl.runs.record import Finished, Item
+    from qvl.runs.run import Run
+    from qvl.runs.state import Counts
+    from qvl.vlm.chat_model import ChatModel
+
+log = logging.getLogger(__name__)
+SHOWN = 10  # failed items, and refused rows, by name
+SOURCES = (
+    "Pictures, folders, globs, tables (CSV, TSV, XLSX, JSONL, Parquet), lists, PDFs, videos, archives, "
+    "addresses, s3:// and the like."
+)
+# flags of a run's inputs, then of where it is kept
+INPUTS: Mapping[str, Any] = {
+    "ids": option(str | None, help="The column of ids; auto makes each id its row's own."),
+    "image_column": option(
+        list[str] | None, help="A column of pictures; may come more than once."
+    ),
+    "prompts": option(Path | None, help="A file with one prompt a line, one for each picture."),
+    "every": option(float | None, help="Of a video, each so many seconds are an item."),
+    "follow": option(bool, "--follow", help="Follow links that lead out of a folder."),
+}
+KEEPING: Mapping[str, Any] = {
+    "run": option(str | None, "--run", help="The run's name, or its folder."),
+    "shard": option(str | None, help="K/N: only each N-th item, from the K-th."),
+}
+ASKING = ("model", *OPENING[:-1], "max_new_tokens", *SAMPLING)
+
+
+def app(words: Container[str]) -> typer.Typer:
+    """The command; only the tasks among the words have flags."""
+    batch = typer.Typer(
+        help="A task over thousands of pictures or the rows of a table; nothing is lost.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    begin = typer.Typer(
+        help="Ask about every item; the same command, or `resume`, goes on.", no_args_is_help=True
+    )
+    for task in TASKS.values():
+        made = command(task, begin_run) if task.name in words else lambda: None
+        begin.command(task.name, help=task.__doc__)(made)
+    batch.add_typer(begin, name="run")
+    batch.command()(resume)
+    batch.command()(status)
+    batch.command()(retry)
+    return batch
+
+
+def command(task: type[Task[Any]], do: Callable[..., None]) -> Callable[..., None]:
+    """The function that typer makes a task's command of."""
+    own = {f.name: flag(task, f) for f in fields(task) if f.name != "sampling"}
+    flags = {**own, **{name: COMMON[name] for name in ASKING}, **INPUTS, **KEEPING}
+    most = new_tokens_help(task.new_tokens)
+    flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=most)
+    return signed(task, {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags}, do)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What a command asks for: the job, how the inputs are read, and how the model is opened."""
+
+    job: Job
+    wanted: Wanted
+    opening: Mapping[str, Any]
+
+
+def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking:
+    from qvl.batch.asked import Asked
+    from qvl.batch.job import Job
+    from qvl.batch.row import Wanted
+    from qvl.tasks.task import adapter
+
+    settings = load_settings(**{key: given[key] for key in KEYS if key in given})
+    options = {**given, **{key: getattr(settings, key) for key in KEYS}}
+    languages = tuple(one.strip() for one in settings.language.split(","))
+    sampling = {
+        name: given[name] for name in SAMPLING if name != "seed" and given[name] is not None
+    }
+    if settings.max_new_tokens is not None:
+        sampling["max_new_tokens"] = settings.max_new_tokens
+    first, *others = tasks(
+        task, {**options, "language": languages[0]}, Sampling(**sampling).checked()
+    )
+    if others:
+        raise UsageError(
+            "a run asks one thing of each item, not several",
+            hint="give one, or a column with it in the table",
+        )
+    told = adapter(task).dump_python(first, mode="json")
+    told["sampling"] = sampling
+    asked = Asked(task=task.name, options=told, seed=seed)
+    name = settings.model
+    if not is_address(name) and Path(name).expanduser().is_dir():
+        name = str(Path(name).expanduser().resolve())
+    job = Job(
+        asked=asked,
+        model=name,
+        revision=given["revision"],
+        adapter=settings.adapter,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
+    wanted = Wanted(
+        ids=given["ids"],
+        languages=languages if len(languages) > 1 else (),
+        prompts=given["prompts"],
+        image_columns=tuple(given["image_column"] or ()),
+        every_s=given["every"],
+        follow=given["follow"],
+        options=told,
+    )
+    opening = {
+        name: options[name] for name in OPENING if name in options
+    }
+    return Asking(job=job, wanted=wanted, opening=opening)
+
+
+def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
+    """A new run, or on with one that was begun by the same command."""
+    from qvl.batch.inputs import items
+    from qvl.fetch import set_policy
+    from qvl.runs import identity
+    from qvl.runs.items import Shard
+    from qvl.runs.run import Run
+
+    named = given["sources"]
+    folder = run_folder(given["run"] or new_name(task.name))
+    is_new = not (folder / identity.FILE).exists()
+    seed = given["seed"]
+    if seed is None:
+        seed = secrets.randbits(32) if is_new else identity.read(folder).values["seed"]
+    ask = asking(task, given, seed)
+    set_policy(offline=given["offline"])
+    shard = Shard.parse(given["shard"] or "1/1")
+    refused: list[Refused] = []
+    found = usable(items(named, ask.wanted), refused)
+    model = open_chosen(ask.job.model, **ask.opening)
+    kept = ask.job.identity(model.info)
+    environment = ask.job.environment(model.info)
+    if is_new:
+        run = Run.create(folder, kept, found, environment=environment, shard=shard)
+    else:
+        run = Run.open(folder, kept, found, environment=environment)
+    with run:
+        tell_refused(refused)
+        carried_out(run, model, ask.job.asked, refused)
+
+
+def resume(
+    name: Annotated[str, typer.Argument(help="The run's name, or its folder.")],
+    *,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+) -> None:
+    """Go on with a run that was interrupted: with the very job that it was begun with."""
+    from qvl.batch.job import Job
+    from qvl.fetch import set_policy
+    from qvl.runs import identity
+    from qvl.runs.run import Run
+
+    folder = run_folder(name)
+    settings = load_settings(device=device)
+    job = Job.of(identity.read(folder).values, device=settings.device)
+    set_policy(offline=offline)
+    model = open_chosen(
+        job.model,
+        device=job.device,
+        dtype=job.dtype,
+        revision=job.revision,
+        offline=offline,
+        prices=settings.prices,
+        adapter=job.adapter,
+    )
+    with Run.open(
+        folder, job.identity(model.info), environment=job.environment(model.info)
+    ) as run:
+        carried_out(run, model, job.asked, [])
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="The run's name, or its folder.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
+) -> None:
+    """How a run is doing, also while it goes on; without a name, all of them."""
+    from qvl.runs.run import Run
+
+    folders = [run_folder(name)] if name else home_folders()
+    for folder in folders:
+        run = Run.read(folder)
+        counts = run.counts()
+        if as_json:
+            print(json.dumps({"run": run.name, "running": run.is_running(), **asdict(counts)}))
+            continue
+        state = "running" if run.is_running() else "interrupted" if counts.pending else "finished"
+        print(f"{run.name}: {state}; {told(counts)}")
+
+
+def retry(
+    name: Annotated[str, typer.Argument(help="The run's name, or its folder.")],
+    *,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="error=CODE, flag=NAME, state=rejected; failed items if none is given."),
+    ] = None,
+) -> None:
+    """Make items pending once more; `resume` then asks about them."""
+    from qvl.runs.run import Run
+
+    chosen = [filtered(one) for one in where or ["error="]]
+    with Run.open(run_folder(name)) as run:
+        ordinals = [one.ordinal for one in run.finished() if any(f(one) for f in chosen)]
+        run.requeue(ordinals)
+    print(f"{len(ordinals)} items will be asked again", file=sys.stderr)
+    if ordinals:
+        print(f"hint: qvl batch resume {name}", file=sys.stderr)
+
+
+def filtered(where: str) -> Callable[[Finished], bool]:
+    """Whether an item is one that KEY=VALUE means. Raises UsageError."""
+    key, sign, value = where.partition("=")
+    if not sign or key not in ("error", "flag", "state"):
+        raise UsageError(
+            f"--where {where!r} is no filter", hint="write error=CODE, flag=NAME or state=rejected"
+        )
+
+    def holds(one: Finished) -> bool:
+        if key == "state":
+            return (one.review.state if one.review else "new") == value
+        if one.outcome is None:
+            return False
+        if key == "flag":
+            return value in one.outcome.out.get("flags", ())
+        return not one.outcome.ok and value in ("", one.outcome.out["error"]["code"])
+
+    return holds
+
+
+def usable(found: Iterator[Item | Refused], refused: list[Refused]) -> Iterator[Item]:
+    """The items; what is refused is put into that list."""
+    from qvl.batch.row import Refused
+
+    for one in found:
+        if isinstance(one, Refused):
+            refused.append(one)
+        else:
+            yield one
+
+
+def tell_refused(refused: Sequence[Refused]) -> None:
+    for one in refused[:SHOWN]:
+        log.error("%s", one.error.message)
+    if len(refused) > SHOWN:
+        log.error("and %d more cannot be used", len(refused) - SHOWN)
+
+
+def carried_out(
+    run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refused]
+) -> None:
+    """The run to its end, or to an interrupt; raises what the exit code is made of."""
+    from qvl.batch.carry_out import carry_out
+
+    def tell(times: int) -> None:
+        log.warning(
+            "finishing what is being asked; once more gives it up" if times == 1 else "given up"
+        )
+
+    before = run.counts()
+    if not before.pending:
+        print(f"run {run.name}: nothing is left to do", file=sys.stderr)
+    with interrupts(3, tell) as came, shown_progress(run, before.pending):
+        carry_out(run, model, asked, stops=lambda: len(came))
+    counts = run.counts()
+    print(f"run {run.name}: {told(counts)}", file=sys.stderr)
+    if came:
+        print(f"hint: go on with `qvl batch resume {run.name}`", file=sys.stderr)
+        raise SystemExit(128 + came[0])
+    failed = counts.failed + len(refused)
+    if failed:
+        raise PartialFailure(
+            f"{failed} of {counts.total + len(refused)} items failed",
+            hint=f"`qvl batch retry {run.name}` asks about them again",
+        )
+
+
+def told(counts: Counts) -> str:
+    """As in "12 of 20 done, 1 failed, 7 left; flags: language 2"."""
+    text = f"{counts.done} of {counts.total} done, {counts.failed} failed, {counts.pending} left"
+    for what, by_name in (("flags", counts.flags), ("errors", counts.errors)):
+        if by_name:
+            text += f"; {what}: " + ", ".join(f"{name} {n}" for name, n in by_name.items())
+    return text
