@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from qvl.errors import CheckError, PartialFailure, QvlError, StorageError
+from qvl.runs import whole
 from qvl.tasks.task import Result, Seen
 from qvl.types import Usage
 
@@ -68,18 +69,7 @@ def output(path: Path | None) -> Iterator[TextIO | None]:
 
 def write_whole(path: Path, data: bytes, flag: str) -> None:
     """Write a file whole or not at all; its folder is made. Raises StorageError, naming the flag."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as err:
-        with suppress(OSError):
-            partial.unlink()
-        raise StorageError(
-            f"{str(path)!r} cannot be written: {err.strerror}",
-            hint=f"choose another place for {flag}, or free some space",
-        ) from err
+    whole.write_whole(path, data, hint=f"choose another place for {flag}, or free some space")
 
 
 def tell_of(outcome: Outcome, *, alone: bool) -> None:

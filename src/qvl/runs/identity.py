@@ -34,6 +34,7 @@ class Identity:
     environment: Json
     manifest: Manifest
     shard: Shard
+    begun: str  # ISO 8601
 
 
 def as_json(values: Json, what: str) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def write(folder: Path, identity: Identity, disk: Disk = DISK) -> None:
     kept = {
         "format": FORMAT,
         "checksum": "CRC-32 as of zlib, over each line without its crc",
-        "begun": disk.now(),
+        "begun": identity.begun,
         **_kept(identity),
         "fingerprint": _fingerprint(identity),
         "environment": identity.environment,
@@ -75,6 +76,7 @@ def read(folder: Path) -> Identity:
             environment=kept["environment"],
             manifest=Manifest(**kept["items"]),
             shard=Shard.parse(kept["shard"]),
+            begun=kept["begun"],
         )
         fingerprint = kept["fingerprint"]
     except FileNotFoundError as err:

@@ -1,8 +1,7 @@
 """The items of a run: written once, in the order of the inputs, and read one by one.
 
 `items.jsonl` is the truth. `items.idx` is made of it and may be deleted: after 16 bytes that say what it
-is of, the offset of each line and then a hash of each id, as 64-bit numbers. So 10^7 items take 160 MB
-of a file that is looked into, not of memory.
+is of, the offset of each line and then a hash of each id, as 64-bit numbers: 160 MB of 10^7 items.
 """
 
 from __future__ import annotations
@@ -146,7 +145,7 @@ def _write_index(folder: Path, size_bytes: int, index: NDArray[np.uint64], disk:
         suppress(StorageError),  # what cannot be kept is made again
         whole(folder / INDEX, mode=0o600, disk=disk) as stream,
     ):
-        stream.write(_HEAD.pack(size_bytes, zlib.crc32(index)))
+        stream.write(_HEAD.pack(size_bytes, zlib.crc32(index.data)))
         stream.write(index.data)
 
 
@@ -251,12 +250,12 @@ class Items:
 
     def _read_index(self) -> NDArray[np.uint64] | None:
         """None where there is no index that fits these items."""
-        path = self._folder / INDEX
-        with suppress(OSError, ValueError):
-            index = np.memmap(path, np.uint64, "r", _HEAD.size, (2, self._manifest.count))
-            head = _HEAD.pack(self._manifest.size_bytes, zlib.crc32(index))
-            with path.open("rb") as file:
-                return index if file.read(_HEAD.size) == head else None
+        count = self._manifest.count
+        with suppress(OSError, ValueError), (self._folder / INDEX).open("rb") as file:
+            head = file.read(_HEAD.size)
+            index = np.fromfile(file, np.uint64).reshape(2, count)  # not mapped: it may be cut
+            if head == _HEAD.pack(self._manifest.size_bytes, zlib.crc32(index.data)):
+                return index
         return None
 
     @contextmanager

@@ -228,10 +228,11 @@ class Journal:
         """
         with self._stopping():
             if self._offset >= self._segment_bytes:
-                self._seal()
+                seal(self.path(self._segment), self._offset, self._lines, self._disk)
                 self._next_segment()
+            path = self.path(self._segment)
             if self._descriptor is None:
-                self._descriptor = self._disk.open(self.path(self._segment))
+                self._descriptor = self._disk.open(path)
                 self._disk.sync_folder(self.folder)
             group = self._group + 1
             lines = [line(group, body) for body in bodies]
@@ -247,7 +248,7 @@ class Journal:
                 with suppress(OSError):
                     self._disk.truncate(self._descriptor, self._offset)
                 with suppress(OSError, StorageError):
-                    self._seal()
+                    seal(path, self._offset, self._lines, self._disk)
                 raise
             self._group, self._group_at = group, self._offset
             places = []
@@ -293,17 +294,18 @@ class Journal:
         self.stop_writing()
         self._segment, self._offset, self._lines = self._segment + 1, 0, 0
 
-    def _seal(self) -> None:
-        path, digest = self.path(self._segment), hashlib.sha256()
-        with path.open("rb") as file:
-            rest = self._offset
-            while data := file.read(min(rest, 2**20)):
-                digest.update(data)
-                rest -= len(data)
-        kept = {"bytes": self._offset, "records": self._lines, "sha256": digest.hexdigest()}
-        write_whole(
-            path.with_suffix(".sum"), json.dumps(kept).encode() + b"\n", mode=0o600, disk=self._disk
-        )
+
+def seal(path: Path, size_bytes: int, records: int, disk: Disk = DISK) -> None:
+    """Write that the first bytes of a segment count, and no more will come. Raises OSError, StorageError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        rest = size_bytes
+        while data := file.read(min(rest, READ_BYTES)):
+            digest.update(data)
+            rest -= len(data)
+    kept = {"bytes": size_bytes, "records": records, "sha256": digest.hexdigest()}
+    text = json.dumps(kept) + "\n"
+    write_whole(path.with_suffix(".sum"), text.encode(), mode=0o600, disk=disk)
 
 
 def sealed_bytes(path: Path) -> int | None:

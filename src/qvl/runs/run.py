@@ -35,25 +35,25 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from qvl.errors import EngineError, InputError, InvalidParamError, StorageError
 from qvl.runs import identity as identities
-from qvl.runs.disk import DISK, Disk, write_all
+from qvl.runs.disk import DISK, Disk
 from qvl.runs.identity import Identity, Json
+from qvl.runs.in_flight import InFlight
 from qvl.runs.items import WHOLE, Items, Shard, write_items
-from qvl.runs.journal import FULL_HINT, Journal, decode, encode, line
+from qvl.runs.journal import FULL_HINT, Journal, encode
 from qvl.runs.lock import Lock, is_held
 from qvl.runs.record import Finished, Item, Outcome, Review
 from qvl.runs.reviews import Reviews
-from qvl.runs.state import PENDING, Counts, State
-from qvl.runs.whole import writing
+from qvl.runs.state import PENDING, Counts, State, as_outcome, as_record
 from qvl.runs.writer import Writer
 
 log = logging.getLogger(__name__)
-IN_FLIGHT = "inflight"
 CRASHES = 3  # of processes that worked on an item, after which it is given up
 REQUEUED = 1000  # items of one event
 Acknowledged = Callable[[Outcome], None]
@@ -72,9 +72,9 @@ class Run:
         self._reviews = Reviews(folder, self._items, identity.shard, disk)
         self._writer: Writer[Outcome] | None = None  # None: only to be read
         self._acknowledged: Acknowledged | None = None
-        self._in_flight: dict[int, int] = {}  # ordinal -> attempts before
+        self._in_flight = InFlight(folder, disk)
         self._noting = threading.Lock()  # of state and of what is in flight
-        self._marker: int | None = None  # of the file that says what is in flight
+        self._telling = threading.Lock()  # of the events
         self._held = ExitStack()  # what `close` gives back
 
     @classmethod
@@ -114,7 +114,13 @@ class Run:
                 )
             identities.check_absent(folder)
             manifest = write_items(folder, items, shard, disk)
-            whole = Identity(values=values, environment=recorded, manifest=manifest, shard=shard)
+            whole = Identity(
+                values=values,
+                environment=recorded,
+                manifest=manifest,
+                shard=shard,
+                begun=disk.now(),
+            )
             identities.write(folder, whole, disk)
             return cls(folder, whole, disk)._begin(held.pop_all(), recorded, acknowledged)
 
@@ -186,9 +192,16 @@ class Run:
                     self._results.torn_bytes,
                     str(self.folder),
                 )
-                self._event("cut", bytes=self._results.torn_bytes)
-            crashed = self._crashed()
-            self._event("start", crashed=crashed, environment=environment, **whoami())
+                self.tell("cut", cut_bytes=self._results.torn_bytes)
+            left = self._in_flight.left(self._state.sessions) if self._state.is_in_session else {}
+            crashed = [o for o, attempts in left.items() if self.attempts(o) == attempts]
+            self.tell(
+                "start",
+                crashed=crashed,
+                environment=environment,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+            )
             self._writer = Writer(self._results, self._committed)
             self._acknowledged = acknowledged
             self._held = held.pop_all()
@@ -239,10 +252,7 @@ class Run:
         Raises StorageError.
         """
         with self._noting:
-            for ordinal in ordinals:
-                self._in_flight[ordinal] = self.attempts(ordinal)
-            record = {"session": self._state.sessions, "i": [*self._in_flight.items()]}
-            self._mark(line(0, encode(record, "what is worked on")))
+            self._in_flight.add({o: self.attempts(o) for o in ordinals}, self._state.sessions)
 
     def record(self, outcome: Outcome) -> None:
         """Keep an outcome; it counts once it is on the disk, which `acknowledged` is told.
@@ -252,7 +262,7 @@ class Run:
         """
         if not self._items.has_id(self._place(outcome.ordinal), outcome.id):
             raise InvalidParamError(f"item {outcome.ordinal} has not the id {outcome.id!r}")
-        record = _as_record(outcome)
+        record = as_record(outcome)
         self._open_writer().add(encode(record, f"the outcome of {outcome.id!r}"), outcome)
 
     def flush(self) -> None:
@@ -264,7 +274,7 @@ class Run:
         self.flush()
         rest = iter(ordinals)
         while group := list(itertools.islice(rest, REQUEUED)):
-            self._event("requeue", i=[(ordinal, self.attempts(ordinal)) for ordinal in group])
+            self.tell("requeue", i=[(ordinal, self.attempts(ordinal)) for ordinal in group])
 
     def review(self, reviews: Sequence[Review]) -> None:
         """Add reviews, also while another process writes results; they are on the disk then.
@@ -306,7 +316,7 @@ class Run:
         with self._held:
             if writer is not None:
                 writer.close()
-                self._event("stop")
+                self.tell("stop", counts=asdict(self.counts()))
         if writer is None:
             self._close_files()
 
@@ -327,7 +337,7 @@ class Run:
 
     def _finished(self, place: int, item: Item) -> Finished:
         at = self._state.at[place]
-        outcome = _as_outcome(self._results.at(at)) if at else None
+        outcome = as_outcome(self._results.at(at)) if at else None
         return Finished(
             ordinal=self.shard.ordinal(place),
             item=item,
@@ -342,43 +352,27 @@ class Run:
 
     def _committed(self, outcomes: Sequence[Outcome], places: list[int]) -> None:
         for outcome, at in zip(outcomes, places, strict=True):
-            self._note_outcome(_as_record(outcome), at)
+            self._note_outcome(as_record(outcome), at)
             if self._acknowledged is not None:
                 self._acknowledged(outcome)
 
     def _note_outcome(self, record: Mapping[str, Any], at: int) -> None:
         with self._noting:
             self._state.note_outcome(record, at, self._results.at)
-            self._in_flight.pop(record["i"], None)
+            self._in_flight.drop(record["i"])
 
-    def _event(self, event: str, **more: object) -> None:
+    def tell(self, event: str, **more: object) -> None:
+        """Add to the events. Raises StorageError."""
         end = self._results.end
         record = {"event": event, "at": self._disk.now(), **more}
         record |= {"segment": end.segment, "bytes": end.size_bytes}
-        self._events.commit([encode(record, "an event")])
+        with self._telling:
+            self._events.commit([encode(record, "an event")])
         self._note_event(record)
 
     def _note_event(self, record: Mapping[str, Any]) -> None:
         with self._noting:
             self._state.note_event(record)
-
-    def _mark(self, data: bytes) -> None:
-        """Say what is in flight, for whoever comes after a crash of this process: no fsync."""
-        with writing(self.folder / IN_FLIGHT, FULL_HINT):
-            if self._marker is None:
-                self._marker = self._disk.open(self.folder / IN_FLIGHT)
-            # what is left behind the line by a longer one is not read
-            write_all(self._disk, self._marker, data, 0)
-
-    def _crashed(self) -> list[int]:
-        """What the last process was at when it ended out of order, by ordinals."""
-        if not self._state.is_in_session:
-            return []
-        with suppress(OSError), (self.folder / IN_FLIGHT).open("rb") as file:
-            record = decode(file.readline())
-            if record is not None and record["session"] == self._state.sessions:
-                return [o for o, attempts in record["i"] if self.attempts(o) == attempts]
-        return []
 
     def _give_up(self, ordinals: Sequence[int]) -> None:
         for ordinal in ordinals:
@@ -399,6 +393,12 @@ class Run:
         if ordinals:
             self.flush()
 
+    def has(self, ordinal: int) -> bool:
+        """Whether the item is of this run, and of this shard of it."""
+        with suppress(InvalidParamError):
+            return self._place(ordinal) < len(self)
+        return False
+
     def _place(self, ordinal: int) -> int:
         place = self.shard.place(ordinal)
         if place >= len(self):
@@ -406,34 +406,5 @@ class Run:
         return place
 
     def _close_files(self) -> None:
-        for journal in (self._results, self._events, self._reviews):
-            journal.close()
-        if self._marker is not None:
-            self._disk.close(self._marker)
-            self._marker = None
-
-
-def whoami() -> dict[str, object]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-def _as_record(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "i": outcome.ordinal,
-        "id": outcome.id,
-        "ok": outcome.ok,
-        "attempt": outcome.attempt,
-        "duration_s": outcome.duration_s,
-        "out": outcome.out,
-    }
-
-
-def _as_outcome(record: Mapping[str, Any]) -> Outcome:
-    return Outcome(
-        ordinal=record["i"],
-        id=record["id"],
-        ok=record["ok"],
-        attempt=record["attempt"],
-        duration_s=record["duration_s"],
-        out=record["out"],
-    )
+        for part in (self._results, self._events, self._reviews, self._in_flight):
+            part.close()

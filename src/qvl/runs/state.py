@@ -13,6 +13,7 @@ from typing import Any
 
 from qvl.runs.items import Shard
 from qvl.runs.journal import End
+from qvl.runs.record import Outcome
 
 PENDING, DONE, FAILED = range(3)
 MOST_ATTEMPTS = 2**16 - 1
@@ -105,3 +106,27 @@ class State:
             self._flags[flag] += step
         if not record["ok"]:
             self._errors[record["out"].get("error", {}).get("code", "")] += step
+
+
+def as_record(outcome: Outcome) -> dict[str, Any]:
+    """As it is kept."""
+    return {
+        "i": outcome.ordinal,
+        "id": outcome.id,
+        "ok": outcome.ok,
+        "attempt": outcome.attempt,
+        "duration_s": outcome.duration_s,
+        "out": outcome.out,
+    }
+
+
+def as_outcome(record: Mapping[str, Any]) -> Outcome:
+    """From what is kept."""
+    return Outcome(
+        ordinal=record["i"],
+        id=record["id"],
+        ok=record["ok"],
+        attempt=record["attempt"],
+        duration_s=record["duration_s"],
+        out=record["out"],
+    )

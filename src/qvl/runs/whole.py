@@ -6,9 +6,13 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qvl.errors import StorageError
 from qvl.runs.disk import DISK, Disk, write_all
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 HINT = "free some space, or choose another place"
 BUFFER_BYTES = 2**20
@@ -90,7 +94,7 @@ class Appended(io.RawIOBase):
     def tell(self) -> int:
         return self._written_bytes + len(self._waiting)
 
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         before = len(self._waiting)
         self._waiting += data
         size_bytes = len(self._waiting) - before
