@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from platformdirs import user_config_path
+from platformdirs import user_config_path, user_data_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qvl.errors import UsageError, nearest
@@ -86,6 +86,13 @@ class Settings(BaseModel):
     # None: each task's own
     max_new_tokens: Annotated[int | None, Field(ge=1, le=MAX_NEW_TOKENS)] = None
     prices: Mapping[str, Price] = {}  # by the MODEL of openai:MODEL@URL
+    runs: str = ""  # the folder that runs are kept in; "": `qvl/runs` of the user's data folder
+
+    @property
+    def runs_folder(self) -> Path:
+        if self.runs:
+            return Path(self.runs).expanduser()
+        return user_data_path("qvl", appauthor=False) / "runs"
 
 
 KEYS = tuple(Settings.model_fields)

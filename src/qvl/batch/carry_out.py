@@ -105,7 +105,12 @@ def answer(model: ChatModel, asked: Asked, attempt: Attempt) -> Outcome | QvlErr
 
 
 def carry_out(
-    run: Run, model: ChatModel, asked: Asked, *, stops: Callable[[], int], rng: random.Random | None = None
+    run: Run,
+    model: ChatModel,
+    asked: Asked,
+    *,
+    stops: Callable[[], int],
+    rng: random.Random | None = None,
 ) -> None:
     """Ask about every item that is pending, and write down what comes of it.
 

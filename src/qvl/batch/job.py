@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import qvl
 from qvl.batch.asked import Asked
 from qvl.tasks.prompts import own, version
+from qvl.types import DType
 from qvl.vlm.chat_model import REMOTE, ModelInfo
 from qvl.vlm.local import model_folder
 
@@ -29,7 +30,7 @@ class Job:
     model: str
     revision: str | None = None
     adapter: str = ""
-    dtype: str = "auto"
+    dtype: DType = "auto"
     device: str = "auto"
 
     def identity(self, info: ModelInfo) -> dict[str, Any]:
@@ -63,9 +64,7 @@ class Job:
         """The job that a run was begun with."""
         model = identity["model"]
         return cls(
-            asked=Asked(
-                task=identity["task"], options=identity["options"], seed=identity["seed"]
-            ),
+            asked=Asked(task=identity["task"], options=identity["options"], seed=identity["seed"]),
             model=model["name"],
             revision=model["revision"],
             adapter=identity["adapter"]["name"],

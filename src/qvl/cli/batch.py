@@ -5,14 +5,18 @@ Main path: `run TASK SOURCES` -> items (batch.inputs) -> Run.create or Run.open 
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import secrets
 import sys
+import threading
+import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from qvl.vlm.chat_model import ChatModel
 
 log = logging.getLogger(__name__)
+PROGRESS_EVERY_S = 10.0
 SHOWN = 10  # failed items, and refused rows, by name
 SOURCES = (
     "Pictures, folders, globs, tables (CSV, TSV, XLSX, JSONL, Parquet), lists, PDFs, videos, archives, "
@@ -54,9 +59,7 @@ SOURCES = (
 # flags of a run's inputs, then of where it is kept
 INPUTS: Mapping[str, Any] = {
     "ids": option(str | None, help="The column of ids; auto makes each id its row's own."),
-    "image_column": option(
-        list[str] | None, help="A column of pictures; may come more than once."
-    ),
+    "image_column": option(list[str] | None, help="A column of pictures; may come more than once."),
     "prompts": option(Path | None, help="A file with one prompt a line, one for each picture."),
     "every": option(float | None, help="Of a video, each so many seconds are an item."),
     "follow": option(bool, "--follow", help="Follow links that lead out of a folder."),
@@ -88,13 +91,16 @@ def app(words: Container[str]) -> typer.Typer:
     return batch
 
 
-def command(task: type[Task[Any]], do: Callable[..., None]) -> Callable[..., None]:
+def command(
+    task: type[Task[Any]], do: Callable[[type[Task[Any]], dict[str, Any]], None]
+) -> Callable[..., None]:
     """The function that typer makes a task's command of."""
     own = {f.name: flag(task, f) for f in fields(task) if f.name != "sampling"}
     flags = {**own, **{name: COMMON[name] for name in ASKING}, **INPUTS, **KEEPING}
     most = new_tokens_help(task.new_tokens)
     flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=most)
-    return signed(task, {"sources": Annotated[list[str], typer.Argument(help=SOURCES)], **flags}, do)
+    sources = Annotated[list[str], typer.Argument(help=SOURCES)]
+    return signed(task, {"sources": sources, **flags}, partial(do, task))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +157,7 @@ def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking
         follow=given["follow"],
         options=told,
     )
-    opening = {
-        name: options[name] for name in OPENING if name in options
-    }
+    opening = {name: options[name] for name in OPENING if name in options}
     return Asking(job=job, wanted=wanted, opening=opening)
 
 
@@ -213,9 +217,7 @@ def resume(
         prices=settings.prices,
         adapter=job.adapter,
     )
-    with Run.open(
-        folder, job.identity(model.info), environment=job.environment(model.info)
-    ) as run:
+    with Run.open(folder, job.identity(model.info), environment=job.environment(model.info)) as run:
         carried_out(run, model, job.asked, [])
 
 
@@ -225,17 +227,18 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
 ) -> None:
     """How a run is doing, also while it goes on; without a name, all of them."""
-    from qvl.runs.run import Run
+    from qvl.runs import home
 
-    folders = [run_folder(name)] if name else home_folders()
-    for folder in folders:
-        run = Run.read(folder)
-        counts = run.counts()
+    known = [home.look(run_folder(name))] if name else home.runs(load_settings().runs_folder)
+    for one in known:
         if as_json:
-            print(json.dumps({"run": run.name, "running": run.is_running(), **asdict(counts)}))
-            continue
-        state = "running" if run.is_running() else "interrupted" if counts.pending else "finished"
-        print(f"{run.name}: {state}; {told(counts)}")
+            counts = asdict(one.counts) if one.counts else None
+            row = {"run": str(one.folder), "state": one.state, "counts": counts}
+            print(json.dumps({**row, "error": one.error} if one.error else row))
+        else:
+            print(
+                f"{one.folder.name}: {one.state}; {told(one.counts) if one.counts else one.error}"
+            )
 
 
 def retry(
@@ -296,9 +299,7 @@ def tell_refused(refused: Sequence[Refused]) -> None:
         log.error("and %d more cannot be used", len(refused) - SHOWN)
 
 
-def carried_out(
-    run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refused]
-) -> None:
+def carried_out(run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refused]) -> None:
     """The run to its end, or to an interrupt; raises what the exit code is made of."""
     from qvl.batch.carry_out import carry_out
 
@@ -332,3 +333,51 @@ def told(counts: Counts) -> str:
         if by_name:
             text += f"; {what}: " + ", ".join(f"{name} {n}" for name, n in by_name.items())
     return text
+
+
+def run_folder(name: str) -> Path:
+    from qvl.runs import home
+
+    return home.folder_of(name, load_settings().runs_folder)
+
+
+def new_name(task: str) -> str:
+    """As in describe-2026-11-30-2, the first that no run of the home has."""
+    numbers = (f"{task}-{date.today().isoformat()}-{n}" for n in itertools.count(1))
+    return next(name for name in numbers if not run_folder(name).exists())
+
+
+@contextmanager
+def shown_progress(run: Run, total: int) -> Iterator[None]:
+    """How many are done and how long the rest will take, on stderr, while the block goes on."""
+    ended = threading.Event()
+
+    def show() -> None:
+        began_s, before = time.monotonic(), run.counts()
+        done_before = before.done + before.failed
+        while not ended.wait(PROGRESS_EVERY_S):
+            counts = run.counts()
+            new = counts.done + counts.failed - done_before
+            if not new or not counts.pending:
+                continue
+            left_s = (time.monotonic() - began_s) / new * counts.pending
+            print(f"{told(counts)}; about {human(left_s)} more", file=sys.stderr)
+
+    if not total:
+        yield
+        return
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def human(seconds: float) -> str:
+    """As in 12 s, 3 min, 4 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

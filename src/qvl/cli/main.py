@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import qvl
+from qvl.cli import batch
 from qvl.cli.bench import bench
 from qvl.cli.chat import chat
 from qvl.cli.doctor import doctor
@@ -69,6 +70,7 @@ def made(words: Container[str]) -> typer.Typer:
     app.command()(doctor)
     app.command()(bench)
     app.command()(serve)
+    app.add_typer(batch.app(words), name="batch")
     app.command()(train)
     return app
 
