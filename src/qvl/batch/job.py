@@ -14,7 +14,7 @@ from typing import Any
 
 import qvl
 from qvl.batch.asked import Asked
-from qvl.tasks.prompts import own, version
+from qvl.tasks.prompts import own, tasks_with_prompts, version
 from qvl.types import DType
 from qvl.vlm.chat_model import REMOTE, ModelInfo
 from qvl.vlm.local import model_folder
@@ -39,7 +39,7 @@ class Job:
             "task": self.asked.task,
             "options": self.asked.options,
             "seed": self.asked.seed,
-            "wordings": {"version": version(self.asked.task), "own": own(self.asked.task)},
+            "wordings": wordings(self.asked.task),
             "model": {
                 "name": self.model,
                 "revision": info.revision,
@@ -71,6 +71,12 @@ class Job:
             dtype="auto" if model["name"].startswith(REMOTE) else model["dtype"],
             device=device,
         )
+
+
+def wordings(task: str) -> dict[str, Any]:
+    """Which words are said for a task, and for its guards."""
+    known = [name for name in (task, "guards") if name in tasks_with_prompts()]
+    return {name: {"version": version(name), "own": own(name)} for name in known}
 
 
 def files_of(model: str, revision: str | None) -> dict[str, str]:

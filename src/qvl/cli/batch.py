@@ -180,6 +180,14 @@ def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
     shard = Shard.parse(given["shard"] or "1/1")
     refused: list[Refused] = []
     found = usable(items(named, ask.wanted), refused)
+    first = next(found, None)
+    if first is None:
+        if refused:
+            tell_refused(refused[1:])
+            raise refused[0].error
+        print("the inputs hold no items: nothing is done", file=sys.stderr)
+        return
+    found = itertools.chain([first], found)
     model = open_chosen(ask.job.model, **ask.opening)
     kept = ask.job.identity(model.info)
     environment = ask.job.environment(model.info)
