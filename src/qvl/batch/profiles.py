@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qvl.batch.texts import capitals, cut, spans, with_fewer_capitals, without
+from qvl.batch.texts import Span, capitals, cut, spans, with_fewer_capitals, without
 from qvl.cells import is_formula
 from qvl.errors import UsageError, nearest
 from qvl.settings import check_size, user_settings_file
@@ -29,8 +29,11 @@ from qvl.settings import check_size, user_settings_file
 FOLDER = Path(str(files("qvl.batch"))) / "profiles"
 Rule = Literal["html", "emoji", "url", "email", "phone", "price"]
 Value = str | tuple[str, ...]
+SENTENCES = frozenset(
+    ("url", "email", "phone", "price")
+)  # a sentence without its address says nothing
 PASSES = 20  # what is removed may make what is left break a rule; beyond that, nothing is left
-_SENTENCE = re.compile(r"[^.!?…。！？]+[.!?…。！？]*")
+_SENTENCE = re.compile(r"(?:[^.!?…。！？\n]|[.!?…](?=\S))+[.!?…。！？]*\n?|[.!?…。！？\n]+")
 
 
 class Rules(BaseModel):
@@ -271,7 +274,7 @@ def _found(profile: Profile, rules: Rules, value: Value) -> Iterator[Finding]:
             )
 
 
-def _spans(profile: Profile, rules: Rules, text: str) -> list[Any]:
+def _spans(profile: Profile, rules: Rules, text: str) -> list[Span]:
     is_said = bool(rules.of)  # what the input says, such as a link, is not the answer's
     no = dict.fromkeys((*rules.no, *(profile.no if is_said else ())))
     forbidden = (*rules.forbidden, *(profile.forbidden if is_said else ()))
@@ -285,7 +288,8 @@ def _fitted(profile: Profile, rules: Rules, value: str) -> tuple[str, list[Cut]]
     text = _tidy(text, rules)
     for _ in range(PASSES):
         before = text
-        found = _spans(profile, rules, text)
+        found = _widened(text, _spans(profile, rules, text)) if rules.lines else []
+        found = found or _spans(profile, rules, text)
         cuts += [Cut(rules.name, span.rule, text[span.start : span.end]) for span in found]
         if found:
             text = _joined(without(text, found))
@@ -304,6 +308,22 @@ def _fitted(profile: Profile, rules: Rules, value: str) -> tuple[str, list[Cut]]
             return text, cuts
     cuts.append(Cut(rules.name, "all", text))
     return "", cuts
+
+
+def _widened(text: str, found: Sequence[Span]) -> list[Span]:
+    """The spans, of an address or a price the whole sentence, unless nothing but those would be left out."""
+    ends = [0, *(match.end() for match in _SENTENCE.finditer(text))]
+    wide = [
+        Span(
+            span.rule,
+            max(end for end in ends if end <= span.start),
+            min((end for end in ends if end >= span.end), default=len(text)),
+        )
+        if span.rule in SENTENCES
+        else span
+        for span in found
+    ]
+    return wide if without(text, wide).strip() else []
 
 
 def _tidy(text: str, rules: Rules) -> str:

@@ -70,10 +70,10 @@ def write_items(
     items: Iterable[tuple[Item, dict[str, Value]]], part: Path, profile: Profile
 ) -> None:
     with part.open("w", encoding="utf-8") as file:
+        # RSS wants the three of a channel; Google reads the items alone
         file.write(
             f'<?xml version="1.0" encoding="UTF-8"?>\n<rss version="2.0" xmlns:g="{NAMESPACE}">\n'
-            "<channel>\n<title>Products</title>\n<link>https://example.com/</link>\n"
-            "<description>Products</description>\n"
+            "<channel>\n<title>Products</title>\n<link/>\n<description>Products</description>\n"
         )
         for item, told in items:
             file.write(element(item, told))
