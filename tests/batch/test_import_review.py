@@ -26,7 +26,7 @@ from openpyxl.worksheet.table import Table
 from made_up import CHINESE, PAYLOADS, RUSSIAN, failed, finished, picture, review, waiting
 from qvl.batch.exports import csv_table, own_workbook, sheet, workbook
 from qvl.batch.import_review import import_review
-from qvl.cells import BYTE_ORDER_MARK, csv_row
+from qvl.cells import BYTE_ORDER_MARK, csv_row, from_text
 from qvl.errors import (
     InputError,
     InputUnreadableError,
@@ -138,9 +138,10 @@ def test_exactly_the_changed_cells_are_found(exported: Path) -> None:
 def test_rows_and_columns_may_be_moved(exported: Path) -> None:
     change(exported, {(1, "qvl_text"): "Изменено"})
     if exported.suffix == ".csv":
-        lines = list(csv.reader(io.StringIO(exported.read_bytes().decode("utf-8-sig"), newline="")))
+        text = exported.read_bytes().decode("utf-8-sig")
+        lines = [[*map(from_text, row)] for row in csv.reader(io.StringIO(text, newline=""))]
     else:
-        lines = [[c.value or "" for c in row] for row in Book(exported).page.iter_rows()]
+        lines = [[str(cell.value or "") for cell in row] for row in Book(exported).page.iter_rows()]
     lines = [line[::-1] for line in (lines[0], *lines[:0:-1])]
     exported.with_suffix(".csv").write_text("".join(map(csv_row, lines)), "utf-8")
     (found,) = import_review(exported.with_suffix(".csv"), ITEMS)
@@ -365,7 +366,8 @@ def languages() -> tuple[Finished, ...]:
 def everything(page: Any, columns: int) -> Iterator[tuple[Any, ...]]:
     for row in page.iter_rows(max_col=columns):
         for cell in row:
-            yield (cell.coordinate, cell.value, cell.data_type, cell.number_format, cell.font, cell.fill, cell.comment and cell.comment.text)  # fmt: skip
+            yield (cell.coordinate, cell.value, cell.data_type, cell.number_format, repr(cell.font),
+                repr(cell.fill), cell.comment and cell.comment.text)  # fmt: skip
 
 
 def same_but_for_ours(before: Path, after: Path) -> None:
@@ -429,7 +431,7 @@ def test_rows_are_found_wherever_they_are_now(tmp_path: Path) -> None:
     before = own(tmp_path / "own.xlsx")
     book = openpyxl.load_workbook(before)
     page = book["Прайс"]
-    rows = [[cell.value for cell in row] for row in page.iter_rows(min_row=2, max_row=7)]
+    rows = [[cell.value for cell in row] for row in page.iter_rows(min_row=2, max_row=7, max_col=4)]
     page.delete_rows(1, 7)
     page.insert_rows(1, 3)
     for number, row in enumerate([["sku", "Название", "Цена", "Итого"], *rows[::-1]], 3):

@@ -25,7 +25,7 @@ class Piece:
 class Difference:
     """`pieces` in order: the kept and removed ones together are the model's text, the kept and added ones
     the person's. `changed` is how many words were replaced, removed or added; `kept` is the share of
-    words that were not, 1 where the texts are equal, of the longer of the two.
+    words that were not, of the longer of the two.
     """
 
     pieces: tuple[Piece, ...]
@@ -34,7 +34,7 @@ class Difference:
 
 
 def word_difference(model_text: str, reviewed_text: str) -> Difference:
-    """What a person made of the model's text. White space counts as a part of the text, not as a word."""
+    """What a person made of the model's text. Signs and white space are no words."""
     before, after = _WORD.findall(model_text), _WORD.findall(reviewed_text)
     often = len(before) + len(after) > MANY
     matcher = SequenceMatcher(None, before, after, autojunk=often)
@@ -60,4 +60,4 @@ def _pieces(op: str, before: str, after: str) -> Iterator[Piece]:
 
 
 def _words(pieces: list[str]) -> int:
-    return sum(not piece.isspace() for piece in pieces)
+    return sum(piece[0].isalnum() for piece in pieces)

@@ -110,8 +110,9 @@ def changed(row: Mapping[str, str], key: keys.Key) -> dict[str, str]:
         name = column.removesuffix(ending)
         if not name.startswith(OURS) or (ending and not column.endswith(ending)) or name in OTHERS:
             continue
-        if keys.digest(column, text) not in key.digests:
-            told[name] = text
+        told_as = {text, sheet.decoded(text)}  # whether it was written as Excel writes it or not
+        if not key.digests & {keys.digest(column, one) for one in told_as}:
+            told[name] = sheet.decoded(text)
     return told
 
 
@@ -199,8 +200,8 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 names = line if any(line) else None
                 if names is not None and keys.COLUMN not in names:
                     break
+                is_ours = names is not None or is_ours
                 continue
-            is_ours = True
             yield f"{where} {number}", dict(zip(names, line, strict=False))
     if not is_ours:
         raise InputError(

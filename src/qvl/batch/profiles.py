@@ -21,7 +21,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qvl.batch.texts import Span, capitals, cut, spans, with_fewer_capitals, without
+from qvl.batch.texts import (
+    Span,
+    capitals,
+    cut,
+    sentences,
+    spans,
+    with_fewer_capitals,
+    without,
+)
 from qvl.cells import is_formula
 from qvl.errors import UsageError, nearest
 from qvl.settings import check_size, user_settings_file
@@ -33,7 +41,6 @@ SENTENCES = frozenset(
     ("url", "email", "phone", "price")
 )  # a sentence without its address says nothing
 PASSES = 20  # what is removed may make what is left break a rule; beyond that, nothing is left
-_SENTENCE = re.compile(r"(?:[^.!?…。！？\n]|[.!?…](?=\S))+[.!?…。！？]*\n?|[.!?…。！？\n]+")
 
 
 class Rules(BaseModel):
@@ -177,7 +184,7 @@ def several(value: Any) -> tuple[str, ...]:
     else:
         text = str(value)
         mark = next((mark for mark in ("\n", ";") if mark in text.strip()), None)
-        parts = text.split(mark) if mark else _SENTENCE.findall(text)
+        parts = text.split(mark) if mark else [text[a:b] for a, b in sentences(text)]
     return tuple(part.strip() for part in parts if part.strip())
 
 
@@ -193,8 +200,9 @@ def check(profile: Profile, fields: Mapping[str, Value]) -> tuple[Finding, ...]:
 def fit(profile: Profile, fields: Mapping[str, Value]) -> tuple[dict[str, Value], tuple[Cut, ...]]:
     """The fields as the profile wants them, and all that was taken away for it.
 
-    Nothing is made up: a field that has to be there and is empty, or is too short, stays so, and `check`
-    finds it.
+    Nothing is made up: a field that has to be there and is empty, or is too short, stays so, and so does
+    one of the input alone, such as an article's number, of which a part would be another; `check` finds
+    them.
     """
     fitted: dict[str, Value] = {}
     cuts: list[Cut] = []
@@ -283,8 +291,10 @@ def _spans(profile: Profile, rules: Rules, text: str) -> list[Span]:
 
 
 def _fitted(profile: Profile, rules: Rules, value: str) -> tuple[str, list[Cut]]:
+    if not rules.of:
+        return _tidy(value, rules), []
     cuts: list[Cut] = []
-    text = html.unescape(value) if "html" in (*rules.no, *profile.no) and rules.of else value
+    text = html.unescape(value) if "html" in (*rules.no, *profile.no) else value
     text = _tidy(text, rules)
     for _ in range(PASSES):
         before = text
@@ -312,7 +322,7 @@ def _fitted(profile: Profile, rules: Rules, value: str) -> tuple[str, list[Cut]]
 
 def _widened(text: str, found: Sequence[Span]) -> list[Span]:
     """The spans, of an address or a price the whole sentence, unless nothing but those would be left out."""
-    ends = [0, *(match.end() for match in _SENTENCE.finditer(text))]
+    ends = [0, *(end for _, end in sentences(text))]
     wide = [
         Span(
             span.rule,

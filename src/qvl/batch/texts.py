@@ -39,6 +39,7 @@ DETECTORS: Mapping[str, re.Pattern[str]] = {
     ),
 }
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")
+_END = re.compile(r"[.!?…]+(?=\s+[^a-zа-яё\s]|\s*\Z)|[。！？]+|\n")
 LEAST_LETTERS = 10  # of fewer, a share of capitals says nothing
 
 
@@ -143,6 +144,14 @@ def with_fewer_capitals(text: str, most: float) -> str:
     return told if capitals(told) <= most else text[:1] + text[1:].lower()
 
 
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Where each begins and ends, all of the text together; after an abbreviation the sentence goes on."""
+    ends = [match.end() for match in _END.finditer(text)]
+    if not ends or ends[-1] < len(text):
+        ends.append(len(text))
+    return list(zip([0, *ends], ends, strict=False))
+
+
 def cut(text: str, most: int, least: int = 0) -> str:
     """At most so many characters of it: to the end of a sentence, else of a word, else of none.
 
@@ -150,10 +159,9 @@ def cut(text: str, most: int, least: int = 0) -> str:
     """
     if len(text) <= most:
         return text
-    ends = [m.end() for m in re.finditer(r"[.!?…](?=\s|$)|[。！？]", text[: most + 1])]
-    ends = [end for end in ends if max(least, most // 2) <= end <= most]
+    ends = [end for _, end in sentences(text) if max(least, most // 2) <= end <= most]
     if ends:
-        return text[: ends[-1]]
+        return text[: ends[-1]].rstrip()
     spaces = [m.start() for m in re.finditer(r"\s", text[: most + 1])]
     at = next((at for at in reversed(spaces) if at >= max(least, 1)), most)
     return text[:at].rstrip().rstrip(",;:–—-").rstrip() or text[:most]

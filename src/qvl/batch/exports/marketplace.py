@@ -76,8 +76,7 @@ def prepared(
     if not one.told("text"):
         return {}, [("", "left out", "there is no answer")], True
     # an input without a column for it is named by its id
-    columns = {**one.item.columns}
-    columns.setdefault("id", one.item.id)
+    columns = {**one.item.columns, "qvl_id": one.item.id}
     told, cuts = fit(profile, fields_of(profile, one.told, columns))
     wrong = [finding for finding in check(profile, told) if not finding.advice]
     rows = [(cut.field, cut.rule, cut.what) for cut in cuts]

@@ -168,9 +168,7 @@ def opened(workbook: Path, page: str | None, *, macros: bool) -> tuple[Any, str,
 def grid_of(page: Any, name: str) -> Grid:
     """The first row that says anything has the names. Raises InputError where there is none."""
     page.reset_dimensions()
-    rows = (
-        (n, [*map(sheet.text_in, r)]) for n, r in enumerate(page.iter_rows(values_only=True), 1)
-    )
+    rows = ((n, [*map(told_in, r)]) for n, r in enumerate(page.iter_rows(values_only=True), 1))
     filled = ((number, row) for number, row in rows if any(row))
     head, named = next(filled, (0, []))
     if not named:
@@ -180,6 +178,10 @@ def grid_of(page: Any, name: str) -> Grid:
         if text:
             names.setdefault(text, place)
     return Grid(head, names, dict(filled))
+
+
+def told_in(value: Any) -> str:
+    return sheet.decoded(sheet.text_in(value))
 
 
 def places(rows: Sequence[RunRow], grid: Grid, name: str) -> list[int]:

@@ -63,8 +63,9 @@ def encoded(text: str) -> str:
 
 def put(cell: Any, text: str) -> None:
     """Write a text into a cell, never a formula, an error or a number."""
-    cell.value = encoded(text)
-    cell.data_type = "s"
+    cell.value = encoded(text) or None
+    if text:
+        cell.data_type = "s"
     cell.number_format = TEXT_FORMAT
     cell.quotePrefix = is_formula(text)  # as if a person had typed ' before it
 
@@ -81,7 +82,7 @@ def text_in(value: Any) -> str:
         case None:
             return ""
         case str():
-            return shown(_ESCAPE.sub(lambda found: chr(int(found[1], 16)), value))
+            return shown(value)
         case bool():
             return str(value).upper()
         case float() if value.is_integer():
@@ -90,6 +91,11 @@ def text_in(value: Any) -> str:
             return value.isoformat()
     words = getattr(value, "text", value)  # a formula over several cells
     return shown(str(words))
+
+
+def decoded(text: str) -> str:
+    """What a text of a file means to Excel. LibreOffice reads it so too, and writes it as it is."""
+    return shown(_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text))
 
 
 def statuses() -> Any:
