@@ -10,15 +10,17 @@ ExtDescrAccessibility).
 from __future__ import annotations
 
 import io
+import logging
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from qvl.errors import ImageDecodeError, ImageTooLargeError, UnsupportedMediaError
 
+log = logging.getLogger(__name__)
 LONGEST_ALT_TEXT = 250  # characters; screen readers say it in one breath
 DC = "{http://purl.org/dc/elements/1.1/}"
 IPTC = "{http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/}"
@@ -50,6 +52,36 @@ class Words:
     description: Mapping[str, str]
     alt_text: Mapping[str, str] = field(default_factory=dict)
     keywords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What is said of a picture in one language; without `alt_text` the text is one, if short."""
+
+    language: str
+    text: str
+    alt_text: str = ""
+    keywords: tuple[str, ...] = ()
+
+
+def words_of(name: str, said: Iterable[Said]) -> Words:
+    """The words of all languages; one that is too long for alt text is a description alone."""
+    described = [one for one in said if one.text]
+    alt = {one.language: one.alt_text or one.text for one in described}
+    for language, text in alt.items():
+        if len(text) > LONGEST_ALT_TEXT:
+            log.warning(
+                "%s: no alt text (%s): %d characters, over %d; --style alt-text writes short ones",
+                name,
+                language,
+                len(text),
+                LONGEST_ALT_TEXT,
+            )
+    return Words(
+        description={one.language: one.text for one in described},
+        alt_text={code: text for code, text in alt.items() if len(text) <= LONGEST_ALT_TEXT},
+        keywords=tuple(dict.fromkeys(word for one in described for word in one.keywords)),
+    )
 
 
 def with_xmp(picture: bytes, words: Words, *, name: str) -> bytes:

@@ -15,9 +15,10 @@ from PIL import Image as Pillow
 import clips
 from command import Run
 from qvl import VLM, Image
+from qvl.cells import csv_row
 from qvl.cli import formats
 from qvl.cli.draw import draw
-from qvl.cli.formats import columns, csv_row
+from qvl.cli.formats import columns
 from qvl.cli.output import Outcome
 from qvl.errors import InputNotFoundError
 from qvl.log import visible

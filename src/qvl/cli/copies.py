@@ -13,7 +13,7 @@ from qvl.errors import InputUnreadableError, QvlError, StorageError, Unsupported
 from qvl.tasks.describe import Description
 from qvl.tasks.task import Result
 from qvl.types import Image
-from qvl.xmp import LONGEST_ALT_TEXT, Words, with_xmp
+from qvl.xmp import Said, Words, with_xmp, words_of
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def copied(outcome: Outcome, folder: Path, taken: set[Path], *, alone: bool) -> 
         return outcome
     try:
         picture = read(outcome)
-        words = words_of(outcome.name, outcome.found)
+        words = words_in(outcome.name, outcome.found)
         path = free_path(folder, outcome.name, taken)
         write_whole(path, with_xmp(picture, words, name=outcome.name), "--write-xmp")
     except QvlError as err:
@@ -34,23 +34,19 @@ def copied(outcome: Outcome, folder: Path, taken: set[Path], *, alone: bool) -> 
     return outcome
 
 
-def words_of(name: str, found: Sequence[Result]) -> Words:
-    """The texts in every language; one that is too long for alt text is a description alone."""
-    described = [one for one in found if isinstance(one, Description) and one.text]
-    alt = {one.language: one.alt_text or one.text for one in described}
-    for language, text in alt.items():
-        if len(text) > LONGEST_ALT_TEXT:
-            log.warning(
-                "%s: no alt text (%s): %d characters, over %d; --style alt-text writes short ones",
-                name,
-                language,
-                len(text),
-                LONGEST_ALT_TEXT,
+def words_in(name: str, found: Sequence[Result]) -> Words:
+    described = [one for one in found if isinstance(one, Description)]
+    return words_of(
+        name,
+        [
+            Said(
+                language=one.language,
+                text=one.text,
+                alt_text=one.alt_text,
+                keywords=one.keywords,
             )
-    return Words(
-        description={one.language: one.text for one in described},
-        alt_text={code: text for code, text in alt.items() if len(text) <= LONGEST_ALT_TEXT},
-        keywords=tuple(dict.fromkeys(word for one in described for word in one.keywords)),
+            for one in described
+        ],
     )
 
 

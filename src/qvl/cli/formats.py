@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from qvl.cells import BYTE_ORDER_MARK, cell, csv_row
 from qvl.cli.output import Outcome
 from qvl.cli.page import page
 from qvl.errors import QvlError
@@ -16,9 +15,6 @@ from qvl.log import visible
 from qvl.tasks.task import Task, as_row
 
 FORMATS = ("text", "json", "md", "csv", "html")
-BYTE_ORDER_MARK = "\ufeff"  # without it Excel takes Cyrillic and Chinese for something else
-# spreadsheets take a cell that begins so for a formula, after white space too
-FORMULA = frozenset("=+-@＝＋－＠")
 
 
 def beginning(task: type[Task[Any]], form: str) -> str:
@@ -74,23 +70,3 @@ def columns(task: type[Task[Any]]) -> list[str]:
     kind = get_type_hints(task.run)["return"]
     own = [f.name for f in fields(kind) if f.name not in ("text", "completions", "flags")]
     return ["id", "text", *own, "flags", "error"]
-
-
-def csv_row(cells: Sequence[str]) -> str:
-    """A line of cells none of which a spreadsheet takes for a formula."""
-    safe = ["'" + text if text.lstrip()[:1] in FORMULA else text for text in cells]
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\r\n").writerow(safe)  # so that it quotes either of the two
-    return line.getvalue().removesuffix("\r\n") + "\n"
-
-
-def cell(value: Any) -> str:
-    """A value of a row as text; words of a list beside each other, what is deeper as JSON."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return value
-        case list() if all(isinstance(one, str) for one in value):
-            return "; ".join(value)
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
