@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from qvl.batch.guards import Guards
 from qvl.batch.template import filled
 from qvl.errors import InvalidParamError, QvlError
 from qvl.runs.record import Item
@@ -19,11 +20,12 @@ SAMPLING = frozenset(field_names(Sampling))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The name of a task, its options as JSON (texts may hold templates), and the run's seed."""
+    """The name of a task, its options as JSON (texts may hold templates), the run's seed, its rules."""
 
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int
+    guards: Guards = field(default_factory=Guards)
 
     def of(self, item: Item) -> Task[Result]:
         """The task as it is asked about this item. Raises InvalidParamError, naming the option."""

@@ -16,11 +16,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from qvl.batch.asked import Asked
+from qvl.batch.guards import guarded
 from qvl.batch.media import seen
 from qvl.errors import EngineClosedError, EngineError, QvlError, RemoteError, as_fault
 from qvl.runs.record import Item, Outcome
 from qvl.runs.run import Run
-from qvl.tasks.task import as_row
 from qvl.vlm.chat_model import ChatModel
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def answer(model: ChatModel, asked: Asked, attempt: Attempt) -> Outcome | QvlErr
         task = asked.of(item)
         shown = seen(item)
         task.check_seen(shown)
-        row = as_row(item.id, task.run(model, shown))
+        row = guarded(asked.guards, model, task, shown, item.id, item.columns)
     except Exception as err:  # noqa: BLE001 - the edge of one item: the others go on
         return as_fault(err, item.id)
     return Outcome(

@@ -14,6 +14,8 @@ from typing import Any
 
 import qvl
 from qvl.batch.asked import Asked
+from qvl.batch.guards import Guards
+from qvl.batch.profiles import load
 from qvl.tasks.prompts import own, tasks_with_prompts, version
 from qvl.types import DType
 from qvl.vlm.chat_model import REMOTE, ModelInfo
@@ -39,6 +41,7 @@ class Job:
             "task": self.asked.task,
             "options": self.asked.options,
             "seed": self.asked.seed,
+            "rules": rules(self.asked.guards),
             "wordings": wordings(self.asked.task),
             "model": {
                 "name": self.model,
@@ -71,6 +74,12 @@ class Job:
             dtype="auto" if model["name"].startswith(REMOTE) else model["dtype"],
             device=device,
         )
+
+
+def rules(guards: Guards) -> dict[str, Any]:
+    """The words and the profile that answers are held against; a profile with all that it says."""
+    said = load(guards.profile).model_dump(mode="json") if guards.profile else {}
+    return {"forbidden": list(guards.forbidden), "profile": {"name": guards.profile, "says": said}}
 
 
 def wordings(task: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from qvl.cli.tasks import (
     OPENING,
     SAMPLING,
     flag,
+    held_in,
     new_tokens_help,
     option,
     signed,
@@ -64,6 +65,10 @@ INPUTS: Mapping[str, Any] = {
     "every": option(float | None, help="Of a video, each so many seconds are an item."),
     "follow": option(bool, "--follow", help="Follow links that lead out of a folder."),
 }
+RULES: Mapping[str, Any] = {
+    "forbid": option(str | None, help="Words that no text may have, by commas, or a file of them."),
+    "profile": option(str | None, help="A marketplace, whose rules the texts must keep."),
+}
 KEEPING: Mapping[str, Any] = {
     "run": option(str | None, "--run", help="The run's name, or its folder."),
     "shard": option(str | None, help="K/N: only each N-th item, from the K-th."),
@@ -96,7 +101,7 @@ def command(
 ) -> Callable[..., None]:
     """The function that typer makes a task's command of."""
     own = {f.name: flag(task, f) for f in fields(task) if f.name != "sampling"}
-    flags = {**own, **{name: COMMON[name] for name in ASKING}, **INPUTS, **KEEPING}
+    flags = {**own, **{name: COMMON[name] for name in ASKING}, **INPUTS, **RULES, **KEEPING}
     most = new_tokens_help(task.new_tokens)
     flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=most)
     sources = Annotated[list[str], typer.Argument(help=SOURCES)]
@@ -114,7 +119,9 @@ class Asking:
 
 def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking:
     from qvl.batch.asked import Asked
+    from qvl.batch.guards import Guards
     from qvl.batch.job import Job
+    from qvl.batch.profiles import load
     from qvl.batch.row import Wanted
     from qvl.tasks.task import adapter
 
@@ -136,7 +143,10 @@ def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking
         )
     told = adapter(task).dump_python(first, mode="json")
     told["sampling"] = sampling
-    asked = Asked(task=task.name, options=told, seed=seed)
+    guards = Guards(forbidden=words_of(given["forbid"]), profile=given["profile"] or "")
+    if guards.profile:
+        load(guards.profile)
+    asked = Asked(task=task.name, options=told, seed=seed, guards=guards)
     name = settings.model
     if not is_address(name) and Path(name).expanduser().is_dir():
         name = str(Path(name).expanduser().resolve())
@@ -159,6 +169,15 @@ def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking
     )
     opening = {name: options[name] for name in OPENING if name in options}
     return Asking(job=job, wanted=wanted, opening=opening)
+
+
+def words_of(given: str | None) -> tuple[str, ...]:
+    """Of "a,b", or of a file with a word or more a line."""
+    if given is None:
+        return ()
+    held = held_in(given)
+    words = given.split(",") if held is None else held.splitlines()
+    return tuple(word.strip() for word in words if word.strip())
 
 
 def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:

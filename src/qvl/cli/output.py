@@ -33,6 +33,8 @@ FLAGS = {
     "underived_answer": "no step comes to the answer",
     "hand_over": "the customer is to be handed over to a person",
     "unsure": "the model is not sure of this answer",
+    "forbidden": "the text has words that were forbidden",
+    "profile": "the text breaks the rules of the marketplace",
     "fail_on": "this is as severe as --fail-on says, or more",
 }
 

@@ -53,7 +53,7 @@ def answered(model: ChatModel, request: Request, *, language: str | None = None)
     # reasoning that took all tokens would take them again
     if wrong is None or first.finish_reason in ("reasoning", "cancelled"):
         return Answered((first,), flags(first, wrong))
-    (second,) = model.generate([_with(request, wording("guards", wrong, language or "en"))])
+    (second,) = model.generate([with_words(request, wording("guards", wrong, language or "en"))])
     still = _wrong(second, request, language)
     if still in (wrong, "empty"):
         return Answered((first, second), flags(first, wrong))
@@ -96,7 +96,7 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(list(value.values()))
 
 
-def _with(request: Request, words: str) -> Request:
+def with_words(request: Request, words: str) -> Request:
     """The request with a sentence added to what its user said last."""
     *before, last = request.messages
     *parts, said = last.content
