@@ -23,6 +23,7 @@ from qvl.errors import QvlError
 from qvl.loading.model import read_parts
 from qvl.processing.image import Picture
 from qvl.scenes.asked import request_of, seen_of
+from qvl.scenes.canvas import SIDES
 from qvl.scenes.scene import Job, Scene, Thing
 from qvl.scenes.text import STAGES
 from qvl.training.dense import CellTruth, cells_of, unknown_cells
@@ -94,9 +95,14 @@ class Lessons(Dataset):
     def __getitem__(self, index: int) -> Lesson:
         rng = random.Random(f"{self.seed}/{index}/{self.stage}")
         drawn: list[Drawn] = []
+        size = (
+            rng.choice(SIDES),
+            rng.choice(SIDES),
+        )  # of a step: pictures of one are computed together
         while len(drawn) < self.pictures:
             kind = pick(self.stage, rng)
-            scene = scenes.draw(kind, "train", rng.getrandbits(48))
+            own = kind in scenes.documents.KINDS  # print needs room
+            scene = scenes.draw(kind, "train", rng.getrandbits(48), None if own else size)
             if (one := taught(scene, chosen(scene.jobs, rng), self.folder)) is not None:
                 drawn.append(one)
         return together(drawn)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from qvl.kernels.build import library
 from qvl.loading.model import pack_tower
-from qvl.models.attention import packed_attention
 from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.qwen_vl import QwenVL
 from qvl.models.vision import Grid
@@ -28,6 +28,7 @@ from qvl.training.examples import IGNORE, Example
 
 # of fp32 logits that are in memory at once; those of a whole pass are made in pieces, twice
 LOGITS_BYTES = 256 << 20
+PADDED = 1.25  # examples are computed together up to this many times the length of the shortest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,26 +82,67 @@ def collate(examples: Sequence[Example]) -> Passage:
 
 
 class PackedBranches:
-    """`Attend` of packed examples: causal, each example by itself, and in it each branch."""
+    """`Attend` of packed examples: causal, each example by itself, and in it each branch.
+
+    Examples of about one length are computed together, padded at their ends.
+    """
 
     def __init__(self, bounds: Sequence[int], branch_t: Tensor | None) -> None:
-        self.bounds = bounds
-        self.masks: list[Tensor | None] = []  # bool [L, L]; None: plainly causal
-        for start, end in pairwise(bounds):
-            branch = None if branch_t is None else branch_t[start:end]
-            self.masks.append(None if branch is None or not branch.any() else seen_by(branch))
+        self.lengths = [end - start for start, end in pairwise(bounds)]
+        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+        self.groups: list[Group] = []
+        while order:
+            longest = PADDED * self.lengths[order[0]]
+            count = sum(self.lengths[i] <= longest for i in order)
+            branches = [
+                None if branch_t is None else branch_t[bounds[i] : bounds[i + 1]]
+                for i in order[:count]
+            ]
+            self.groups.append(Group.of(order[:count], self.lengths, branches))
+            order = order[count:]
 
     def __call__(self, layer: int, q_tnh: Tensor, k_tkh: Tensor, v_tkh: Tensor) -> Tensor:
-        if all(mask is None for mask in self.masks):
-            return packed_attention(q_tnh, k_tkh, v_tkh, self.bounds, causal=True)
-        parts = []
-        for (start, end), mask in zip(pairwise(self.bounds), self.masks, strict=True):
-            q, k, v = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (q_tnh, k_tkh, v_tkh))
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        pieces = [x.split(self.lengths) for x in (q_tnh, k_tkh, v_tkh)]
+        parts: list[Tensor] = [q_tnh] * len(self.lengths)
+        for group in self.groups:
+            q, k, v = (
+                pad_sequence([piece[i] for i in group.at], batch_first=True).transpose(1, 2)
+                for piece in pieces
             )
-            parts.append(out.squeeze(0).transpose(0, 1))
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=group.mask, is_causal=group.mask is None, enable_gqa=True
+            )
+            flat = out.transpose(1, 2).flatten(0, 1)[group.real.to(q_tnh.device)]
+            for i, part in zip(
+                group.at, flat.split([self.lengths[i] for i in group.at]), strict=True
+            ):
+                parts[i] = part
         return torch.cat(parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Examples by their numbers; which of their padded tokens are theirs, as places [T] among B x L;
+    and bool [B, 1, L, L], who sees whom; None: plainly causal.
+    """
+
+    at: Sequence[int]
+    real: Tensor
+    mask: Tensor | None
+
+    @classmethod
+    def of(
+        cls, at: Sequence[int], lengths: Sequence[int], branches: Sequence[Tensor | None]
+    ) -> Group:
+        longest = lengths[at[-1]]
+        real = torch.cat([torch.arange(lengths[i]) + n * longest for n, i in enumerate(at)])
+        if all(branch is None or not branch.any() for branch in branches):
+            return cls(at, real, None)
+        # what is padded is a branch of its own, so each of it sees something
+        padded = pad_sequence(
+            [b for b in branches if b is not None], batch_first=True, padding_value=-1
+        )
+        return cls(at, real, torch.stack([seen_by(b) for b in padded])[:, None])
 
 
 def seen_by(branch_l: Tensor) -> Tensor:
