@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=30).map("".join) | st.text(max_size=300)
 
 
-def wrong(profile: Profile, fields: dict[str, profiles.Value]) -> set[tuple[str, str]]:
+def wrong(profile: Profile, fields: Mapping[str, profiles.Value]) -> set[tuple[str, str]]:
     return {(one.field, one.rule) for one in check(profile, fields) if not one.advice}
 
 
@@ -140,11 +141,15 @@ def test_forbidden_words_are_whole_words_of_any_case() -> None:
     assert found == ["ХИТ", "ЛУЧШЕЕ", "Удешевлённый", "Самая  низкая цена", "№1", "20% off"]
 
 
-@pytest.mark.parametrize("text", ["a" * 200_000, "<" * 200_000, "1 " * 100_000, "a.a-" * 50_000, "@a" * 100_000, "&a" * 100_000, "🎉\u200d" * 50_000, "(1" * 100_000])  # fmt: skip
-def test_time_is_linear_in_the_text(text: str) -> None:
+@pytest.mark.parametrize(
+    "piece", ["a", "<", "1 ", "a.a-", "@a", "&a", "🎉\u200d", "(1", "+7 495 ", "a@a.", "лучш "]
+)
+def test_time_is_linear_in_the_text(piece: str) -> None:
+    """Whoever wrote it: a pattern that tried again from each sign would take minutes here."""
+    text = piece * (40_000 // len(piece))
     started = time.monotonic()
-    fit(load("ozon"), {"offer_id": "1", "name": "x", "description": text})
-    assert time.monotonic() - started < 20
+    fit(load("ozon"), {"offer_id": "1", "name": text, "description": text})
+    assert time.monotonic() - started < 10
 
 
 def test_capitals_are_a_share_of_letters() -> None:

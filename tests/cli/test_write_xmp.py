@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Pillow
 
 from command import Run
-from qvl.cli.copies import words_of
+from qvl.cli.copies import words_in
 from qvl.tasks.describe import Description
 from qvl.xmp import ALT_TEXT, DESCRIPTION, RDF, XML_LANG
 from scripted import completion
@@ -73,7 +73,7 @@ def test_a_long_text_is_no_alt_text() -> None:
             keywords=("a", "b"),
         )  # fmt: skip
 
-    words = words_of(
+    words = words_in(
         "cup", [told("x" * 251, "en"), told("y" * 251, "ru", "кратко"), told("", "zh")]
     )
     assert words.alt_text == {"ru": "кратко"}

@@ -10,7 +10,7 @@ import csv
 import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -60,7 +60,8 @@ def import_review(
         if edit is None:
             continue
         try:
-            reviews.append(review_of(one, edit, by=by, at=at))
+            made = review_of(one, edit, by=by, at=at)
+            reviews += [made] if made is not None else []
         except InputError as err:
             problems.append(err.message)
     problems += [f"{edit.where}: the run has no such item" for edit in found.values()]
@@ -116,17 +117,24 @@ def changed(row: Mapping[str, str], key: keys.Key) -> dict[str, str]:
     return told
 
 
-def review_of(one: Finished, edit: Edit, *, by: str, at: str) -> Review:
-    """What the person made of the item. Raises InputError where that was about another answer."""
+def review_of(one: Finished, edit: Edit, *, by: str, at: str) -> Review | None:
+    """What the person made of the item; None where only columns that are not of this export differ.
+
+    Raises InputError where that was about another answer.
+    """
     before = one.review
+    told = {name: text for name, text in edit.cells.items() if was_exported(one, edit.key, name)}
+    if not told:
+        return None
+    edit = replace(edit, cells=told)
     attempt = one.outcome.attempt if one.outcome is not None else 0
     if attempt != edit.key.attempt:
         raise InputError(
             f"{edit.where}: it shows attempt {edit.key.attempt} of {one.item.id!r}, and there is"
             f" attempt {attempt} by now"
         )
-    for name, text in edit.cells.items():
-        check_unchanged(one, edit, name, text)
+    for name in edit.cells:
+        check_unchanged(one, edit, name)
     state: str = before.state if before is not None else STATUSES[0]
     if STATUS in edit.cells:
         state = edit.cells[STATUS].strip().casefold()
@@ -153,7 +161,19 @@ def review_of(one: Finished, edit: Edit, *, by: str, at: str) -> Review:
     )
 
 
-def check_unchanged(one: Finished, edit: Edit, name: str, text: str) -> None:
+def was_exported(one: Finished, key: keys.Key, name: str) -> bool:
+    """Whether the table had that column when it was made: a person may have added one, or an older
+    export left it.
+    """
+    ending = f"_{key.ending}" if key.ending else ""
+    out = one.outcome.out if one.outcome is not None else {}
+    said = one.review.fields if one.review is not None else {}
+    field = name.removeprefix(OURS)
+    known = name in (STATUS, NOTE) or field in out or field in said
+    return known or keys.digest(name + ending, "") in key.digests
+
+
+def check_unchanged(one: Finished, edit: Edit, name: str) -> None:
     """What holds now is what the table showed in that cell. Raises InputError."""
     now = current(one, name)
     ending = f"_{edit.key.ending}" if edit.key.ending else ""

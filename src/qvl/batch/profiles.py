@@ -298,8 +298,8 @@ def _fitted(profile: Profile, rules: Rules, value: str) -> tuple[str, list[Cut]]
     text = _tidy(text, rules)
     for _ in range(PASSES):
         before = text
-        found = _widened(text, _spans(profile, rules, text)) if rules.lines else []
-        found = found or _spans(profile, rules, text)
+        found = _spans(profile, rules, text)
+        found = (rules.lines and _widened(text, found)) or found
         cuts += [Cut(rules.name, span.rule, text[span.start : span.end]) for span in found]
         if found:
             text = _joined(without(text, found))

@@ -40,6 +40,7 @@ DETECTORS: Mapping[str, re.Pattern[str]] = {
 }
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")
 _END = re.compile(r"[.!?…]+(?=\s+[^a-zа-яё\s]|\s*\Z)|[。！？]+|\n")
+_LOOSE = " \n,;:–—-"  # what no text ends with
 LEAST_LETTERS = 10  # of fewer, a share of capitals says nothing
 
 
@@ -78,13 +79,13 @@ def matches(text: str, patterns: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     """Where the patterns stand. A pattern is words in a row, whatever their case, ё as е; of a word
     only the beginning or the end counts where it has a "*" there, and "#" is any number.
     """
-    exact, open_ended = _compiled(patterns)
-    if not exact and not open_ended:
+    if not patterns:
         return
+    known, begun, open_ended = _compiled(patterns)
     found = list(_WORD.finditer(text))
     words = [folded(one[0]) for one in found]
     for at, word in enumerate(words):
-        for parts in (*exact.get(word, ()), *open_ended):
+        for parts in (*known.get(word, ()), *begun.get(word[:1], ()), *open_ended):
             end = at + len(parts)
             if end <= len(words) and all(
                 test(one) for test, one in zip(parts, words[at:end], strict=True)
@@ -99,21 +100,30 @@ def folded(word: str) -> str:
 _Test = Callable[[str], bool]
 
 
+_Patterns = dict[str, list[list[_Test]]]
+
+
 @lru_cache(64)
-def _compiled(
-    patterns: tuple[str, ...],
-) -> tuple[dict[str, list[list[_Test]]], list[list[_Test]]]:
-    """Patterns by their first word, and those whose first word is open."""
-    exact: dict[str, list[list[_Test]]] = {}
-    open_ended: list[list[_Test]] = []
+def _compiled(patterns: tuple[str, ...]) -> tuple[_Patterns, _Patterns, list[list[_Test]]]:
+    """Patterns by their first word, those of whose first word the beginning counts by its first letter,
+    and all others, which may begin anywhere.
+    """
+    known: _Patterns = {}
+    begun: _Patterns = {}
+    anywhere: list[list[_Test]] = []
     for pattern in patterns:
         words = re.findall(r"\*?[^\W_]+\*?|[^\w\s]", folded(pattern))
         parts = [_test(word) for word in words]
-        if words and "*" not in words[0] and words[0] != "#":
-            exact.setdefault(words[0], []).append(parts)
-        elif words:
-            open_ended.append(parts)
-    return exact, open_ended
+        if not words:
+            continue
+        first = words[0]
+        if first == "#" or first.startswith("*"):
+            anywhere.append(parts)
+        elif first.endswith("*"):
+            begun.setdefault(first[0], []).append(parts)
+        else:
+            known.setdefault(first, []).append(parts)
+    return known, begun, anywhere
 
 
 def _test(word: str) -> _Test:
@@ -164,4 +174,6 @@ def cut(text: str, most: int, least: int = 0) -> str:
         return text[: ends[-1]].rstrip()
     spaces = [m.start() for m in re.finditer(r"\s", text[: most + 1])]
     at = next((at for at in reversed(spaces) if at >= max(least, 1)), most)
-    return text[:at].rstrip().rstrip(",;:–—-").rstrip() or text[:most]
+    whole = text[:at].rstrip(_LOOSE)
+    told = re.sub(r"(?:[\s,;:–—-]+[a-zа-яё]{1,2})+\Z", "", whole[-80:])  # "..., with a"
+    return whole[:-80] + told or text[:most]

@@ -330,7 +330,8 @@ def test_a_marketplaces_file_passes_its_profile(name: str, ending: str, tmp_path
     if ending == "csv":
         rows = read_csv(target)
     else:
-        grid = list(openpyxl.load_workbook(target).active.iter_rows())
+        page: Any = openpyxl.load_workbook(target).active
+        grid = list(page.iter_rows())
         assert {cell.data_type for row in grid for cell in row} <= {"s", "n"}
         head, *body = [[cell.value or "" for cell in row] for row in grid]
         rows = [dict(zip(head, row, strict=True)) for row in body]
@@ -417,7 +418,8 @@ def rounds_in(form: str, target: Path) -> list[str]:
         case "csv":
             return [row["qvl_text"] for row in read_csv(target)]
         case "xlsx":
-            head, *rows = openpyxl.load_workbook(target).active.iter_rows(values_only=True)
+            page: Any = openpyxl.load_workbook(target).active
+            head, *rows = page.iter_rows(values_only=True)
             return [row[head.index("qvl_text")] for row in rows]
     with closing(sqlite3.connect(target)) as base:
         return [text for (text,) in base.execute("SELECT qvl_text FROM items")]

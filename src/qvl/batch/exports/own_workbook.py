@@ -136,7 +136,8 @@ def run_rows(finished: Iterable[Finished]) -> list[RunRow]:
         told = fixed_cells(one) | answer_cells(one)
         texts = {name: sheet.fitting(v) for name, v in told.items() if isinstance(v, str)}
         texts[sheet.CUT] = sheet.cut_names(told, texts)
-        row.items.append(ItemCells(one.item.id, told["qvl_attempt"], language, told | texts))
+        cells: dict[str, Any] = told | texts
+        row.items.append(ItemCells(one.item.id, cells["qvl_attempt"], language, cells))
     return list(rows.values())
 
 
@@ -151,14 +152,13 @@ def opened(workbook: Path, page: str | None, *, macros: bool) -> tuple[Any, str,
             values = openpyxl.load_workbook(workbook, read_only=True, data_only=True)
             titles = [one.title for one in values.worksheets]
             title = page or titles[0]
-            if title in titles:
-                grid = grid_of(values[title], workbook.name)
+            grid = grid_of(values[title], workbook.name) if title in titles else None
             values.close()
     except sheet.UNREADABLE as err:
         raise InputUnreadableError(
             f"{workbook.name!r} cannot be read as a workbook", hint="save it anew, as .xlsx"
         ) from err
-    if title not in titles:
+    if grid is None:
         raise InvalidParamError(
             f"{workbook.name!r} has no sheet {title!r}", hint=f"it has {', '.join(titles)}"
         )
@@ -226,7 +226,7 @@ def fill(
     columns = our_columns(rows, pictures=pictures)
     last = max(grid.names.values())
     new = [name for name in columns if name not in grid.names]
-    taken = grid.names | {name: last + place for place, name in enumerate(new, 1)}
+    taken = {**grid.names, **{name: last + place for place, name in enumerate(new, 1)}}
     make_room(page, last + 1, last + len(new))
     for name in new:
         add_column(page, name, grid.head, taken[name], like=page.cell(grid.head, last))
