@@ -5,12 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from qvl.runs.disk import Disk
 
 
-class FailingDisk(Disk):
+class QuickDisk(Disk):
+    """Syncs nothing: for tests in which the machine stays up."""
+
+    def fsync(self, descriptor: int) -> None:
+        pass
+
+    def sync_folder(self, path: Path) -> None:
+        pass
+
+
+class FailingDisk(QuickDisk):
     """Fails at the `at`-th call (from 1) of one kind, or of any; and, if asked, at all that follow."""
 
     def __init__(self, call: str, at: int, code: int, *, persistent: bool = False) -> None:
@@ -58,6 +69,11 @@ class FailingDisk(Disk):
         self._count("replace")
         super().replace(old, new)
 
+    def unlink(self, path: Path) -> None:
+        if path.exists():
+            self._broken.discard(path.stat().st_ino)  # another file may have that number next
+        super().unlink(path)
+
     def make_folder(self, path: Path) -> None:
         self._count("make_folder")
         super().make_folder(path)
@@ -78,24 +94,34 @@ class ShortDisk(Disk):
 
 
 class LosingDisk(Disk):
-    """Knows what was synced: `lose` is the power loss.
+    """Knows what was synced, and calls `moment` wherever the power may go: there `after_power_loss` shows
+    what the disk may hold then.
 
     Of what was written since, each sector of 512 bytes may have landed or not, in any order; a file's new
     length may be kept or not; files and new names whose folder was not synced may be gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, moment: Callable[[], None] = lambda: None) -> None:
         self.synced: dict[int, bytes] = {}  # by inode
         self.named: dict[Path, int] = {}  # path -> inode, as the folders were synced
         self.files: dict[Path, int] = {}  # as they are now
         self._paths: dict[int, Path] = {}  # of descriptors
-        self.since_s = 0
+        self.moment = moment
 
     def open(self, path: Path, *, mode: int = 0o600) -> int:
         descriptor = super().open(path, mode=mode)
         self.files[path] = os.fstat(descriptor).st_ino
         self._paths[descriptor] = path
         return descriptor
+
+    def write(self, descriptor: int, data: memoryview, offset: int) -> int:
+        written = super().write(descriptor, data, offset)
+        self.moment()
+        return written
+
+    def truncate(self, descriptor: int, size_bytes: int) -> None:
+        super().truncate(descriptor, size_bytes)
+        self.moment()
 
     def fsync(self, descriptor: int) -> None:
         path = self._paths[descriptor]
@@ -108,6 +134,7 @@ class LosingDisk(Disk):
     def replace(self, old: Path, new: Path) -> None:
         super().replace(old, new)
         self.files[new] = self.files.pop(old)
+        self.moment()
 
     def unlink(self, path: Path) -> None:
         super().unlink(path)
