@@ -1,7 +1,8 @@
 """Runs whose answers are known beforehand, and processes that work on one until they are killed.
 
-`python null_run.py kill FOLDER KILLS SEED begin|plain` prints what 1,000 kills left, as JSON: workers are
-forked here, where nothing else runs, so that a kill costs no start of an interpreter.
+`python null_run.py kill FOLDER KILLS SEED begin|plain` prints what so many kills left, as JSON: workers
+are forked here, where nothing else runs, so that a kill costs no start of an interpreter.
+`python null_run.py plan FOLDER COUNT` and `... work FOLDER COUNT` print what that costs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -133,5 +136,54 @@ def kill(folder: Path, kills: int, seed: int, *, begins: bool) -> dict[str, int]
     return dict(found)
 
 
+def cost(folder: Path, count: int, *, works: bool) -> dict[str, float]:
+    """Seconds and peak memory of making a run, and of answering its items with nothing."""
+    began_s = time.perf_counter()
+    with Run.create(folder, IDENTITY, items(count)) as run:
+        found = {"plan_s": time.perf_counter() - began_s, "plan_mib": _peak_mib()}
+        if not works:
+            return found
+        one = outcome(0, letters=1000).out
+        halves = []
+        for ordinal, made in run.pending():
+            run.begin([ordinal])
+            out = {**one, "id": made.id}
+            run.record(Outcome(ordinal=ordinal, id=made.id, ok=True, out=out))
+            if ordinal in (count // 2, count - 1):
+                halves.append(_peak_mib())
+        run.flush()
+    work_s = time.perf_counter() - began_s - found["plan_s"]
+    found |= {"work_ms_an_item": 1000 * work_s / count, "half_mib": halves[0], "mib": halves[1]}
+    began_s = time.perf_counter()
+    Run.open(folder).close()
+    return found | {"open_s": time.perf_counter() - began_s}
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def told_by(*args: str | Path) -> dict[str, Any]:
+    """What this file prints as a program."""
+    done = subprocess.run(
+        [sys.executable, __file__, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    print(f"QVL_SEED={SEED}: {' '.join(map(str, args))}: {done.stdout}")  # noqa: T201 - the figures
+    return json.loads(done.stdout)
+
+
+def _main(what: str, folder: str, count: str, seed: str = "1", how: str = "") -> None:
+    if what == "kill":
+        found = kill(Path(folder), int(count), int(seed), begins=how == "begin")
+    else:
+        found = cost(Path(folder), int(count), works=what == "work")
+    print(json.dumps(found))  # noqa: T201
+
+
 if __name__ == "__main__":
-    print(json.dumps(kill(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), begins=sys.argv[5] == "begin")))
+    _main(*sys.argv[1:])

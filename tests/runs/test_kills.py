@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import null_run
-from null_run import SEED
+from null_run import SEED, told_by
+
+HOW = pytest.mark.parametrize("how", ["plain", "begin"])
 
 
-def killed(folder: Path, kills: int, how: str) -> dict[str, int]:
-    done = subprocess.run(
-        [sys.executable, null_run.__file__, "kill", str(folder), str(kills), str(SEED), how],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
-    )
-    print(f"QVL_SEED={SEED}: {done.stdout} {done.stderr}")  # noqa: T201
-    assert done.returncode == 0
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("how", ["plain", "begin"])
-def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, how: str) -> None:
-    found = killed(tmp_path, 60, how)
-    assert found["kills"] >= 60
+def check(folder: Path, kills: int, how: str) -> None:
+    found = told_by("kill", folder, str(kills), str(SEED), how)
+    assert found["kills"] >= kills
     assert (found["lost"], found["doubled"], found["different"]) == (0, 0, 0)
+
+
+@HOW
+def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, how: str) -> None:
+    check(tmp_path, 50, how)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["plain", "begin"])
+@HOW
 def test_a_thousand_kills_lose_and_double_nothing(tmp_path: Path, how: str) -> None:
-    found = killed(tmp_path, 1000, how)
-    assert found["kills"] >= 1000
-    assert (found["lost"], found["doubled"], found["different"]) == (0, 0, 0)
+    check(tmp_path, 1000, how)
