@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -114,6 +115,7 @@ class Journal:
         self._descriptor: int | None = None
         self._opened: dict[int, int] = {}  # segments that `at` looks into, by number
         self._is_broken = False
+        weakref.finalize(self, _close_all, self._opened)
 
     @property
     def end(self) -> End:
@@ -260,8 +262,7 @@ class Journal:
 
     def close(self) -> None:
         self.stop_writing()
-        while self._opened:
-            os.close(self._opened.popitem()[1])
+        _close_all(self._opened)
 
     def stop_writing(self) -> None:
         """`open` begins again."""
@@ -293,6 +294,11 @@ class Journal:
     def _next_segment(self) -> None:
         self.stop_writing()
         self._segment, self._offset, self._lines = self._segment + 1, 0, 0
+
+
+def _close_all(descriptors: dict[int, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 def seal(path: Path, size_bytes: int, records: int, disk: Disk = DISK) -> None:

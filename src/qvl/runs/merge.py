@@ -71,9 +71,10 @@ def _check(runs: Sequence[Run]) -> None:
                 f"run {name!r} is of other inputs than {str(first.folder)!r}, or of other shards",
                 hint="each shard must be begun with all inputs, as K/N with the same N",
             )
-        other = places.setdefault(run.shard.number, name)
-        if other != name or runs.count(run) > 1:
+        if run.shard.number in places:
+            other = places[run.shard.number]
             raise InputError(f"{name!r} and {other!r} are the same shard {run.shard.number}")
+        places[run.shard.number] = name
         if run.counts().pending:
             raise InputError(
                 f"run {name!r} has {run.counts().pending} items pending", hint="resume it first"

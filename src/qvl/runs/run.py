@@ -303,7 +303,7 @@ class Run:
 
     def counts(self) -> Counts:
         with self._noting:
-            return self._state.counts(Counter(self._reviews.states.values()))
+            return self._state.counts(dict(Counter(self._reviews.states.values())))
 
     def events(self) -> Iterator[Mapping[str, Any]]:
         """What happened to the run: records with "event", "at" and more, see the module's docstring."""
