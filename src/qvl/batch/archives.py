@@ -14,11 +14,11 @@ import stat
 import struct
 import tarfile
 import tempfile
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -89,8 +89,6 @@ def _pages(row: Row) -> Iterator[Row | Refused]:
     if not source.part.lower().endswith(".pdf"):
         yield row
         return
-    from dataclasses import replace
-
     from qvl.processing.pdf import pages
     from qvl.processing.source import MAX_PDF_BYTES
     from qvl.types import Image
@@ -118,11 +116,22 @@ def read(path: Path, member: str, max_bytes: int) -> bytes:
     Raises ArchiveError where it is not there, is damaged or larger, InputNotFoundError and
     InputUnreadableError for the archive.
     """
+    with _of_archive(path, member) as opened:
+        return opened.read(member, max_bytes)
+
+
+def size_of(path: Path, member: str) -> int:
+    """A member's size in bytes, once it is read. Raises as `read`."""
+    with _of_archive(path, member) as opened:
+        return opened.size(member)
+
+
+@contextmanager
+def _of_archive(path: Path, member: str) -> Iterator[_Zip | _Tar]:
     name = f"{path.name}/{member}"
     try:
         found = os.stat(path)
-        opened = _opened(str(path), found.st_mtime_ns, found.st_size)
-        return opened.read(member, max_bytes)
+        yield _opened(str(path), found.st_mtime_ns, found.st_size)
     except FileNotFoundError as err:
         raise InputNotFoundError(f"{quoted(path.name)} does not exist") from err
     except PermissionError as err:
@@ -156,6 +165,9 @@ class _Zip:
         check_list(self._file, os.path.basename(path))
         self._zip = zipfile.ZipFile(self._file)
 
+    def size(self, member: str) -> int:
+        return self._zip.getinfo(member).file_size
+
     def read(self, member: str, max_bytes: int) -> bytes:
         info = self._zip.getinfo(member)
         _check_member(info.file_size, info.compress_size, member, max_bytes)
@@ -172,7 +184,9 @@ class _Tar:
         self._members = {
             one.name: one for one in _listed_tar(self._file, name) if isinstance(one, Member)
         }
-        self._lock = threading.Lock()
+
+    def size(self, member: str) -> int:
+        return self._members[member].size_bytes
 
     def read(self, member: str, max_bytes: int) -> bytes:
         found = self._members[member]
@@ -313,7 +327,7 @@ def _listed_tar(file: BinaryIO, name: str) -> Iterator[Member | Refused]:
     size_bytes = os.fstat(file.fileno()).st_size
     with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as tar:
         while (info := tar.next()) is not None:
-            tar.members = []  # or all of them are kept
+            tar.members = []  # type: ignore[attr-defined] # or all of them are kept
             count += 1
             if count > MAX_MEMBERS:
                 raise ArchiveError(

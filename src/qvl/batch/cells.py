@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from typing import Any
 
+from qvl.batch.row import row_name
 from qvl.errors import QvlError, TableError
 from qvl.runs.record import Source
 
@@ -62,18 +63,18 @@ def unlike(names: list[str]) -> list[str]:
     return names
 
 
-def checked(number: int, where: str, names: list[str], values: list[Any]) -> Cells:
+def checked(number: int, table: str, names: list[str], values: list[Any]) -> Cells:
     """A row of a table with a header. Fewer cells than columns are empty ones, more are an error."""
     if len(values) > len(names) and any(as_text(value).strip() for value in values[len(names) :]):
         error = TableError(
-            f"{where} has {len(values)} cells, the header has {len(names)}",
+            f"{row_name(table, number)} has {len(values)} cells, the header has {len(names)}",
             hint="put cells that hold the delimiter into quotes",
         )
         return Cells(number, error)
     for name, value in zip(names, values, strict=False):
         if isinstance(value, str) and len(value) > MAX_CELL_CHARS:
             error = TableError(
-                f"{where} has {len(value)} characters in {name!r}, the limit is {MAX_CELL_CHARS}",
+                f"{row_name(table, number)} has {len(value)} characters in {name!r}, the limit is {MAX_CELL_CHARS}",
                 hint="give long texts in files of their own",
             )
             return Cells(number, error)

@@ -60,7 +60,6 @@ def _rows(
     number = first - 1
     while True:
         number += 1
-        where = row_name(name, number)
         try:
             values = next(table)
         except StopIteration:
@@ -68,7 +67,9 @@ def _rows(
         except csv.Error as err:
             ended = "end of data" in str(err)
             what = "opens a quote that is never closed" if ended else "has quotes that do not match"
-            error = TableError(f"{where} {what}", hint='write a quote in a cell as ""')
+            error = TableError(
+                f"{row_name(name, number)} {what}", hint='write a quote in a cell as ""'
+            )
             if names is None:
                 raise error from err
             yield Cells(number, error)
@@ -77,18 +78,20 @@ def _rows(
             continue
         if names is None:
             if any(map(_BROKEN.search, values)):
-                raise TableError(f"{where} is not {encoding}", hint="save it as CSV UTF-8")
+                raise TableError(
+                    f"{row_name(name, number)} is not {encoding}", hint="save it as CSV UTF-8"
+                )
             names = unlike(values)
             continue
         broken = next((n for n, v in zip(names, values, strict=False) if _BROKEN.search(v)), None)
         if broken is not None:
             error = TableError(
-                f"{where} is not {encoding} in {broken!r}, as the other rows are",
+                f"{row_name(name, number)} is not {encoding} in {broken!r}, as the other rows are",
                 hint="save the whole table as CSV UTF-8",
             )
             yield Cells(number, error)
         else:
-            yield checked(number, where, names, values)
+            yield checked(number, name, names, values)
 
 
 def encoding_of(file: BinaryIO) -> str:

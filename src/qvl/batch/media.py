@@ -6,6 +6,7 @@ in workbooks and objects of stores are read here, each within its limit.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def shown(source: Source) -> str:
 
 def is_video(where: str) -> bool:
     path = re.split("[?#]", where)[0] if "://" in where else where
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
 
 
 def max_bytes(where: str) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qvl.batch.cells import Cells, checked
-from qvl.batch.row import Tell, row_name
+from qvl.batch.row import Tell
 from qvl.errors import InputNotFoundError, TableError, UsageError
 from qvl.processing.source import quoted
 from qvl.processing.worker import folders_of
@@ -65,7 +65,7 @@ def cells(path: Path, name: str, tell: Tell) -> Iterator[Cells]:
             if names is None:
                 raise _damaged(name)
             number += 1
-            yield checked(number, row_name(name, number), names, told)
+            yield checked(number, name, names, told)
     finally:
         worker.kill()
         worker.stdout.close()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from qvl.batch import object_store
 from qvl.batch.media import part_of_video, seen_in
 from qvl.batch.row import Refused, Row, Wanted
 from qvl.errors import InvalidParamError, QvlError
 from qvl.runs.record import Source
-from qvl.types import Image, Video, is_address, page_apart
+from qvl.types import VIDEO_SUFFIXES, Image, Video, is_address, page_apart
 
 
 def located(text: str, folder: str) -> Source:
@@ -38,44 +38,41 @@ def located(text: str, folder: str) -> Source:
 
 def parts(row: Row, wanted: Wanted) -> Iterator[Row | Refused]:
     """The row, or one for each part of it: a page of its document, each so many seconds of its video."""
-    if len(row.sources) != 1 or row.sources[0].part:
+    source = row.sources[0]
+    suffix = _suffix(source.where)
+    is_document = suffix == ".pdf"
+    is_cut = wanted.every_s is not None and suffix in VIDEO_SUFFIXES
+    if len(row.sources) != 1 or source.part or not (is_document or is_cut):
         yield row
         return
-    source = row.sources[0]
     try:
-        one = seen_in(source)
-        if isinstance(one, Image) and _suffix(source.where) == ".pdf":
-            found = _pages(one)
-        elif isinstance(one, Video) and wanted.every_s is not None:
-            found = _segments(one, wanted.every_s)
-        else:
-            found = [""]
+        found = _pages(source) if is_document else _segments(source, wanted.every_s or 0)
     except QvlError as err:
         yield Refused(row.name, err)
         return
     for part in found:
-        suffix = f"#{part}" if part else ""
-        yield replace(row, id=row.id + suffix, sources=(Source(source.where, part),))
+        yield replace(row, id=f"{row.id}#{part}", sources=(Source(source.where, part),))
 
 
 def _suffix(where: str) -> str:
-    path = where.partition("?")[0].partition("#")[0] if is_address(where) else where
-    return Path(path).suffix.lower()
+    path = re.split("[?#]", where)[0] if "://" in where else where
+    return os.path.splitext(path)[1].lower()
 
 
-def _pages(document: Image) -> list[str]:
+def _pages(source: Source) -> list[str]:
     from qvl.processing.pdf import pages
 
-    return [f"page={page.page}" for page in pages(document)]
+    document = seen_in(source)
+    return [f"page={page.page}" for page in pages(document)] if isinstance(document, Image) else []
 
 
-def _segments(video: Video, every_s: float) -> list[str]:
+def _segments(source: Source, every_s: float) -> list[str]:
     from qvl.processing.video import duration_s
 
     if not every_s > 0:
         raise InvalidParamError(f"segments of {every_s:g} s are none", hint="give --every 10")
-    last_s = duration_s(video)
-    count = int(last_s // every_s) + 1
+    video = seen_in(source)
+    count = int(duration_s(video) // every_s) + 1 if isinstance(video, Video) else 0
     return [f"t={n * every_s:g},{(n + 1) * every_s:g}" for n in range(count)]
 
 

@@ -121,11 +121,12 @@ def rows(path: Path, name: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
     """
     heads: dict[tuple[str, ...], Head] = {}
     found = 0
+    folder = str(path.parent)
+    by_line = path.suffix.lower() in JSON_LINES
     for cells in READERS[path.suffix.lower()](path, name, tell):
         found += 1
-        where = row_name(name, cells.number)
         if isinstance(cells.values, QvlError):
-            yield Refused(where, cells.values)
+            yield Refused(row_name(name, cells.number), cells.values)
             continue
         if cells.request is not None:  # what it shows lies in its body
             yield Row(
@@ -137,7 +138,7 @@ def rows(path: Path, name: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
                 options={"request": cells.request},
             )
             continue
-        names = (*cells.values, *(n for n in cells.pictures if n not in cells.values))
+        names = tuple(cells.values | cells.pictures)
         try:
             head = heads.get(names)
             if head is None:
@@ -145,27 +146,29 @@ def rows(path: Path, name: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
                 if not heads:
                     tell(f"{quoted(name)}: pictures are taken from {', '.join(head.pictures)}")
                 heads[names] = head
-            row = _row(cells, head, name, path.parent)
+            row = _row(cells, head, name, folder)
         except TableError as err:
-            if path.suffix.lower() not in JSON_LINES:  # all rows have these columns
+            if not by_line:  # all rows have these columns
                 raise
-            yield Refused(where, err)
+            yield Refused(row_name(name, cells.number), err)
         except QvlError as err:
-            yield Refused(where, err)
+            yield Refused(row_name(name, cells.number), err)
         else:
             yield from parts(row, wanted)
     if not found:
         tell(f"{quoted(name)} holds no rows")
 
 
-def _row(cells: Cells, head: Head, table: str, folder: Path) -> Row:
+def _row(cells: Cells, head: Head, table: str, folder: str) -> Row:
     """Raises InvalidParamError for a row without a picture, or with an option that means nothing."""
-    values, name = cells.values, row_name(table, cells.number)
+    values = cells.values
     assert not isinstance(values, QvlError)  # told before
     columns = {key: as_text(value) for key, value in values.items()}
     page = columns.get(head.page, "").strip()
     if page and not re.fullmatch("[1-9][0-9]{0,5}", page):
-        raise InvalidParamError(f"{name} has the page {quoted(page)}, which is not a number from 1")
+        raise InvalidParamError(
+            f"{row_name(table, cells.number)} has the page {quoted(page)}, which is not a number from 1"
+        )
     sources: list[Source] = []
     written: list[str] = []
     for column in head.pictures:
@@ -173,14 +176,14 @@ def _row(cells: Cells, head: Head, table: str, folder: Path) -> Row:
             sources.append(cells.pictures[column])
             continue
         for text in _several(values.get(column), columns.get(column, ""), folder):
-            source = located(text, str(folder))
+            source = located(text, folder)
             written.append(text)
             if page and not source.part and source.where.lower().endswith(".pdf"):
                 source = Source(source.where, f"page={page}")
             sources.append(source)
     if not sources:
         raise InvalidParamError(
-            f"{name} has no picture in {', '.join(map(repr, head.pictures))}",
+            f"{row_name(table, cells.number)} has no picture in {', '.join(map(repr, head.pictures))}",
             hint="fill the cell, or take the row out",
         )
     given = columns.get(head.id, "").strip()
@@ -191,24 +194,27 @@ def _row(cells: Cells, head: Head, table: str, folder: Path) -> Row:
         is_given=bool(given),
         sources=tuple(sources),
         columns=columns,
-        options=dict(_options(values, head.options, name)),
+        options=dict(_options(values, head.options, table, cells.number)),
     )
 
 
-def _several(value: Any, text: str, folder: Path) -> Iterator[str]:
+def _several(value: Any, text: str, folder: str) -> Iterator[str]:
     """The paths and addresses of a cell: of a list, of lines, or with ; between them."""
     if isinstance(value, list):
         yield from (one.strip() for one in map(as_text, value) if one.strip())
         return
     text = text.strip()
-    if ";" in text and (folder / text).exists():  # a file's name may have one
+    if text and ";" not in text and "\n" not in text:
+        yield text
+        return
+    if ";" in text and os.path.exists(os.path.join(folder, text)):  # a file's name may have one
         yield text
         return
     yield from (one.strip() for one in re.split("[;\n]", text) if one.strip())
 
 
 def _options(
-    values: Mapping[str, Any], columns: Mapping[str, str], name: str
+    values: Mapping[str, Any], columns: Mapping[str, str], table: str, number: int
 ) -> Iterator[tuple[str, Any]]:
     for column, option in columns.items():
         text = as_text(values.get(column)).strip()
@@ -216,7 +222,9 @@ def _options(
             continue
         if option == "seed":
             if not re.fullmatch("[0-9]{1,19}", text):
-                raise InvalidParamError(f"{name} has the seed {quoted(text)}, which is no number")
+                raise InvalidParamError(
+                    f"{row_name(table, number)} has the seed {quoted(text)}, which is no number"
+                )
             yield option, int(text)
         else:
             yield option, text

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 from qvl.batch import archives
 from qvl.batch.cells import Cells, as_text, checked, unlike
-from qvl.batch.row import Tell, row_name
+from qvl.batch.row import Tell
 from qvl.errors import (
     ArchiveError,
     InputNotFoundError,
@@ -92,8 +92,7 @@ def _rows(page: Any, path: Path, name: str, shown: Mapping[str, str]) -> Iterato
             ):
                 names.pop()  # cells that are only coloured
             continue
-        where = row_name(name, number)
-        told = checked(number, where, names, list(values))
+        told = checked(number, name, names, list(values))
         # a picture over a column without a name still has its place
         pictures = {
             names[column - 1] if column <= len(names) else f"column {column}": Source(

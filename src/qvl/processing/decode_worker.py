@@ -6,7 +6,8 @@ library only: no qvl, no numpy, no torch. Main path: main -> answer -> decode ->
 On stdin: 8 bytes of length and the encoded picture, again and again. On stdout: one READY byte once,
 then per picture 4 bytes of length and a JSON object, {"width", "height", "notes", "as_stored"}, and
 width * height * 3 bytes of upright sRGB, or {"error", "message", "hint"}. A message is the predicate
-of a sentence whose subject, the picture's name, this process does not know.
+of a sentence whose subject, the picture's name, this process does not know. With HEAD_ALONE added to
+the length come the first bytes of a picture, and back goes {"width", "height"} alone.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from PIL import (
 )
 
 READY = b"R"
+HEAD_ALONE = 1 << 63
 # A side shorter than this is less than one visual token of any generation.
 TINY_PX = 28
 # Colours are converted in strips, so that 50 Mpx fit the memory limit in every mode.
@@ -453,6 +455,25 @@ def answer(data: bytes, limits: Limits) -> tuple[dict[str, object], bytes | byte
         return refusal_header(Refusal("image_too_large", message, hint)), b""
 
 
+def size_answer(head: bytes, limits: Limits) -> dict[str, object]:
+    """The upright size that the first bytes of a picture tell."""
+    try:
+        size = declared_size(head)
+        if size is None:  # of others Pillow reads no more than the header, EXIF included
+            image = open_allowed(head)
+            size = image.size
+            if image.getexif().get(ORIENTATION_TAG) in (5, 6, 7, 8):
+                size = size[::-1]
+        check_size(*size, limits)
+    except Refusal as no:
+        return refusal_header(no)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return refusal_header(too_many_pixels(limits.pixels + 1, "", limits))
+    except (MemoryError, *DAMAGE):
+        return refusal_header(Refusal("image_decode", "has a header that cannot be read"))
+    return {"width": size[0], "height": size[1]}
+
+
 def refusal_header(no: Refusal) -> dict[str, object]:
     return {"error": no.code, "message": no.message, "hint": no.hint}
 
@@ -503,13 +524,17 @@ def main(limits: Limits) -> None:
     answers = os.dup(1)
     os.dup2(2, 1)
     write_all(answers, READY)
-    while (length := read_exactly(0, 8)) is not None:
-        data = read_exactly(0, int.from_bytes(length, "little"))
+    while (prefix := read_exactly(0, 8)) is not None:
+        length = int.from_bytes(prefix, "little")
+        data = read_exactly(0, length & ~HEAD_ALONE)
         if data is None:
             break
         # The parent kills at wall_s. Should it be gone by then, the alarm ends a stuck decoder.
         signal.alarm(limits.wall_s + 5)
-        header, pixels = answer(data, limits)
+        if length & HEAD_ALONE:
+            header, pixels = size_answer(data, limits), b""
+        else:
+            header, pixels = answer(data, limits)
         signal.alarm(0)
         encoded = json.dumps(header).encode()
         write_all(answers, len(encoded).to_bytes(4, "little") + encoded)

@@ -1,8 +1,9 @@
 """The one way in for pictures: a file, bytes, an address or a page in, upright 8-bit sRGB pixels out.
 
-Main path: read_image -> source.read_encoded -> _Pool.decode -> _Worker.decode, which asks a process of
-its own (decode_worker.py). Nothing here parses a picture: the process that does is limited in time,
-memory and files, may crash or hang, and is replaced when it did. Pages of documents come from pdf.py.
+Main path: read_image -> source.read_encoded -> _Pool.ask -> _Worker.decode, which asks a process of
+its own (decode_worker.py), as read_sizes does of the first bytes alone. Nothing here parses a picture: the
+process that does is limited in time, memory and files, may crash or hang, and is replaced when it did.
+Pages of documents come from pdf.py.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -25,11 +28,12 @@ from qvl.errors import (
     ImageDecodeError,
     ImageTooLargeError,
     InvalidParamError,
+    QvlError,
     UnsupportedMediaError,
 )
 from qvl.processing import pdf
 from qvl.processing.patches import MAX_ASPECT
-from qvl.processing.source import is_pdf, quoted, read_encoded
+from qvl.processing.source import is_pdf, quoted, read_encoded, read_head
 from qvl.processing.worker import Decoded, Refused, Worker, WorkerDiedError, WorkerTimedOutError
 from qvl.types import Image
 
@@ -38,11 +42,16 @@ DECODE_MEMORY_BYTES = 3 * 2**29
 DECODE_WALL_S = 10
 # Memory that decoders leak or fragment is given back this often.
 PICTURES_PER_WORKER = 1000
+# The size stands in so many of the first bytes: of most files, of those with a preview, of all.
+HEAD_BYTES = (8 * 1024, 256 * 1024, 20 * 2**20)
+HEAD_ALONE = 1 << 63  # as decode_worker.py has it, which may not be imported here
 
 _REFUSALS = {
     kind.code: kind
     for kind in (ImageDecodeError, UnsupportedMediaError, ImageTooLargeError, ImageAspectError)
 }
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ def read_original(image: Image) -> tuple[bytes, Picture]:
     if image.page is not None:
         raise InvalidParamError(f"{name} is not a PDF document, so it has no page {image.page}")
     try:
-        answer = _POOL.decode(encoded)
+        answer = _POOL.ask(_Worker.decode, encoded)
     except WorkerTimedOutError as err:
         raise ImageDecodeError(
             f"{name} was not decoded within {DECODE_WALL_S} s",
@@ -94,8 +103,62 @@ def read_original(image: Image) -> tuple[bytes, Picture]:
             f"{name} made the picture decoder crash", hint="save it as a plain JPEG or PNG"
         ) from err
     if isinstance(answer, Refused):
-        raise _REFUSALS[answer.code](f"{name} {answer.message}", hint=answer.hint)
+        raise _refusal(answer, name)
     return encoded, Picture(answer.pixels, sha256, image.name, answer.notes, answer.as_stored)
+
+
+def read_sizes(images: Sequence[Image]) -> list[tuple[int, int] | QvlError]:
+    """(width, height) of each upright picture, as its first bytes tell, or why it cannot be used.
+
+    Of a PNG or WebP it is as stored. A picture is not known to be sound by that. The errors are those of
+    `read_image`; InvalidParamError for an address and for a document, which has no size before it is
+    rendered. All are asked for at once, which is several times quicker than one by one.
+    """
+    told: list[tuple[int, int] | QvlError] = [EngineError("not asked yet")] * len(images)
+    left = list(range(len(images)))
+    for count in HEAD_BYTES:  # the size may stand behind a preview, or at the very end
+        heads: dict[int, bytes] = {}
+        wholes: set[int] = set()
+        for number in left:
+            try:
+                heads[number], is_whole = read_head(images[number], count)
+                if is_pdf(heads[number]):
+                    name = quoted(images[number].name)
+                    raise InvalidParamError(f"{name} is a document: its pages have no pixels yet")
+                if is_whole:
+                    wholes.add(number)
+            except QvlError as err:
+                told[number] = err
+                heads.pop(number, None)
+        for number, answer in zip(heads, _sizes(images, heads), strict=True):
+            told[number] = answer
+        left = [
+            number
+            for number in heads
+            if number not in wholes
+            and isinstance(told[number], ImageDecodeError | UnsupportedMediaError)
+        ]
+    return told
+
+
+def _sizes(images: Sequence[Image], heads: Mapping[int, bytes]) -> list[tuple[int, int] | QvlError]:
+    if not heads:
+        return []
+    try:
+        answers = _POOL.ask(_Worker.sizes, list(heads.values()))
+    except (WorkerDiedError, WorkerTimedOutError):  # one of them is to blame
+        if len(heads) > 1:
+            return [one for n, head in heads.items() for one in _sizes(images, {n: head})]
+        name = quoted(images[next(iter(heads))].name)
+        return [ImageDecodeError(f"{name} made the picture decoder crash")]
+    return [
+        _refusal(answer, quoted(images[number].name)) if isinstance(answer, Refused) else answer
+        for number, answer in zip(heads, answers, strict=True)
+    ]
+
+
+def _refusal(refused: Refused, name: str) -> QvlError:
+    return _REFUSALS[refused.code](f"{name} {refused.message}", hint=refused.hint)
 
 
 class _Worker(Worker):
@@ -119,9 +182,29 @@ class _Worker(Worker):
             self.write(len(encoded).to_bytes(8, "little"))
             self.write(encoded)
             answer = self.picture()
-        if isinstance(answer, Refused) and answer.code not in _REFUSALS:
-            raise WorkerDiedError
-        return answer
+        return _known(answer)
+
+    def sizes(self, heads: Sequence[bytes]) -> list[tuple[int, int] | Refused]:
+        """Asked all at once: the answers are small, so none waits for another to be read."""
+        self.pictures += 1
+        with self.killed_after(DECODE_WALL_S):
+            self.write(b"".join((len(h) | HEAD_ALONE).to_bytes(8, "little") + h for h in heads))
+            return [self._size() for _ in heads]
+
+    def _size(self) -> tuple[int, int] | Refused:
+        header = self.header()
+        if isinstance(header, Refused):
+            return _known(header)
+        try:
+            return int(header["width"]), int(header["height"])
+        except (ValueError, KeyError, TypeError, OverflowError) as err:
+            raise WorkerDiedError from err
+
+
+def _known(answer: T | Refused) -> T | Refused:
+    if isinstance(answer, Refused) and answer.code not in _REFUSALS:
+        raise WorkerDiedError
+    return answer
 
 
 class _Pool:
@@ -135,18 +218,18 @@ class _Pool:
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
 
-    def decode(self, encoded: bytes) -> Decoded | Refused:
+    def ask(self, question: Callable[[_Worker, A], T], asked: A) -> T:
         with self._slots:
             try:
-                return self._ask(self._take_idle() or self._start(), encoded)
+                return self._ask(question, self._take_idle() or self._start(), asked)
             except WorkerDiedError:
                 # Somebody else may have killed it (the kernel, when memory is short): the picture is
                 # blamed if a new worker dies too.
-                return self._ask(self._start(), encoded)
+                return self._ask(question, self._start(), asked)
 
-    def _ask(self, worker: _Worker, encoded: bytes) -> Decoded | Refused:
+    def _ask(self, question: Callable[[_Worker, A], T], worker: _Worker, asked: A) -> T:
         try:
-            answer = worker.decode(encoded)
+            answer = question(worker, asked)
         except BaseException:  # Ctrl-C too: the next user would read this picture's answer
             self._drop(worker)
             raise

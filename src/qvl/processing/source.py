@@ -60,6 +60,25 @@ def read_encoded(image: Image) -> bytes:
     return encoded
 
 
+def read_head(image: Image, count: int) -> tuple[bytes, bool]:
+    """At most `count` of the first bytes of a picture, and whether they are all of it.
+
+    Raises as `read_encoded`; InvalidParamError for an address, of which nothing is fetched.
+    """
+    name = quoted(image.name)
+    if isinstance(image.source, Url):
+        raise InvalidParamError(f"{name} is an address: what is there is not known yet")
+    if isinstance(image.source, bytes):
+        size_bytes, head = len(image.source), image.source[:count]
+    else:
+        with opened(image.source, name) as fd:
+            size_bytes, head = os.fstat(fd).st_size, os.pread(fd, count, 0)
+    _check_size(size_bytes, head, name)
+    if not head:
+        raise ImageDecodeError(f"{name} is empty: 0 bytes", hint="download or copy it again")
+    return head, len(head) == size_bytes
+
+
 def is_pdf(encoded: bytes) -> bool:
     return encoded[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf\0\t\n\f\r ").startswith(b"%PDF-")
 
