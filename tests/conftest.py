@@ -64,7 +64,7 @@ def errors_tell_nothing(
 def qvl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """The command, in this process, in an empty folder, offline, without settings of anybody's."""
     monkeypatch.chdir(tmp_path)
-    for name in ("CONFIG", "STATE"):
+    for name in ("CONFIG", "DATA", "STATE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

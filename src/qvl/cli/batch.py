@@ -13,17 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qvl.cli.batch_export import export, import_review
 from qvl.cli.interrupts import interrupts
 from qvl.cli.model import open_chosen
+from qvl.cli.run_names import new_name, run_folder
 from qvl.cli.tasks import (
     COMMON,
     OPENING,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 10.0
+PREVIEWED = 3  # items whose words a plan shows
 SHOWN = 10  # failed items, and refused rows, by name
 SOURCES = (
     "Pictures, folders, globs, tables (CSV, TSV, XLSX, JSONL, Parquet), lists, PDFs, videos, archives, "
@@ -86,13 +88,23 @@ def app(words: Container[str]) -> typer.Typer:
     begin = typer.Typer(
         help="Ask about every item; the same command, or `resume`, goes on.", no_args_is_help=True
     )
+    look = typer.Typer(
+        help="Check the inputs, and say how long a run takes, before it is begun.",
+        no_args_is_help=True,
+    )
     for task in TASKS.values():
-        made = command(task, begin_run) if task.name in words else lambda: None
-        begin.command(task.name, help=task.__doc__)(made)
+        for group, do in ((begin, begin_run), (look, tell_plan)):
+            made = command(task, do) if task.name in words else lambda: None
+            group.command(task.name, help=task.__doc__)(made)
+    batch.add_typer(look, name="plan")
     batch.add_typer(begin, name="run")
     batch.command()(resume)
     batch.command()(status)
     batch.command()(retry)
+    batch.command()(export)
+    batch.command()(import_review)
+    batch.command()(merge)
+    batch.command()(repair)
     return batch
 
 
@@ -171,6 +183,49 @@ def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking
     return Asking(job=job, wanted=wanted, opening=opening)
 
 
+def tell_plan(task: type[Task[Any]], given: dict[str, Any]) -> None:
+    """What the run would be; exit code 3 where some of the inputs cannot be used."""
+    from qvl.batch.inputs import items
+    from qvl.batch.plan import estimated, planned
+    from qvl.batch.words import words_of as asked_with
+    from qvl.fetch import set_policy
+
+    ask = asking(task, given, given["seed"] or 0)
+    set_policy(offline=given["offline"])
+    plan = planned(lambda: items(given["sources"], ask.wanted), ask.job.asked)
+    tell_refused(plan.problems, plan.refused)
+    languages = ", ".join(f"{name} {count}" for name, count in plan.languages.items() if name)
+    print(
+        f"{plan.items - plan.refused} items of {plan.rows} rows"
+        + f" ({languages})" * bool(languages)
+    )
+    if plan.refused:
+        print(f"{plan.refused} cannot be used")
+    for group in plan.same[:SHOWN]:
+        print(f"the same: {', '.join(group)}")
+    if len(plan.same) > SHOWN:
+        print(f"and {len(plan.same) - SHOWN} more groups that are the same")
+    if plan.sample:
+        with closing(open_chosen(ask.job.model, **ask.opening)) as model:
+            for item, _ in plan.sample[:PREVIEWED]:
+                print(f"{item.id}: {asked_with(ask.job.asked, item, model.info.generation)}")
+            told = estimated(plan, model, ask.job.asked)
+        cost = "" if told.cost is None else f", cost {told.cost:.4g}"
+        print(
+            f"about {human(told.seconds)}: reads {told.prompt_tokens} tokens ({told.image_tokens} of "
+            f"pictures), says {told.completion_tokens}; {told.disk_bytes / 1e6:.1f} MB on disk, "
+            f"{peak_gb():.1f} GB of memory{cost}"
+        )
+    if plan.refused:
+        raise PartialFailure(f"{plan.refused} of {plan.items} items cannot be used")
+
+
+def peak_gb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def words_of(given: str | None) -> tuple[str, ...]:
     """Of "a,b", or of a file with a word or more a line."""
     if given is None:
@@ -202,7 +257,7 @@ def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
     first = next(found, None)
     if first is None:
         if refused:
-            tell_refused(refused[1:])
+            tell_refused(refused[1:], len(refused) - 1)
             raise refused[0].error
         print("the inputs hold no items: nothing is done", file=sys.stderr)
         return
@@ -215,7 +270,7 @@ def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
     else:
         run = Run.open(folder, kept, found, environment=environment)
     with run:
-        tell_refused(refused)
+        tell_refused(refused, len(refused))
         carried_out(run, model, ask.job.asked, refused)
 
 
@@ -254,8 +309,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One object a line.")] = False,
 ) -> None:
     """How a run is doing, also while it goes on; without a name, all of them."""
-    from qvl.runs import home
+    from qvl.runs import home, identity
 
+    if name:
+        identity.read(run_folder(name))  # raises where there is none
     known = [home.look(run_folder(name))] if name else home.runs(load_settings().runs_folder)
     for one in known:
         if as_json:
@@ -286,6 +343,33 @@ def retry(
     print(f"{len(ordinals)} items will be asked again", file=sys.stderr)
     if ordinals:
         print(f"hint: qvl batch resume {name}", file=sys.stderr)
+
+
+def merge(
+    name: Annotated[str, typer.Argument(help="The new run's name, or its folder.")],
+    shards: Annotated[list[str], typer.Argument(help="The runs of all shards.")],
+) -> None:
+    """Make one run of the shards of one: complete, and each item once."""
+    from qvl.runs import merge as merging
+
+    target = run_folder(name)
+    merging.merge(target, [run_folder(shard) for shard in shards])
+    print(f"{target.name}: {len(shards)} shards", file=sys.stderr)
+
+
+def repair(name: Annotated[str, typer.Argument(help="The run's name, or its folder.")]) -> None:
+    """Put damaged lines of a run aside; their items are asked again."""
+    from qvl.runs import repair as repairing
+
+    found = repairing.repair(run_folder(name))
+    print(f"{found.lines} lines were put aside", file=sys.stderr)
+    if found.requeued:
+        print(
+            f"hint: {len(found.requeued)} items are asked again: qvl batch resume {name}",
+            file=sys.stderr,
+        )
+    if found.lost:
+        raise PartialFailure(f"{len(found.lost)} items are lost: nothing is known of them any more")
 
 
 def filtered(where: str) -> Callable[[Finished], bool]:
@@ -319,11 +403,11 @@ def usable(found: Iterator[Item | Refused], refused: list[Refused]) -> Iterator[
             yield one
 
 
-def tell_refused(refused: Sequence[Refused]) -> None:
+def tell_refused(refused: Sequence[Refused], count: int) -> None:
     for one in refused[:SHOWN]:
         log.error("%s", one.error.message)
-    if len(refused) > SHOWN:
-        log.error("and %d more cannot be used", len(refused) - SHOWN)
+    if count > SHOWN:
+        log.error("and %d more cannot be used", count - SHOWN)
 
 
 def carried_out(run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refused]) -> None:
@@ -346,6 +430,12 @@ def carried_out(run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refu
         print(f"hint: go on with `qvl batch resume {run.name}`", file=sys.stderr)
         raise SystemExit(128 + came[0])
     failed = counts.failed + len(refused)
+    if counts.failed:
+        failures = (one for one in run.finished() if one.outcome and not one.outcome.ok)
+        for one in itertools.islice(failures, SHOWN):
+            log.error("%s: %s", one.item.id, one.outcome.out["error"]["message"])
+        if counts.failed > SHOWN:
+            log.error("and %d more failed", counts.failed - SHOWN)
     if failed:
         raise PartialFailure(
             f"{failed} of {counts.total + len(refused)} items failed",
@@ -360,18 +450,6 @@ def told(counts: Counts) -> str:
         if by_name:
             text += f"; {what}: " + ", ".join(f"{name} {n}" for name, n in by_name.items())
     return text
-
-
-def run_folder(name: str) -> Path:
-    from qvl.runs import home
-
-    return home.folder_of(name, load_settings().runs_folder)
-
-
-def new_name(task: str) -> str:
-    """As in describe-2026-11-30-2, the first that no run of the home has."""
-    numbers = (f"{task}-{date.today().isoformat()}-{n}" for n in itertools.count(1))
-    return next(name for name in numbers if not run_folder(name).exists())
 
 
 @contextmanager
