@@ -12,6 +12,7 @@ import html
 import re
 import tomllib
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -326,8 +327,8 @@ def _widened(text: str, found: Sequence[Span]) -> list[Span]:
     wide = [
         Span(
             span.rule,
-            max(end for end in ends if end <= span.start),
-            min((end for end in ends if end >= span.end), default=len(text)),
+            ends[bisect_right(ends, span.start) - 1],
+            ends[min(bisect_left(ends, span.end), len(ends) - 1)],
         )
         if span.rule in SENTENCES
         else span
@@ -347,4 +348,4 @@ def _tidy(text: str, rules: Rules) -> str:
 
 def _joined(text: str) -> str:
     """Without the space that a removed piece leaves before a sign."""
-    return re.sub(r"[^\S\n]+([,.;:!?])(?=\s|$)", r"\1", text)
+    return re.sub(r"(?<![^\S\n])[^\S\n]+([,.;:!?])(?=\s|$)", r"\1", text)

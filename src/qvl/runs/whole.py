@@ -16,7 +16,7 @@ from qvl.errors import StorageError
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
+def whole_file(target: Path) -> Iterator[Path]:
     """An empty file in the target's folder, which is made; it becomes the target when the block ends.
 
     Where the block raises, the target stays as it was. An OSError becomes StorageError, and so does a
@@ -49,7 +49,7 @@ def whole(target: Path) -> Iterator[Path]:
 
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises StorageError."""
-    with whole(target) as part:
+    with whole_file(target) as part:
         part.write_bytes(data)
 
 

@@ -10,7 +10,7 @@ from qvl.batch.exports import keys
 from qvl.batch.exports.table import shown, table
 from qvl.cells import BYTE_ORDER_MARK, csv_row
 from qvl.runs.record import Finished
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 
 
 def write(
@@ -18,7 +18,7 @@ def write(
 ) -> None:
     """A delimiter of ";" is what Excel wants where numbers have a decimal comma. Raises StorageError."""
     with (
-        whole(target) as part,
+        whole_file(target) as part,
         table(finished) as items,
         part.open("w", encoding="utf-8", newline="") as file,
     ):

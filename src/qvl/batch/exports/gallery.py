@@ -13,7 +13,7 @@ from qvl.batch.exports.thumbnails import thumbnail
 from qvl.cells import storable
 from qvl.page import ENDING, beginning, data_address, figure
 from qvl.runs.record import Finished
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 from qvl.types import Box, Point
 
 # a browser lays out only what is in sight
@@ -26,7 +26,7 @@ dl { grid-template-columns: max-content 1fr; column-gap: .6rem } dd { overflow-w
 
 def write(finished: Iterable[Finished], target: Path, *, title: str = "Results") -> None:
     """Raises StorageError."""
-    with whole(target) as part, part.open("w", encoding="utf-8") as file:
+    with whole_file(target) as part, part.open("w", encoding="utf-8") as file:
         file.write(beginning(f"qvl: {title}", title, STYLE))
         for one in finished:
             file.write(storable(article(one)) + "\n")

@@ -10,12 +10,12 @@ from typing import Any
 
 from qvl.batch.exports.table import review_object
 from qvl.runs.record import Finished
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 
 
 def write(finished: Iterable[Finished], target: Path) -> None:
     """Raises StorageError."""
-    with whole(target) as part, part.open("wb") as file:
+    with whole_file(target) as part, part.open("wb") as file:
         for one in finished:
             file.write(json_line(as_object(one)))
 

@@ -15,7 +15,7 @@ from qvl.batch.profiles import Profile, Value, check, fields_of, fit, written
 from qvl.cells import BYTE_ORDER_MARK, csv_row
 from qvl.errors import InvalidParamError
 from qvl.runs.record import Finished, Item
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 
 REPORT = ("id", "field", "rule", "what")
 
@@ -47,8 +47,8 @@ def write(finished: Iterable[Finished], target: Path, profile: Profile) -> Count
         )
     counts = Counts()
     with (
-        whole(target) as part,
-        whole(report_of(target)) as report,
+        whole_file(target) as part,
+        whole_file(report_of(target)) as report,
         report.open("w", encoding="utf-8", newline="") as lines,
     ):
         lines.write(BYTE_ORDER_MARK + csv_row(REPORT))

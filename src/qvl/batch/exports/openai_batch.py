@@ -13,7 +13,7 @@ from typing import Any
 from qvl.batch.exports.jsonl import json_line
 from qvl.batch.exports.table import cell_of
 from qvl.runs.record import Finished, Outcome
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 
 FINISH = {"length": "length", "loop": "length", "reasoning": "length"}  # else "stop"
 
@@ -23,7 +23,7 @@ def write(finished: Iterable[Finished], target: Path, *, created: int = 0) -> No
 
     Items that nobody was asked about have no line, as in a batch that was cancelled.
     """
-    with whole(target) as part, part.open("wb") as file:
+    with whole_file(target) as part, part.open("wb") as file:
         for one in finished:
             if one.outcome is not None:
                 file.write(json_line(as_line(one, one.outcome, created)))

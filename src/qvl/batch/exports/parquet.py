@@ -11,7 +11,7 @@ from qvl.batch.exports.table import NUMBERS, WHOLE, table
 from qvl.cells import storable
 from qvl.errors import UsageError
 from qvl.runs.record import Finished
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 
 ROWS_IN_GROUP = 1024
 
@@ -26,7 +26,7 @@ def write(finished: Iterable[Finished], target: Path) -> None:
             "Parquet needs the package pyarrow", hint="pip install 'qvl[tables]'"
         ) from err
     types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    with whole(target) as part, table(finished) as items:
+    with whole_file(target) as part, table(finished) as items:
         names = (*items.columns, *WHOLE)
         schema = pa.schema([(storable(name), types[NUMBERS.get(name, str)]) for name in names])
         with pq.ParquetWriter(part, schema) as file:

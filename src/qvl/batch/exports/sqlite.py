@@ -11,14 +11,14 @@ from qvl.batch.exports.table import NUMBERS, WHOLE, table
 from qvl.cells import storable
 from qvl.errors import StorageError
 from qvl.runs.record import Finished
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 
 TYPES = {int: "INTEGER", float: "REAL", str: "TEXT"}
 
 
 def write(finished: Iterable[Finished], target: Path) -> None:
     """Columns whose names differ in case alone get a number, as SQL has no case. Raises StorageError."""
-    with whole(target) as part, table(finished) as items:
+    with whole_file(target) as part, table(finished) as items:
         names = (*items.columns, *WHOLE)
         kinds = [TYPES[NUMBERS.get(name, str)] for name in names]
         columns = ", ".join(map(" ".join, zip(quoted(names), kinds, strict=True)))

@@ -14,7 +14,7 @@ from typing import Any
 from qvl.batch.exports.jsonl import json_line
 from qvl.batch.exports.table import cell_of
 from qvl.runs.record import Finished, Item
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 from qvl.tasks.describe import LISTING
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def write(finished: Iterable[Finished], target: Path, asked: Callable[[Item], st
     yet that they are good), and those whose pictures are a part of another file. Raises StorageError.
     """
     written = edited = parts = 0
-    with whole(target) as part, part.open("wb") as file:
+    with whole_file(target) as part, part.open("wb") as file:
         for one in finished:
             state = one.review.state if one.review is not None else "new"
             if state != "approved" or not cell_of(one.told("text")).strip():

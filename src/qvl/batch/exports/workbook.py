@@ -11,7 +11,7 @@ from qvl.batch.exports import keys, sheet
 from qvl.batch.exports.table import Row, Table, table
 from qvl.batch.exports.thumbnails import thumbnail
 from qvl.runs.record import Finished
-from qvl.runs.whole import whole
+from qvl.runs.whole import whole_file
 
 SIDE_PX = 96
 ROW_POINTS = 75.0
@@ -23,7 +23,7 @@ def write(finished: Iterable[Finished], target: Path, *, pictures: bool = True) 
     """Of over a million rows there are several sheets. Raises StorageError, UsageError."""
     book = sheet.openpyxl().Workbook(write_only=True)
     with (
-        whole(target) as part,
+        whole_file(target) as part,
         tempfile.TemporaryDirectory() as folder,  # of the pictures, until the workbook is packed
         table(finished) as items,
     ):
