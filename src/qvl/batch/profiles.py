@@ -41,6 +41,7 @@ Value = str | tuple[str, ...]
 SENTENCES = frozenset(
     ("url", "email", "phone", "price")
 )  # a sentence without its address says nothing
+_ORPHANS = " ,.;:!?"
 PASSES = 20  # what is removed may make what is left break a rule; beyond that, nothing is left
 
 
@@ -309,7 +310,7 @@ def _fitted(profile: Profile, rules: Rules, value: str) -> tuple[str, list[Cut]]
             text = with_fewer_capitals(text, rules.capitals)
         while is_formula(text):
             cuts.append(Cut(rules.name, "formula", text[:1]))
-            text = text[1:].lstrip()
+            text = text[1:].lstrip(_ORPHANS)
         if len(text) > rules.max:
             kept = cut(text, rules.max, rules.min)
             cuts.append(Cut(rules.name, "max", text[len(kept) :].strip()))
@@ -347,5 +348,6 @@ def _tidy(text: str, rules: Rules) -> str:
 
 
 def _joined(text: str) -> str:
-    """Without the space that a removed piece leaves before a sign."""
-    return re.sub(r"(?<![^\S\n])[^\S\n]+([,.;:!?])(?=\s|$)", r"\1", text)
+    """Without what a removed piece leaves: a space before a sign, a sign at the beginning."""
+    close = re.sub(r"(?<![^\S\n])[^\S\n]+([,.;:!?])(?=\s|$)", r"\1", text)
+    return close.lstrip(_ORPHANS)

@@ -131,10 +131,12 @@ def check_size(path: Path) -> None:
 def made(page: Any, value: Any) -> Any:
     """A cell of a workbook that is only written."""
     from openpyxl.cell import WriteOnlyCell
+    from openpyxl.styles import Alignment
 
     cell = WriteOnlyCell(page)
     if isinstance(value, str):
         put(cell, fitting(value))
+        cell.alignment = Alignment(wrap_text=True, vertical="top")
     else:
         cell.value = value
     return cell
