@@ -58,7 +58,7 @@ class Book:
         self.path = path
         self.book: Any = openpyxl.load_workbook(path, **how)
         self.page: Any = self.book[title] if title else self.book.worksheets[0]
-        self.head: dict[str, int] = {cell.value: cell.column for cell in self.page[1]}
+        self.head: dict[Any, Any] = {cell.value: cell.column for cell in self.page[1]}
 
     def cell(self, row: int, name: str) -> Any:
         return self.page.cell(row, self.head[name])
@@ -212,7 +212,8 @@ def test_a_column_of_ones_own_is_no_review(exported: Path) -> None:
     else:
         text = exported.read_text("utf-8-sig")
         rows = list(csv.reader(io.StringIO(text, newline="")))
-        rows = [[*rows[0], "qvl_text_de"], *([*row, "Eine Tasse"] for row in rows[1:])]
+        rows = [[*map(from_text, row), "Eine Tasse"] for row in rows]
+        rows[0][-1] = "qvl_text_de"
         exported.write_text("".join(map(csv_row, rows)), "utf-8")
     assert list(import_review(exported, ITEMS)) == []
 
@@ -458,6 +459,19 @@ def test_rows_are_found_wherever_they_are_now(tmp_path: Path) -> None:
     page = openpyxl.load_workbook(tmp_path / "copy.xlsx")["Прайс"]
     told = {row[0]: row[4] for row in page.iter_rows(min_row=4, max_row=9, values_only=True)}
     assert told == {f"A-{n:03}": f"{RUSSIAN} {n}" for n in range(6)}
+
+
+def test_cells_of_every_kind_are_found(tmp_path: Path) -> None:
+    """Numbers, dates, truth, what a formula gave last: as text they are as the run was given them."""
+    from datetime import datetime
+
+    book: Any = openpyxl.Workbook()
+    book.active.append(["a", "b", "c", "d", "e"])
+    book.active.append([3.0, 2.5, True, datetime(2026, 1, 31), "  two\r\nlines "])
+    book.save(tmp_path / "own.xlsx")
+    columns = {"a": "3", "b": "2.5", "c": "true", "d": "2026-01-31", "e": "  two\r\nlines "}
+    own_workbook.write([finished(columns=columns)], tmp_path / "a.xlsx", tmp_path / "own.xlsx")
+    assert Book(tmp_path / "a.xlsx").cell(2, "qvl_text").value == RUSSIAN
 
 
 def test_a_row_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from qvl.errors import StorageError
-from qvl.runs.whole import whole, write_whole
+from qvl.runs.whole import whole_file, write_whole
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "new" / "a.txt"
-    with whole(target) as part:
+    with whole_file(target) as part:
         part.write_bytes(b"one")
         assert part.parent == target.parent
         assert not target.exists()
@@ -27,7 +27,7 @@ def test_the_old_file_stays_where_the_new_one_fails(tmp_path: Path) -> None:
     write_whole(target, b"old")
 
     def fail() -> None:
-        with whole(target) as part:
+        with whole_file(target) as part:
             part.write_bytes(b"ne")
             raise RuntimeError
 
@@ -50,7 +50,7 @@ def test_a_disk_that_refuses_is_told(
 
     with monkeypatch.context() as patch:
         patch.setattr(f"qvl.runs.whole.os.{call}", refuse)
-        with pytest.raises(StorageError, match=r"'a\.txt' cannot be written: "):
+        with pytest.raises(StorageError, match=r"a\.txt' cannot be written: "):
             write_whole(target, b"new")
     assert target.read_bytes() == b"old"
     write_whole(target, b"new")
@@ -67,7 +67,7 @@ def test_what_a_killed_program_left_is_overwritten(tmp_path: Path) -> None:
 
 def test_two_programs_do_not_write_one_file(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
-    with whole(target) as part:
+    with whole_file(target) as part:
         part.write_bytes(b"first")
         with pytest.raises(StorageError, match="being written by another program"):
             write_whole(target, b"second")

@@ -12,7 +12,7 @@ from typing import Literal
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|\s+|\S"
 )
-MANY = 5000  # words; from here on, words that come often are no anchors, or it would take minutes
+MANY = 3000  # words; from here on, words that come often are no anchors, or it would take minutes
 
 
 @dataclass(frozen=True, slots=True)

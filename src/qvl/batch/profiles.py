@@ -12,6 +12,7 @@ import html
 import re
 import tomllib
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -40,6 +41,7 @@ Value = str | tuple[str, ...]
 SENTENCES = frozenset(
     ("url", "email", "phone", "price")
 )  # a sentence without its address says nothing
+_ORPHANS = " ,.;:!?"
 PASSES = 20  # what is removed may make what is left break a rule; beyond that, nothing is left
 
 
@@ -308,7 +310,7 @@ def _fitted(profile: Profile, rules: Rules, value: str) -> tuple[str, list[Cut]]
             text = with_fewer_capitals(text, rules.capitals)
         while is_formula(text):
             cuts.append(Cut(rules.name, "formula", text[:1]))
-            text = text[1:].lstrip()
+            text = text[1:].lstrip(_ORPHANS)
         if len(text) > rules.max:
             kept = cut(text, rules.max, rules.min)
             cuts.append(Cut(rules.name, "max", text[len(kept) :].strip()))
@@ -326,8 +328,8 @@ def _widened(text: str, found: Sequence[Span]) -> list[Span]:
     wide = [
         Span(
             span.rule,
-            max(end for end in ends if end <= span.start),
-            min((end for end in ends if end >= span.end), default=len(text)),
+            ends[bisect_right(ends, span.start) - 1],
+            ends[min(bisect_left(ends, span.end), len(ends) - 1)],
         )
         if span.rule in SENTENCES
         else span
@@ -346,5 +348,6 @@ def _tidy(text: str, rules: Rules) -> str:
 
 
 def _joined(text: str) -> str:
-    """Without the space that a removed piece leaves before a sign."""
-    return re.sub(r"[^\S\n]+([,.;:!?])(?=\s|$)", r"\1", text)
+    """Without what a removed piece leaves: a space before a sign, a sign at the beginning."""
+    close = re.sub(r"(?<![^\S\n])[^\S\n]+([,.;:!?])(?=\s|$)", r"\1", text)
+    return close.lstrip(_ORPHANS)

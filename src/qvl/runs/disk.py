@@ -17,7 +17,7 @@ class Disk:
 
     def open(self, path: Path, *, mode: int = 0o600) -> int:
         """A descriptor to write to; the file is made where there is none."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT, mode)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, mode)
 
     def write(self, descriptor: int, data: memoryview, offset: int) -> int:
         """How many bytes were written, which may be fewer than given."""
@@ -38,8 +38,8 @@ class Disk:
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
-    def make_folder(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def make_folder(self, path: Path, *, mode: int = 0o777) -> None:
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
 
     def sync_folder(self, path: Path) -> None:
         """Without this a new or renamed file may be gone after a power loss, whole as it was."""

@@ -99,7 +99,7 @@ class Run:
         values = identities.as_json(identity, "the identity")
         recorded = identities.as_json(environment or {}, "the environment")
         try:
-            disk.make_folder(folder)
+            disk.make_folder(folder, mode=0o700)
             disk.sync_folder(folder.parent)
         except OSError as err:
             raise StorageError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,30 +21,52 @@ BUFFER_BYTES = 2**20
 
 
 @contextmanager
-def whole_file(path: Path, *, hint: str = HINT, disk: Disk = DISK) -> Iterator[Path]:
-    """The path NAME.part, for any library to write to, that becomes `path` when the block ends.
+def whole_file(
+    path: Path, *, hint: str = HINT, mode: int = 0o666, disk: Disk = DISK
+) -> Iterator[Path]:
+    """An empty file in the same folder, for any library to write to, that becomes `path` when the
+    block ends. The folder is made; when the block raises, nothing is left of it.
 
-    The folder is made. When the block raises, nothing is left of it. Raises StorageError.
+    Raises StorageError, also where another program writes the same file now.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f".{path.name}.part")
+    with writing(path, hint):
+        disk.make_folder(path.parent)
+        descriptor = _own(partial, path, mode, disk)
     try:
         with writing(path, hint):
-            disk.make_folder(path.parent)
-            disk.unlink(
-                partial
-            )  # of a process that was killed: perhaps longer, or not ours to write
-        yield partial
-        with writing(path, hint):
-            descriptor = disk.open(partial, mode=0o666)
-            try:
-                disk.fsync(descriptor)
-            finally:
-                disk.close(descriptor)
+            yield partial
+            disk.fsync(descriptor)
             disk.replace(partial, path)
             disk.sync_folder(path.parent)
-    finally:
+    except BaseException:
         with suppress(OSError):
             disk.unlink(partial)
+        raise
+    finally:
+        disk.close(descriptor)
+
+
+def _own(partial: Path, path: Path, mode: int, disk: Disk) -> int:
+    """The empty file, open and locked; what a killed program left of it is gone."""
+    while True:
+        descriptor = disk.open(partial, mode=mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                # its maker may have renamed it between the two calls: then it is the target now
+                if os.path.samestat(os.fstat(descriptor), os.stat(partial)):
+                    disk.truncate(descriptor, 0)
+                    return descriptor
+        except BlockingIOError as err:
+            disk.close(descriptor)
+            raise StorageError(
+                f"{str(path)!r} is being written by another program", hint="wait until it is done"
+            ) from err
+        except BaseException:
+            disk.close(descriptor)
+            raise
+        disk.close(descriptor)
 
 
 @contextmanager
@@ -50,7 +74,7 @@ def whole(
     path: Path, *, hint: str = HINT, mode: int = 0o666, disk: Disk = DISK
 ) -> Iterator[Appended]:
     """A stream of bytes that become the file when the block ends. Raises StorageError."""
-    with whole_file(path, hint=hint, disk=disk) as partial:
+    with whole_file(path, hint=hint, mode=mode, disk=disk) as partial:
         with writing(path, hint):
             descriptor = disk.open(partial, mode=mode)
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl.batch.exports import keys, sheet
-from qvl.batch.exports.table import OURS, answer_cells, fixed_cells, language_of
+from qvl.batch.exports.table import OURS, answer_cells, fixed_cells, language_of, shown
 from qvl.batch.exports.thumbnails import thumbnail
 from qvl.errors import InputError, InputUnreadableError, InvalidParamError
 from qvl.runs.record import Finished, Source
@@ -168,7 +168,9 @@ def opened(workbook: Path, page: str | None, *, macros: bool) -> tuple[Any, str,
 def grid_of(page: Any, name: str) -> Grid:
     """The first row that says anything has the names. Raises InputError where there is none."""
     page.reset_dimensions()
-    rows = ((n, [*map(told_in, r)]) for n, r in enumerate(page.iter_rows(values_only=True), 1))
+    rows = (
+        (n, [*map(sheet.text_in, r)]) for n, r in enumerate(page.iter_rows(values_only=True), 1)
+    )
     filled = ((number, row) for number, row in rows if any(row))
     head, named = next(filled, (0, []))
     if not named:
@@ -178,10 +180,6 @@ def grid_of(page: Any, name: str) -> Grid:
         if text:
             names.setdefault(text, place)
     return Grid(head, names, dict(filled))
-
-
-def told_in(value: Any) -> str:
-    return sheet.decoded(sheet.text_in(value))
 
 
 def places(rows: Sequence[RunRow], grid: Grid, name: str) -> list[int]:
@@ -217,7 +215,7 @@ def places(rows: Sequence[RunRow], grid: Grid, name: str) -> list[int]:
 
 
 def plain(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(shown(text).split())
 
 
 def fill(

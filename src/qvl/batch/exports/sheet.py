@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from datetime import date, time
+from datetime import date, datetime, time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,9 +84,11 @@ def text_in(value: Any) -> str:
         case str():
             return shown(value)
         case bool():
-            return str(value).upper()
+            return str(value).lower()
         case float() if value.is_integer():
             return str(int(value))
+        case datetime() if value.time() == time():
+            return value.date().isoformat()
         case date() | time():
             return value.isoformat()
     words = getattr(value, "text", value)  # a formula over several cells
@@ -129,10 +131,12 @@ def check_size(path: Path) -> None:
 def made(page: Any, value: Any) -> Any:
     """A cell of a workbook that is only written."""
     from openpyxl.cell import WriteOnlyCell
+    from openpyxl.styles import Alignment
 
     cell = WriteOnlyCell(page)
     if isinstance(value, str):
         put(cell, fitting(value))
+        cell.alignment = Alignment(wrap_text=True, vertical="top")
     else:
         cell.value = value
     return cell
