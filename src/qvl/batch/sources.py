@@ -96,11 +96,8 @@ def _file(name: str, root: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
     if tables.is_table(path):
         yield from tables.rows(Path(path), name, wanted, tell)
     elif suffix in LISTS:
-        try:
-            with open(path, "rb") as lines:
-                yield from _listed(lines, name, os.path.dirname(path), wanted)
-        except FileNotFoundError as err:
-            raise InputNotFoundError(f"there is no file {name!r}") from err
+        with open(path, "rb") as lines:
+            yield from _listed(lines, name, os.path.dirname(path), wanted)
     elif archives.is_archive(path):
         yield from archives.rows(Path(path), name, _id_of(path, root))
     else:
@@ -208,7 +205,9 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _unreadable(name: str, err: OSError) -> InputUnreadableError:
+def _unreadable(name: str, err: OSError) -> QvlError:
+    if isinstance(err, FileNotFoundError):
+        return InputNotFoundError(f"there is no file {quoted(name)}")
     reason = (err.strerror or "an input error").lower()
     denied = isinstance(err, PermissionError)
     hint = "check who may read it" if denied else None
