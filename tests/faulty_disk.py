@@ -74,9 +74,9 @@ class FailingDisk(QuickDisk):
             self._broken.discard(path.stat().st_ino)  # another file may have that number next
         super().unlink(path)
 
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, path: Path, *, mode: int = 0o777) -> None:
         self._count("make_folder")
-        super().make_folder(path)
+        super().make_folder(path, mode=mode)
 
     def sync_folder(self, path: Path) -> None:
         self._count("sync_folder")

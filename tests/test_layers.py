@@ -32,6 +32,9 @@ HOMES = {
     "huggingface_hub": ("loading/hub.py",),
     "av": ("processing/live_worker.py", "processing/video_worker.py"),
     "pypdfium2": ("processing/pdf_worker.py",),
+    "openpyxl": ("batch",),
+    "pyarrow": ("batch",),
+    "obstore": ("batch/object_store.py",),
     # what opens connections; whatever a user names is fetched by fetch.py alone
     "httpx2": ("loading/hub.py", "vlm", "bench"),
     "httpx": (),

@@ -156,12 +156,23 @@ def check_name(name: str, archive: str) -> None:
 
 @lru_cache(OPENED)
 def _opened(path: str, _mtime_ns: int, _size_bytes: int) -> _Zip | _Tar:
-    return _Zip(path) if path.lower().endswith(".zip") else _Tar(path)
+    with open(path, "rb") as file:  # a workbook is a zip, too
+        return _Zip(path) if file.read(2) == b"PK" else _Tar(path)
 
 
-class _Zip:
+class _Kept:
+    """An archive whose file is open while somebody reads it or it is among the last that were read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+class _Zip(_Kept):
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - kept while the archive is in use
+        super().__init__(open(path, "rb"))  # noqa: SIM115
         check_list(self._file, os.path.basename(path))
         self._zip = zipfile.ZipFile(self._file)
 
@@ -175,12 +186,12 @@ class _Zip:
             return stream.read()
 
 
-class _Tar:
+class _Tar(_Kept):
     """An uncompressed tar as it lies; of a compressed one a copy without a name, as it has no index."""
 
     def __init__(self, path: str) -> None:
         name = os.path.basename(path)
-        self._file = _plain_tar(path, name)
+        super().__init__(_plain_tar(path, name))
         self._members = {
             one.name: one for one in _listed_tar(self._file, name) if isinstance(one, Member)
         }
@@ -363,8 +374,12 @@ def _plain_tar(path: str, name: str) -> BinaryIO:
     file.close()
     packed_bytes = os.stat(path).st_size
     plain = tempfile.TemporaryFile()  # noqa: SIM115
-    with opener(path) as stream:
-        while piece := stream.read(1 << 20):
-            plain.write(piece)
-            _check_total(plain.tell(), packed_bytes, name)
+    try:
+        with opener(path) as stream:
+            while piece := stream.read(1 << 20):
+                plain.write(piece)
+                _check_total(plain.tell(), packed_bytes, name)
+    except BaseException:
+        plain.close()
+        raise
     return plain

@@ -15,7 +15,7 @@ from qvl.batch import sources
 from qvl.batch.natural import natural_key
 from qvl.batch.row import AUTO, Refused, Row, Tell, Wanted, row_name
 from qvl.batch.taken import Taken
-from qvl.batch.template import check_filled, names_in
+from qvl.batch.template import check_filled, check_names, names_in
 from qvl.errors import InputUnreadableError, InvalidParamError, QvlError
 from qvl.processing.source import quoted
 from qvl.runs.record import Item
@@ -30,8 +30,8 @@ def items(
     """The items of what is named: files, folders, globs, tables, archives, addresses; - is a list on
     stdin. `tell` is told in which encoding a table was read, and the like.
 
-    Raises InvalidParamError where there are not as many prompts as pictures, InputUnreadableError for
-    their file.
+    Raises InvalidParamError where there are not as many prompts as pictures, or files are to be called by
+    a column that they have not, InputUnreadableError for the file of prompts.
     """
     found = sources.rows(named, wanted, tell)
     if wanted.prompts is not None:
@@ -41,9 +41,12 @@ def items(
         if isinstance(row, Refused):
             yield row
             continue
+        if not row.columns and not row.options:  # a file: what it lacks, all others do, too
+            check_names(needed, (), row.name)
         try:
             row = _with_own_id(row, taken, wanted.ids == AUTO)
-            check_filled(needed, row)
+            if "request" not in row.options:
+                check_filled(needed, row)
             yield from _in_languages(row, wanted.languages, taken)
         except QvlError as err:
             yield Refused(row.name, err)

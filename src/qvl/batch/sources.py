@@ -10,8 +10,9 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from qvl.batch import archives, object_store, tables
 from qvl.batch.natural import natural_key
@@ -96,11 +97,8 @@ def _file(name: str, root: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
     if tables.is_table(path):
         yield from tables.rows(Path(path), name, wanted, tell)
     elif suffix in LISTS:
-        try:
-            with open(path, "rb") as lines:
-                yield from _listed(lines, name, os.path.dirname(path), wanted)
-        except FileNotFoundError as err:
-            raise InputNotFoundError(f"there is no file {name!r}") from err
+        with open(path, "rb") as lines:
+            yield from _listed(lines, name, os.path.dirname(path), wanted)
     elif archives.is_archive(path):
         yield from archives.rows(Path(path), name, _id_of(path, root))
     else:
@@ -114,11 +112,9 @@ def _id_of(path: str, root: str) -> str:
     return storable("" if relative == "." else relative.replace(os.sep, "/"))
 
 
-def _listed(
-    lines: Iterable[bytes], table: str, folder: str, wanted: Wanted
-) -> Iterator[Row | Refused]:
+def _listed(lines: BinaryIO, table: str, folder: str, wanted: Wanted) -> Iterator[Row | Refused]:
     """A path or an address a line, relative to the list's folder."""
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_cut_lines(lines), 1):
         text = os.fsdecode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
         if not text:
             continue
@@ -139,6 +135,17 @@ def _listed(
             table=table, number=number, id=storable(without_password(text)), sources=(source,)
         )
         yield from parts(row, wanted)
+
+
+def _cut_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Each line; of one that is longer than a path can be the beginning, so that a picture in the place
+    of a list is not read into memory.
+    """
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
+        yield line
 
 
 def _folder(name: str, root: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Refused]:
@@ -208,7 +215,9 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _unreadable(name: str, err: OSError) -> InputUnreadableError:
+def _unreadable(name: str, err: OSError) -> QvlError:
+    if isinstance(err, FileNotFoundError):
+        return InputNotFoundError(f"there is no file {quoted(name)}")
     reason = (err.strerror or "an input error").lower()
     denied = isinstance(err, PermissionError)
     hint = "check who may read it" if denied else None

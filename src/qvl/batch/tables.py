@@ -17,6 +17,7 @@ from qvl.batch import csv_table, json_lines, parquet, workbook
 from qvl.batch.cells import Cells, as_text
 from qvl.batch.places import located, parts, storable
 from qvl.batch.row import AUTO, Refused, Row, Tell, Wanted, row_name
+from qvl.batch.template import check_names, names_in
 from qvl.errors import InvalidParamError, QvlError, TableError, nearest
 from qvl.processing.source import quoted
 from qvl.runs.record import Source
@@ -143,15 +144,15 @@ def rows(path: Path, name: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
             head = heads.get(names)
             if head is None:
                 head = Head.of(names, name, wanted, tuple(cells.pictures))
+                if not by_line:
+                    check_names(names_in(wanted.options), names, quoted(name))
                 if not heads:
                     tell(f"{quoted(name)}: pictures are taken from {', '.join(head.pictures)}")
                 heads[names] = head
             row = _row(cells, head, name, folder)
-        except TableError as err:
-            if not by_line:  # all rows have these columns
-                raise
-            yield Refused(row_name(name, cells.number), err)
         except QvlError as err:
+            if names not in heads and not by_line:  # all rows have these columns
+                raise
             yield Refused(row_name(name, cells.number), err)
         else:
             yield from parts(row, wanted)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -77,18 +77,22 @@ def names_in(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def check_filled(names: Sequence[str], row: Row) -> None:
-    """Raises InvalidParamError where a name is of no column of the row, or its cell is empty."""
-    if not names:
-        return
-    known = values(row.columns, row.sources)
+def check_names(names: Sequence[str], columns: Collection[str], where: str) -> None:
+    """Raises InvalidParamError for a name of no column; `where` is the table, or the file without any."""
+    known = (*OF_FILE, *columns)
     for name in names:
         if name not in known:
             raise InvalidParamError(
-                f"{row.name} has no column {name!r}, which {{{name}}} stands for",
+                f"{where} has no column {name!r}, which {{{name}}} stands for",
                 hint=nearest(name, known) or f"there are {', '.join(known)}",
             )
-        if not known[name].strip() and name not in OF_FILE:
+
+
+def check_filled(names: Sequence[str], row: Row) -> None:
+    """Raises InvalidParamError where a name is of no column of the row, or its cell is empty."""
+    check_names(names, row.columns, row.name)
+    for name in names:
+        if name in row.columns and not row.columns[name].strip():
             raise InvalidParamError(
                 f"{row.name} has nothing in the column {name!r}, which {{{name}}} stands for",
                 hint="fill the cell, or take the name out of the template",
