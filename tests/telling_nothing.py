@@ -113,6 +113,7 @@ class Watched:
             await self._app(scope, receive, send)
             return
         body, answer, status = bytearray(), bytearray(), 0
+        known: set[str] = set()  # what answers always hold, which somebody may say by chance
 
         async def received() -> Any:
             message = await receive()
@@ -123,6 +124,7 @@ class Watched:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                known.update(word.decode("latin-1") for pair in message["headers"] for word in pair)
                 answer.extend(b"\n".join(b": ".join(header) for header in message["headers"]))
             elif status >= 400 or b'"error": {' in message["body"]:
                 answer.extend(message["body"])
@@ -132,7 +134,7 @@ class Watched:
             await self._app(scope, received, sent)
         finally:
             self.statuses[status] += 1
-            secrets = {*keys_of(scope["headers"]), *said_in(bytes(body))}
+            secrets = {*keys_of(scope["headers"]), *said_in(bytes(body))} - known
             self.secrets |= secrets
             told = leaks(answer.decode("utf-8", "replace"), SERVERS_FOLDERS, secrets)
             self.found += [f"{status} {scope['path']}: {one}" for one in told]

@@ -42,8 +42,6 @@ HOMES = {
     "aiohttp": (),
     "urllib3": (),
     "ftplib": (),
-    "openpyxl": ("batch",),
-    "pyarrow": ("batch",),
     "mcp": ("chat/mcp_tools.py", "mcp_server.py"),
     "fastapi": ("serve",),
     "transformers": ("bench/peer_transformers.py",),  # to be measured against

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from command import Run
 from qvl import scenes
+from qvl.runs.record import Review
 from qvl.runs.run import Run as Store
 
 
@@ -68,8 +70,26 @@ def test_the_same_command_goes_on_and_another_is_refused(qvl: Run, folder: Path)
     assert ended.code == 7
     assert "options.style" in ended.err
     assert "seed" in ended.err
-    ended = qvl(*begin, folder / "b")
-    assert (ended.code, "has 2 items, the inputs now 4" in ended.err) == (7, True)
+    ended = qvl(*begin[:3], folder / "b", *begin[4:])
+    assert (ended.code, "item 1 of the inputs" in ended.err) == (7, True)
+
+
+def test_a_folder_that_grew(qvl: Run, folder: Path, tmp_path: Path) -> None:
+    """Answers are taken over, with what a person made of them; what is new is asked."""
+    few = tmp_path / "few"
+    shutil.copytree(folder / "a", few)
+    assert qvl("batch", "run", "describe", few, "--run", "old", "--seed", "3").code == 0
+    with Store.read(tmp_path / "data" / "qvl" / "runs" / "old") as run:
+        run.review([Review(id="0.png", state="approved")])
+    shutil.copy(folder / "b" / "0.png", few / "9.png")
+    begin = ("batch", "run", "describe", few, "--run", "new", "--fork", "old")
+    ended = qvl(*begin, "--seed", "3")
+    assert (ended.code, "2 answers are those of old" in ended.err) == (0, True)
+    with Store.read(tmp_path / "data" / "qvl" / "runs" / "new") as run:
+        counts = run.counts()
+    assert (counts.done, dict(counts.reviews)) == (3, {"approved": 1})
+    ended = qvl(*begin[:5], "other", *begin[6:], "--seed", "4")
+    assert "0 answers are those of old" in ended.err
 
 
 def test_a_shops_table(qvl: Run, folder: Path, tmp_path: Path) -> None:

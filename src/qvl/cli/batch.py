@@ -73,6 +73,7 @@ RULES: Mapping[str, Any] = {
 }
 KEEPING: Mapping[str, Any] = {
     "run": option(str | None, "--run", help="The run's name, or its folder."),
+    "fork": option(str | None, help="A run that answers to the same items are taken from."),
     "shard": option(str | None, help="K/N: only each N-th item, from the K-th."),
 }
 ASKING = ("model", *OPENING[:-1], "max_new_tokens", *SAMPLING)
@@ -237,6 +238,7 @@ def words_of(given: str | None) -> tuple[str, ...]:
 
 def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
     """A new run, or on with one that was begun by the same command."""
+    from qvl.batch.fork import take_over
     from qvl.batch.inputs import items
     from qvl.fetch import set_policy
     from qvl.runs import identity
@@ -271,6 +273,10 @@ def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
         run = Run.open(folder, kept, found, environment=environment)
     with run:
         tell_refused(refused, len(refused))
+        if given["fork"]:
+            with Run.read(run_folder(given["fork"])) as old:
+                taken = take_over(old, run)
+            print(f"{taken} answers are those of {given['fork']}", file=sys.stderr)
         carried_out(run, model, ask.job.asked, refused)
 
 
