@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from platformdirs import user_config_path
+from platformdirs import user_config_path, user_data_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from qvl.errors import UsageError, nearest
@@ -85,6 +85,8 @@ class Settings(BaseModel):
     style: Annotated[str, Field(min_length=1)] = "plain"
     # None: each task's own
     max_new_tokens: Annotated[int | None, Field(ge=1, le=MAX_NEW_TOKENS)] = None
+    # a folder, in which each batch run has one by its name
+    runs: Annotated[str, Field(min_length=1)] = Field(default_factory=lambda: str(runs_folder()))
     prices: Mapping[str, Price] = {}  # by the MODEL of openai:MODEL@URL
 
 
@@ -116,6 +118,11 @@ def explain_settings(**flags: object) -> list[Setting]:
 def user_settings_file() -> Path:
     """The user's own settings file, whether it exists or not (XDG_CONFIG_HOME honoured)."""
     return user_config_path("qvl", appauthor=False) / FILE_NAME
+
+
+def runs_folder() -> Path:
+    """Where runs are unless the setting says otherwise (XDG_DATA_HOME honoured)."""
+    return user_data_path("qvl", appauthor=False) / "runs"
 
 
 @dataclass(frozen=True, slots=True)
