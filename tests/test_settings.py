@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvl.errors import UsageError
-from qvl.settings import KEYS, explain_settings, load_settings, user_settings_file
+from qvl.settings import KEYS, explain_settings, load_settings, runs_folder, user_settings_file
 from qvl.types import Usage
 
 
@@ -47,6 +47,7 @@ def test_without_any_source_the_defaults_hold():
         "dtype": "auto",
         "style": "plain",
         "max_new_tokens": None,
+        "runs": str(runs_folder()),
         "prices": {},
     }
     assert {origin_of(key) for key in KEYS} == {"default"}

@@ -85,14 +85,9 @@ class Settings(BaseModel):
     style: Annotated[str, Field(min_length=1)] = "plain"
     # None: each task's own
     max_new_tokens: Annotated[int | None, Field(ge=1, le=MAX_NEW_TOKENS)] = None
+    # a folder, in which each batch run has one by its name
+    runs: Annotated[str, Field(min_length=1)] = Field(default_factory=lambda: str(runs_folder()))
     prices: Mapping[str, Price] = {}  # by the MODEL of openai:MODEL@URL
-    runs: str = ""  # the folder that runs are kept in; "": `qvl/runs` of the user's data folder
-
-    @property
-    def runs_folder(self) -> Path:
-        if self.runs:
-            return Path(self.runs).expanduser()
-        return user_data_path("qvl", appauthor=False) / "runs"
 
 
 KEYS = tuple(Settings.model_fields)
@@ -123,6 +118,11 @@ def explain_settings(**flags: object) -> list[Setting]:
 def user_settings_file() -> Path:
     """The user's own settings file, whether it exists or not (XDG_CONFIG_HOME honoured)."""
     return user_config_path("qvl", appauthor=False) / FILE_NAME
+
+
+def runs_folder() -> Path:
+    """Where runs are unless the setting says otherwise (XDG_DATA_HOME honoured)."""
+    return user_data_path("qvl", appauthor=False) / "runs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,13 @@ def told(run: Run) -> dict[str, Any]:
     return rows
 
 
+def answered(run: Run, model: Any) -> None:
+    carry_out(run, model, partial(asked().row, model), stops=NEVER)
+
+
 def carried(folder: Path, some: Sequence[Item], model: Any, what: Asked | None = None) -> Any:
     with begun(folder, some) as run:
-        carry_out(run, model, what or asked(), stops=NEVER)
+        carry_out(run, model, partial((what or asked()).row, model), stops=NEVER)
         return told(run)
 
 
@@ -131,7 +136,9 @@ def test_stopped_at_any_place_and_resumed_is_never_stopped(
     for most in (1, 2, 9):
         with Run.open(folder) as run:
             given = iter([0] * (most + 1))  # the run looks before each item that it begins
-            carry_out(run, sprout, asked(), stops=lambda given=given: next(given, 1))
+            carry_out(
+                run, sprout, partial(asked().row, sprout), stops=lambda given=given: next(given, 1)
+            )
             assert run.counts().pending < pending
             pending = run.counts().pending
     assert pending == 0
@@ -164,16 +171,16 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_may_go_better_is_tried_three_times(pictures: list[Path], tmp_path: Path) -> None:
     few = items(pictures[:5])  # a small run has ten attempts more than items
     with begun(tmp_path / "a", few) as run:
-        carry_out(run, Failing(2, RemoteError("busy")), asked(), stops=NEVER)
+        answered(run, Failing(2, RemoteError("busy")))
         outcomes = [one.outcome for one in run.finished()]
     assert [(one.ok, one.attempt) for one in outcomes if one] == [(True, 3)] * 5
     with begun(tmp_path / "b", items(pictures)) as run:
-        carry_out(run, Failing(3, RemoteError("busy")), asked(), stops=NEVER)
+        answered(run, Failing(3, RemoteError("busy")))
         attempts = [one.outcome.attempt for one in run.finished() if one.outcome]
         assert dict(run.counts().errors) == {"remote": COUNT}
     assert sum(attempts) == COUNT + RETRIED_LEAST
     with begun(tmp_path / "c", items(pictures)) as run:
-        carry_out(run, Failing(1, InvalidParamError("no")), asked(), stops=NEVER)
+        answered(run, Failing(1, InvalidParamError("no")))
         assert [one.outcome.attempt for one in run.finished() if one.outcome] == [1] * COUNT
 
 
@@ -184,11 +191,11 @@ def test_a_model_that_only_fails_ends_the_run_and_no_bad_item_does(
     many = [replace(one, id=f"{n}-{one.id}") for n in range(12) for one in items(pictures)]
     with begun(tmp_path / "a", many) as run:
         with pytest.raises(EngineError, match="broken"):
-            carry_out(run, Failing(10**6, EngineError("broken")), asked(), stops=NEVER)
+            answered(run, Failing(10**6, EngineError("broken")))
         assert run.counts().pending > 0
     missing = items([tmp_path / f"{n}.png" for n in range(course.BREAKER + 10)])
     with begun(tmp_path / "b", missing) as run:
-        carry_out(run, LocalModel(), asked(), stops=NEVER)
+        answered(run, LocalModel())
         assert dict(run.counts().errors) == {"input_not_found": len(missing)}
 
 

@@ -85,7 +85,8 @@ class RunMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.run)
     @rule()
     def repair(self) -> None:
-        assert repair(self.folder, disk=QuickDisk()).lines == 0
+        done = repair(self.folder, disk=QuickDisk())  # puts a torn tail of the reviews aside
+        assert not done.requeued + done.lost
 
     @rule()
     def look_anew(self) -> None:
@@ -120,4 +121,4 @@ class RunMachine(RuleBasedStateMachine):
 
 
 TestRuns = RunMachine.TestCase
-TestRuns.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestRuns.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)

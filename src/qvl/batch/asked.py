@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from qvl.batch.guards import Guards
+from qvl.batch.guards import Guards, guarded
+from qvl.batch.media import seen
 from qvl.batch.template import filled
 from qvl.errors import InvalidParamError, QvlError
 from qvl.runs.record import Item
 from qvl.tasks import TASKS
 from qvl.tasks.task import Result, Task, flag_of, from_json, option_names
 from qvl.types import Sampling, field_names
+from qvl.vlm.chat_model import ChatModel
 
 SAMPLING = frozenset(field_names(Sampling))
 
@@ -46,6 +48,13 @@ class Asked:
             return from_json(kind, {**told, **own, "sampling": sampling})
         except QvlError as err:
             raise InvalidParamError(f"{item.id}: {err.message}", hint=err.hint) from err
+
+    def row(self, model: ChatModel, item: Item) -> dict[str, Any]:
+        """What the task finds of this item, as every door shows it. Raises QvlError."""
+        task = self.of(item)
+        shown = seen(item)
+        task.check_seen(shown)
+        return guarded(self.guards, model, task, shown, item.id, item.columns)
 
 
 def words_option(kind: type[Task[Result]]) -> str | None:

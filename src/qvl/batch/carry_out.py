@@ -1,6 +1,6 @@
 """A run carried out: every pending item asked, checked and written down, however it was left before.
 
-Main path: carry_out -> answer, in threads (media.seen, Asked.of, Task.run) -> Run.record.
+Main path: carry_out -> answer, in threads (Asked.row, or what else makes a row of an item) -> Run.record.
 Answers are written down as they come, in whatever order: an item's seed is its own, so its words are
 the same beside whatever it is made.
 """
@@ -11,13 +11,11 @@ import heapq
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any
 
-from qvl.batch.asked import Asked
-from qvl.batch.guards import guarded
-from qvl.batch.media import seen
 from qvl.errors import EngineClosedError, EngineError, QvlError, RemoteError, as_fault
 from qvl.runs.record import Item, Outcome
 from qvl.runs.run import Run
@@ -29,6 +27,7 @@ PAUSES_S = (1.0, 2.0, 4.0)  # at most, before an item is asked again
 RETRIED_SHARE, RETRIED_LEAST = 0.1, 10  # of the items of a run, how many may be asked again
 BREAKER = 50  # faults of the model or its server, one after another, that end a run
 LOOK_S = 0.2  # how often a run looks whether it is to stop
+RowOf = Callable[[Item], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,11 +42,8 @@ class Attempt:
 
 @dataclass(slots=True)
 class Course:
-    """Of one run: its model, what waits for another attempt, and how many may still be made."""
+    """Of one run: what waits for another attempt, and how many more may be made."""
 
-    run: Run
-    model: ChatModel
-    asked: Asked
     stops: Callable[[], int]
     rng: random.Random
     retries: int
@@ -83,20 +79,16 @@ class Course:
         )
 
 
-def answer(model: ChatModel, asked: Asked, attempt: Attempt) -> Outcome | QvlError:
+def answer(row_of: RowOf, attempt: Attempt) -> Outcome | QvlError:
     """What comes of one attempt."""
     began_s = time.monotonic()
-    item = attempt.item
     try:
-        task = asked.of(item)
-        shown = seen(item)
-        task.check_seen(shown)
-        row = guarded(asked.guards, model, task, shown, item.id, item.columns)
+        row = row_of(attempt.item)
     except Exception as err:  # noqa: BLE001 - the edge of one item: the others go on
-        return as_fault(err, item.id)
+        return as_fault(err, attempt.item.id)
     return Outcome(
         ordinal=attempt.ordinal,
-        id=item.id,
+        id=attempt.item.id,
         ok=True,
         out=row,
         attempt=attempt.number,
@@ -107,13 +99,14 @@ def answer(model: ChatModel, asked: Asked, attempt: Attempt) -> Outcome | QvlErr
 def carry_out(
     run: Run,
     model: ChatModel,
-    asked: Asked,
+    row_of: RowOf,
     *,
     stops: Callable[[], int],
     rng: random.Random | None = None,
 ) -> None:
     """Ask about every item that is pending, and write down what comes of it.
 
+    `row_of` makes the row of an item with the model's help, in a thread, and raises what is wrong.
     `stops` says how often the end was asked for: once, and what is being asked is finished; twice, and
     it is given up.
 
@@ -121,7 +114,7 @@ def carry_out(
     one after another. What was being asked when it ends early is asked again by the next.
     """
     retries = max(RETRIED_LEAST, int(RETRIED_SHARE * len(run)))
-    course = Course(run, model, asked, stops, rng or random.Random(), retries)
+    course = Course(stops, rng or random.Random(), retries)
     fresh = (
         Attempt(0.0, ordinal, item, run.attempts(ordinal) + 1) for ordinal, item in run.pending()
     )
@@ -141,7 +134,7 @@ def carry_out(
                     held = attempt
                     break
                 run.begin([attempt.ordinal])
-                going[pool.submit(answer, model, asked, attempt)] = attempt
+                going[pool.submit(answer, row_of, attempt)] = attempt
             if not going:
                 if stops() or not course.later:
                     break

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from qvl.batch.asked import Asked
-from qvl.batch.carry_out import Attempt, answer
+from qvl.batch.carry_out import Attempt, RowOf, answer
 from qvl.errors import QvlError
 from qvl.runs.record import Item, Outcome
 from qvl.vlm.chat_model import ChatModel
@@ -83,7 +82,7 @@ class Estimate:
 
 def probed(
     model: ChatModel,
-    asked: Asked,
+    row_of: RowOf,
     items: Sequence[tuple[Item, float]],
     *,
     stops: Callable[[], int] = lambda: 0,
@@ -105,7 +104,7 @@ def probed(
                 if (one := next(waiting, None)) is None:
                     break
                 item, work = one
-                going[pool.submit(answer, model, asked, Attempt(0.0, 0, item))] = work
+                going[pool.submit(answer, row_of, Attempt(0.0, 0, item))] = work
             if not going:
                 break
             for future in wait(going, return_when=FIRST_COMPLETED).done:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from qvl.batch.asked import Asked
 from qvl.batch.check import Looked, looked_at
@@ -86,5 +87,5 @@ class _Usable:
 
 def estimated(plan: Plan, model: ChatModel, asked: Asked) -> Estimate:
     """Raises the error of the first item that was asked about, where none has an answer."""
-    measured = probed(model, asked, plan.sample)
+    measured = probed(model, partial(asked.row, model), plan.sample)
     return Estimate.of(measured, plan.work, plan.items - plan.refused)

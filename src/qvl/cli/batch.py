@@ -319,7 +319,11 @@ def status(
 
     if name:
         identity.read(run_folder(name))  # raises where there is none
-    known = [home.look(run_folder(name))] if name else home.runs(load_settings().runs_folder)
+    known = (
+        [home.look(run_folder(name))]
+        if name
+        else home.runs(Path(load_settings().runs).expanduser())
+    )
     for one in known:
         if as_json:
             counts = asdict(one.counts) if one.counts else None
@@ -429,7 +433,7 @@ def carried_out(run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refu
     if not before.pending:
         print(f"run {run.name}: nothing is left to do", file=sys.stderr)
     with interrupts(3, tell) as came, shown_progress(run, before.pending):
-        carry_out(run, model, asked, stops=lambda: len(came))
+        carry_out(run, model, partial(asked.row, model), stops=lambda: len(came))
     counts = run.counts()
     print(f"run {run.name}: {told(counts)}", file=sys.stderr)
     if came:
@@ -439,7 +443,8 @@ def carried_out(run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refu
     if counts.failed:
         failures = (one for one in run.finished() if one.outcome and not one.outcome.ok)
         for one in itertools.islice(failures, SHOWN):
-            log.error("%s: %s", one.item.id, one.outcome.out["error"]["message"])
+            error = one.outcome.out["error"] if one.outcome else {}
+            log.error("%s: %s", one.item.id, error.get("message"))
         if counts.failed > SHOWN:
             log.error("and %d more failed", counts.failed - SHOWN)
     if failed:

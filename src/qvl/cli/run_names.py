@@ -13,7 +13,7 @@ def run_folder(name: str) -> Path:
     """The folder of a run: NAME is one of the settings' `runs`, a path stands for itself."""
     from qvl.runs import home
 
-    return home.folder_of(name, load_settings().runs_folder)
+    return home.folder_of(name, Path(load_settings().runs).expanduser())
 
 
 def new_name(task: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from qvl.errors import InputNotFoundError, InvalidParamError, RunChangedError, StorageError
 from qvl.runs.disk import DISK, Disk
 from qvl.runs.items import Manifest, Shard
+from qvl.runs.journal import FULL_HINT
 from qvl.runs.whole import write_whole
 
 FORMAT = 1
@@ -56,14 +57,15 @@ def write(folder: Path, identity: Identity, disk: Disk = DISK) -> None:
         "environment": identity.environment,
     }
     text = json.dumps(kept, indent=1) + "\n"
-    write_whole(folder / FILE, text.encode(), mode=0o600, disk=disk)
+    shown = f"{FILE} of {folder.name!r}"
+    write_whole(folder / FILE, text.encode(), hint=FULL_HINT, shown=shown, mode=0o600, disk=disk)
 
 
 def read(folder: Path) -> Identity:
     """Raises InputNotFoundError where no run is, StorageError, and RunChangedError for a run.json that
     is missing, empty, of another version or edited by hand.
     """
-    name = f"run {str(folder)!r}"
+    name = f"run {folder.name!r}"
     try:
         kept = json.loads((folder / FILE).read_bytes())
         if kept["format"] != FORMAT:
@@ -96,7 +98,7 @@ def read(folder: Path) -> Identity:
 def check_absent(folder: Path) -> None:
     """Raises RunChangedError where a run is that has lost its run.json."""
     if any(folder.glob("results-*.jsonl")):
-        raise _unusable(f"run {str(folder)!r}", "is missing")
+        raise _unusable(f"run {folder.name!r}", "is missing")
 
 
 def check(folder: Path, kept: Json, given: Json) -> None:
@@ -105,7 +107,7 @@ def check(folder: Path, kept: Json, given: Json) -> None:
     if changed:
         lines = "\n".join(f"  {name}: {old} -> {new}" for name, old, new in changed)
         raise RunChangedError(
-            f"run {str(folder)!r} was begun with other settings:\n{lines}", hint=NEW_HINT
+            f"run {folder.name!r} was begun with other settings:\n{lines}", hint=NEW_HINT
         )
 
 

@@ -35,7 +35,7 @@ class InFlight:
         """Raises StorageError."""
         self._attempts |= attempts
         record = {"session": session, "i": [*self._attempts.items()]}
-        with writing(self._path, FULL_HINT):
+        with writing(f"{FILE} of {self._path.parent.name!r}", FULL_HINT):
             if self._descriptor is None:
                 self._descriptor = self._disk.open(self._path)
             # what is left of a longer line is behind this one's end, where nobody looks

@@ -12,8 +12,8 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,9 @@ from qvl.errors import (
     StoreCorruptError,
 )
 from qvl.runs.disk import DISK, Disk
-from qvl.runs.journal import READ_BYTES, decode, encode, line
+from qvl.runs.journal import FULL_HINT, READ_BYTES, decode, encode, line
 from qvl.runs.record import Item, Source
-from qvl.runs.whole import whole
+from qvl.runs.whole import Appended, whole
 
 ITEMS, INDEX = "items.jsonl", "items.idx"
 LOST_HINT = "begin a new run with the same inputs; `qvl batch repair` keeps what can be read"
@@ -87,15 +87,19 @@ def body(item: Item) -> bytes:
     record = {
         "id": item.id,
         "row": item.row,
-        "sources": [_short(asdict(source)) for source in item.sources],
+        "sources": [
+            {"where": s.where, "part": s.part} if s.part else {"where": s.where}
+            for s in item.sources
+        ],
         "columns": item.columns,
         "options": item.options,
     }
     return encode(record, f"item {item.id!r}")
 
 
-def _short(source: dict[str, str]) -> dict[str, str]:
-    return source if source["part"] else {"where": source["where"]}
+def _own(folder: Path, name: str, disk: Disk) -> AbstractContextManager[Appended]:
+    shown = f"{name} of {folder.name!r}"
+    return whole(folder / name, hint=FULL_HINT, shown=shown, mode=0o600, disk=disk)
 
 
 def write_items(
@@ -106,7 +110,7 @@ def write_items(
     Raises InputError naming both of two items with one id, StorageError, and what `items` raises.
     """
     offsets, hashes, digest = array("Q"), array("Q"), hashlib.sha256()
-    with whole(folder / ITEMS, mode=0o600, disk=disk) as stream:
+    with _own(folder, ITEMS, disk) as stream:
         for ordinal, item in enumerate(items):
             data = body(item)
             digest.update(data + b"\n")
@@ -143,7 +147,7 @@ def _check_unique(hashes: NDArray[np.uint64]) -> None:
 def _write_index(folder: Path, size_bytes: int, index: NDArray[np.uint64], disk: Disk) -> None:
     with (
         suppress(StorageError),  # what cannot be kept is made again
-        whole(folder / INDEX, mode=0o600, disk=disk) as stream,
+        _own(folder, INDEX, disk) as stream,
     ):
         stream.write(_HEAD.pack(size_bytes, zlib.crc32(index.data)))
         stream.write(index.data)
@@ -161,7 +165,7 @@ class Items:
             size_bytes = (folder / ITEMS).stat().st_size
         if size_bytes != manifest.size_bytes:
             raise StoreCorruptError(
-                f"{ITEMS} of {str(folder)!r} has {size_bytes} bytes, not {manifest.size_bytes}",
+                f"{ITEMS} of {folder.name!r} has {size_bytes} bytes, not {manifest.size_bytes}",
                 hint=LOST_HINT,
             )
 
@@ -178,7 +182,7 @@ class Items:
         record = decode(data)
         if record is None:
             raise StoreCorruptError(
-                f"{ITEMS} of {str(self._folder)!r} is damaged in line {place + 1}", hint=LOST_HINT
+                f"{ITEMS} of {self._folder.name!r} is damaged in line {place + 1}", hint=LOST_HINT
             )
         return Item(
             id=record["id"],
@@ -221,12 +225,12 @@ class Items:
                     old = self.item((total - 1) // shard.of, kept)
                     what = f"{old.id!r} is now {item.id!r}" if old.id != item.id else repr(old.id)
                     raise RunChangedError(
-                        f"item {total} of the inputs of run {str(self._folder)!r} was changed: {what}",
+                        f"item {total} of the inputs of run {self._folder.name!r} was changed: {what}",
                         hint=CHANGED_HINT,
                     )
         if total != self._manifest.total:
             raise RunChangedError(
-                f"run {str(self._folder)!r} has {self._manifest.total} items, the inputs now {total}",
+                f"run {self._folder.name!r} has {self._manifest.total} items, the inputs now {total}",
                 hint=CHANGED_HINT,
             )
         if digest.hexdigest() != self._manifest.sha256:
@@ -264,5 +268,5 @@ class Items:
             yield
         except OSError as err:
             raise StorageError(
-                f"{ITEMS} of {str(self._folder)!r} cannot be read: {err.strerror}"
+                f"{ITEMS} of {self._folder.name!r} cannot be read: {err.strerror}"
             ) from err

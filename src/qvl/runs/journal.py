@@ -140,7 +140,7 @@ class Journal:
                 self._segment, self._offset, self._lines = self._segment + 1, 0, 0
         except OSError as err:
             raise StorageError(
-                f"the {self.name} in {str(self.folder)!r} cannot be read: {err.strerror}"
+                f"the {self.name} in {self.folder.name!r} cannot be read: {err.strerror}"
             ) from err
 
     def _read_segment(self, *, is_last: bool) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -178,7 +178,7 @@ class Journal:
 
     def _damage(self, path: Path) -> StoreCorruptError:
         return StoreCorruptError(
-            f"{path.name} of {str(self.folder)!r} is damaged in line {self._lines + 1},"
+            f"{path.name} of {self.folder.name!r} is damaged in line {self._lines + 1},"
             f" at byte {self._offset}",
             hint=REPAIR_HINT,
         )
@@ -195,12 +195,12 @@ class Journal:
                 data = os.pread(self._opened[segment], size_bytes, offset)
         except OSError as err:
             raise StorageError(
-                f"{path.name} of {str(self.folder)!r} cannot be read: {err.strerror}"
+                f"{path.name} of {self.folder.name!r} cannot be read: {err.strerror}"
             ) from err
         record = decode(data[: data.find(b"\n") + 1])
         if record is None:
             raise StoreCorruptError(
-                f"{path.name} of {str(self.folder)!r} is damaged at byte {offset}",
+                f"{path.name} of {self.folder.name!r} is damaged at byte {offset}",
                 hint=REPAIR_HINT,
             )
         return record
@@ -276,7 +276,7 @@ class Journal:
         """What fails within is a StorageError, after which this journal is not written again."""
         if self._is_broken:
             raise StorageError(
-                f"the {self.name} in {str(self.folder)!r} could not be written before",
+                f"the {self.name} in {self.folder.name!r} could not be written before",
                 hint=FULL_HINT,
             )
         try:
@@ -287,7 +287,7 @@ class Journal:
         except OSError as err:
             self._is_broken = True
             raise StorageError(
-                f"the {self.name} in {str(self.folder)!r} cannot be written: {err.strerror}",
+                f"the {self.name} in {self.folder.name!r} cannot be written: {err.strerror}",
                 hint=FULL_HINT,
             ) from err
 
@@ -311,7 +311,14 @@ def seal(path: Path, size_bytes: int, records: int, disk: Disk = DISK) -> None:
             rest -= len(data)
     kept = {"bytes": size_bytes, "records": records, "sha256": digest.hexdigest()}
     text = json.dumps(kept) + "\n"
-    write_whole(path.with_suffix(".sum"), text.encode(), mode=0o600, disk=disk)
+    write_whole(
+        path.with_suffix(".sum"),
+        text.encode(),
+        hint=FULL_HINT,
+        shown=f"{path.stem}.sum of {path.parent.name!r}",
+        mode=0o600,
+        disk=disk,
+    )
 
 
 def sealed_bytes(path: Path) -> int | None:
@@ -325,5 +332,5 @@ def sealed_bytes(path: Path) -> int | None:
         return None
     except (ValueError, KeyError, TypeError) as err:
         raise StoreCorruptError(
-            f"{path.stem}.sum of {str(path.parent)!r} is damaged", hint=REPAIR_HINT
+            f"{path.stem}.sum of {path.parent.name!r} is damaged", hint=REPAIR_HINT
         ) from err

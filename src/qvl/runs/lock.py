@@ -54,7 +54,7 @@ class Lock:
         except OSError as err:
             self.close()
             raise StorageError(
-                f"{what} cannot be locked: {str(path.parent)!r}: {err.strerror}",
+                f"{what} cannot be locked: {err.strerror}",
                 hint="make the folder writable, or choose another place",
             ) from err
         except RunLockedError:
@@ -84,7 +84,7 @@ class Lock:
             if not _is_gone(owner):
                 break
             self._owner_file.unlink(missing_ok=True)
-        raise _locked(self._what, owner, f"if that is gone, remove {str(self._owner_file)!r}")
+        raise _locked(self._what, owner, f"if that is gone, remove {self._owner_file.name!r}")
 
     def close(self) -> None:
         if self._has_file:

@@ -32,7 +32,7 @@ def merge(target: Path, shards: Sequence[Path], *, disk: Disk = DISK) -> None:
         _check(runs)
         runs.sort(key=lambda run: run.shard.number)
         if target.exists():
-            raise InputError(f"{str(target)!r} exists already", hint="give another name")
+            raise InputError(f"{target.name!r} exists already", hint="give another name")
         part = target.with_name(target.name + ".part")
         _clear(part)
         first = runs[0].identity
@@ -50,7 +50,7 @@ def merge(target: Path, shards: Sequence[Path], *, disk: Disk = DISK) -> None:
             disk.sync_folder(target.parent)
         except OSError as err:
             raise StorageError(
-                f"{str(target)!r} cannot be written: {err.strerror}", hint=FULL_HINT
+                f"{target.name!r} cannot be written: {err.strerror}", hint=FULL_HINT
             ) from err
 
 
@@ -60,7 +60,7 @@ def _check(runs: Sequence[Run]) -> None:
     first = runs[0]
     places: dict[int, str] = {}
     for run in runs:
-        name = str(run.folder)
+        name = run.folder.name
         if run.is_running():
             raise RunLockedError(f"run {name!r} is still written to", hint="wait for it")
         identity.check(run.folder, first.identity.values, run.identity.values)
@@ -68,7 +68,7 @@ def _check(runs: Sequence[Run]) -> None:
         kept, given = (asdict(one.identity.manifest) for one in (first, run))
         if any(kept[key] != given[key] for key in same) or run.shard.of != first.shard.of:
             raise RunChangedError(
-                f"run {name!r} is of other inputs than {str(first.folder)!r}, or of other shards",
+                f"run {name!r} is of other inputs than {first.folder.name!r}, or of other shards",
                 hint="each shard must be begun with all inputs, as K/N with the same N",
             )
         if run.shard.number in places:
@@ -107,5 +107,5 @@ def _copy(runs: Sequence[Run], merged: Run) -> None:
 def _clear(part: Path) -> None:
     """Remove what a merge left that was killed."""
     if part.is_dir():
-        with closing(Lock(part / "lock", f"the merge into {str(part)!r}")):
+        with closing(Lock(part / "lock", f"the merge into {part.name!r}")):
             shutil.rmtree(part)

@@ -13,7 +13,7 @@ from qvl.errors import StorageError, StoreCorruptError
 from qvl.runs import identity
 from qvl.runs.disk import DISK, Disk
 from qvl.runs.items import INDEX, ITEMS, Shard, body
-from qvl.runs.journal import Journal, decode, encode, line, seal, sealed_bytes
+from qvl.runs.journal import FULL_HINT, Journal, decode, encode, line, seal, sealed_bytes
 from qvl.runs.lock import Lock
 from qvl.runs.record import Item, Outcome
 from qvl.runs.run import Run
@@ -42,7 +42,7 @@ def repair(folder: Path, *, disk: Disk = DISK) -> Repaired:
     RunChangedError for a run.json that is damaged (which is not repaired), StorageError.
     """
     identity.read(folder)
-    with closing(Lock(folder / "lock", f"run {str(folder)!r}")):
+    with closing(Lock(folder / "lock", f"run {folder.name!r}")):
         aside = Journal(folder, "quarantine", disk=disk)
         with closing(aside):
             for _ in aside.read():
@@ -77,7 +77,9 @@ def _repair_segment(path: Path, aside: Journal, disk: Disk) -> list[bytes]:
         return []
     _put_aside(path.name, bad, aside)
     records = 0
-    with whole(path, mode=0o600, disk=disk) as stream:
+    with whole(
+        path, hint=FULL_HINT, shown=f"{path.name} of {path.parent.name!r}", mode=0o600, disk=disk
+    ) as stream:
         for _, _, data, good in _lines(path, counted):
             if good:
                 stream.write(data)
@@ -126,7 +128,9 @@ def _repair_items(folder: Path, aside: Journal, disk: Disk) -> tuple[list[int], 
     for _, record in results.read():
         if record["i"] in ids:
             ids[record["i"]] = record["id"]
-    with whole(path, mode=0o600, disk=disk) as stream:
+    with whole(
+        path, hint=FULL_HINT, shown=f"{path.name} of {folder.name!r}", mode=0o600, disk=disk
+    ) as stream:
         for place, data in _with_gaps(path, shard, count):
             ordinal = shard.ordinal(place)
             lost_item = Item(id=ids.get(ordinal, ""), row="", sources=())

@@ -54,7 +54,7 @@ class Reviews:
             place = self._items.find(review.id)
             if place is None:
                 raise InputError(
-                    f"no item of run {str(self._folder)!r} has the id {review.id!r}",
+                    f"no item of run {self._folder.name!r} has the id {review.id!r}",
                     hint="was it exported from another run?",
                 )
             review = replace(review, at=review.at or self._disk.now())
@@ -63,7 +63,7 @@ class Reviews:
             bodies.append(encode(record, f"the review of {review.id!r}"))
         if not bodies:
             return
-        what = f"the reviews of run {str(self._folder)!r}"
+        what = f"the reviews of run {self._folder.name!r}"
         with (
             self._adding,
             closing(Lock(self._folder / "reviews.lock", what, patience_s=PATIENCE_S)),

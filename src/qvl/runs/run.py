@@ -96,6 +96,7 @@ class Run:
         Raises InputError where a run is already, and for two items with one id; RunLockedError;
         RunChangedError where only run.json is missing; StorageError; and what `items` raises.
         """
+        folder = folder.absolute()  # "." has no name to tell
         values = identities.as_json(identity, "the identity")
         recorded = identities.as_json(environment or {}, "the environment")
         try:
@@ -103,13 +104,13 @@ class Run:
             disk.sync_folder(folder.parent)
         except OSError as err:
             raise StorageError(
-                f"{str(folder)!r} cannot be made: {err.strerror}", hint=FULL_HINT
+                f"{folder.name!r} cannot be made: {err.strerror}", hint=FULL_HINT
             ) from err
         with ExitStack() as held:
-            held.callback(Lock(folder / "lock", f"run {str(folder)!r}").close)
+            held.callback(Lock(folder / "lock", f"run {folder.name!r}").close)
             if (folder / identities.FILE).exists():
                 raise InputError(
-                    f"there is a run in {str(folder)!r} already",
+                    f"there is a run in {folder.name!r} already",
                     hint="resume it, or give another name",
                 )
             identities.check_absent(folder)
@@ -140,9 +141,10 @@ class Run:
         Raises InputNotFoundError where none is, RunLockedError while another process writes to it,
         RunChangedError naming what is different, StoreCorruptError, StorageError.
         """
+        folder = folder.absolute()
         identities.read(folder)  # a folder that is none gets no lock file
         with ExitStack() as held:
-            held.callback(Lock(folder / "lock", f"run {str(folder)!r}").close)
+            held.callback(Lock(folder / "lock", f"run {folder.name!r}").close)
             kept = identities.read(folder)
             if identity is not None:
                 given = identities.as_json(identity, "the identity")
@@ -150,7 +152,7 @@ class Run:
             recorded = identities.as_json(environment or {}, "the environment")
             if environment is not None:
                 for name, old, new in identities.changes(kept.environment, recorded):
-                    log.warning("%s of run %r was %s, is %s", name, str(folder), old, new)
+                    log.warning("%s of run %r was %s, is %s", name, folder.name, old, new)
             run = cls(folder, kept, disk)
             if items is not None:
                 run._items.check_same(items, kept.shard)
@@ -163,6 +165,7 @@ class Run:
         Raises InputNotFoundError where none is, RunChangedError for a run.json that is damaged,
         StoreCorruptError, StorageError.
         """
+        folder = folder.absolute()
         run = cls(folder, identities.read(folder), DISK)
         run.refresh()
         return run
@@ -190,7 +193,7 @@ class Run:
                     "the last %d bytes of the results of run %r were not whole: they are cut, and"
                     " their items are done again",
                     self._results.torn_bytes,
-                    str(self.folder),
+                    self.folder.name,
                 )
                 self.tell("cut", cut_bytes=self._results.torn_bytes)
             left = self._in_flight.left(self._state.sessions) if self._state.is_in_session else {}
@@ -347,7 +350,7 @@ class Run:
 
     def _open_writer(self) -> Writer[Outcome]:
         if self._writer is None:
-            raise InvalidParamError(f"run {str(self.folder)!r} is open only to be read")
+            raise InvalidParamError(f"run {self.folder.name!r} is open only to be read")
         return self._writer
 
     def _committed(self, outcomes: Sequence[Outcome], places: list[int]) -> None:
@@ -402,7 +405,7 @@ class Run:
     def _place(self, ordinal: int) -> int:
         place = self.shard.place(ordinal)
         if place >= len(self):
-            raise InvalidParamError(f"run {str(self.folder)!r} has no item {ordinal}")
+            raise InvalidParamError(f"run {self.folder.name!r} has no item {ordinal}")
         return place
 
     def _close_files(self) -> None:

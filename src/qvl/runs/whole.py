@@ -22,19 +22,21 @@ BUFFER_BYTES = 2**20
 
 @contextmanager
 def whole_file(
-    path: Path, *, hint: str = HINT, mode: int = 0o666, disk: Disk = DISK
+    path: Path, *, hint: str = HINT, shown: str = "", mode: int = 0o666, disk: Disk = DISK
 ) -> Iterator[Path]:
     """An empty file in the same folder, for any library to write to, that becomes `path` when the
     block ends. The folder is made; when the block raises, nothing is left of it.
 
-    Raises StorageError, also where another program writes the same file now.
+    Raises StorageError, whose message calls the file by its path, or as `shown` says; also where
+    another program writes the same file now.
     """
     partial = path.with_name(f".{path.name}.part")
-    with writing(path, hint):
+    shown = shown or repr(str(path))
+    with writing(shown, hint):
         disk.make_folder(path.parent)
-        descriptor = _own(partial, path, mode, disk)
+        descriptor = _own(partial, shown, mode, disk)
     try:
-        with writing(path, hint):
+        with writing(shown, hint):
             yield partial
             disk.fsync(descriptor)
             disk.replace(partial, path)
@@ -47,7 +49,7 @@ def whole_file(
         disk.close(descriptor)
 
 
-def _own(partial: Path, path: Path, mode: int, disk: Disk) -> int:
+def _own(partial: Path, shown: str, mode: int, disk: Disk) -> int:
     """The empty file, open and locked; what a killed program left of it is gone."""
     while True:
         descriptor = disk.open(partial, mode=mode)
@@ -61,7 +63,7 @@ def _own(partial: Path, path: Path, mode: int, disk: Disk) -> int:
         except BlockingIOError as err:
             disk.close(descriptor)
             raise StorageError(
-                f"{str(path)!r} is being written by another program", hint="wait until it is done"
+                f"{shown} is being written by another program", hint="wait until it is done"
             ) from err
         except BaseException:
             disk.close(descriptor)
@@ -71,14 +73,15 @@ def _own(partial: Path, path: Path, mode: int, disk: Disk) -> int:
 
 @contextmanager
 def whole(
-    path: Path, *, hint: str = HINT, mode: int = 0o666, disk: Disk = DISK
+    path: Path, *, hint: str = HINT, shown: str = "", mode: int = 0o666, disk: Disk = DISK
 ) -> Iterator[Appended]:
     """A stream of bytes that become the file when the block ends. Raises StorageError."""
-    with whole_file(path, hint=hint, mode=mode, disk=disk) as partial:
-        with writing(path, hint):
+    shown = shown or repr(str(path))
+    with whole_file(path, hint=hint, shown=shown, mode=mode, disk=disk) as partial:
+        with writing(shown, hint):
             descriptor = disk.open(partial, mode=mode)
         try:
-            stream = Appended(path, descriptor, hint, disk)
+            stream = Appended(shown, descriptor, hint, disk)
             yield stream
             stream.drain()
         finally:
@@ -86,29 +89,33 @@ def whole(
 
 
 def write_whole(
-    path: Path, data: bytes, *, hint: str = HINT, mode: int = 0o666, disk: Disk = DISK
+    path: Path,
+    data: bytes,
+    *,
+    hint: str = HINT,
+    shown: str = "",
+    mode: int = 0o666,
+    disk: Disk = DISK,
 ) -> None:
     """The file with these bytes, whole or not at all. Raises StorageError."""
-    with whole(path, hint=hint, mode=mode, disk=disk) as stream:
+    with whole(path, hint=hint, shown=shown, mode=mode, disk=disk) as stream:
         stream.write(data)
 
 
 @contextmanager
-def writing(path: Path, hint: str) -> Iterator[None]:
-    """An OSError becomes a StorageError that names the path."""
+def writing(shown: str, hint: str) -> Iterator[None]:
+    """An OSError becomes a StorageError that says what could not be written."""
     try:
         yield
     except OSError as err:
-        raise StorageError(
-            f"{str(path)!r} cannot be written: {err.strerror or err}", hint=hint
-        ) from err
+        raise StorageError(f"{shown} cannot be written: {err.strerror or err}", hint=hint) from err
 
 
 class Appended(io.RawIOBase):
     """A file that only grows, as a stream; what is written waits in a buffer."""
 
-    def __init__(self, path: Path, descriptor: int, hint: str, disk: Disk) -> None:
-        self._path, self._descriptor, self._hint, self._disk = path, descriptor, hint, disk
+    def __init__(self, shown: str, descriptor: int, hint: str, disk: Disk) -> None:
+        self._shown, self._descriptor, self._hint, self._disk = shown, descriptor, hint, disk
         self._waiting = bytearray()
         self._written_bytes = 0
 
@@ -129,7 +136,7 @@ class Appended(io.RawIOBase):
     def drain(self) -> None:
         """Write what waits. Raises StorageError."""
         data = bytes(self._waiting)
-        with writing(self._path, self._hint):
+        with writing(self._shown, self._hint):
             write_all(self._disk, self._descriptor, data, self._written_bytes)
         self._written_bytes += len(data)
         self._waiting.clear()
