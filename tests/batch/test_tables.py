@@ -7,6 +7,7 @@ import io
 import json
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -89,7 +90,7 @@ def test_a_written_table_is_read_again(
     table: list[tuple[str, str]],
     encoding: str,
     delimiter: str,
-    quoting: int,
+    quoting: Literal[0, 1],
     end: str,
 ) -> None:
     rows = [[str(n), "a.png", *row] for n, row in enumerate(table)]

@@ -147,7 +147,7 @@ def rows(path: Path, name: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
                 options={"request": cells.request},
             )
             continue
-        names = tuple(cells.values | cells.pictures)
+        names = tuple({**cells.values, **cells.pictures})
         try:
             head = heads.get(names)
             if head is None:
@@ -211,7 +211,7 @@ def _row(cells: Cells, head: Head, table: str, folder: str) -> Row:
 
 
 def _several(value: Any, text: str, folder: str) -> Iterator[str]:
-    """The paths and addresses of a cell: of a list, of lines, with ; between them, or before https:// a comma."""
+    """The paths and addresses of a cell: of a list, of lines, with ; or, before https://, a comma between."""
     if isinstance(value, list):
         yield from (one.strip() for one in map(as_text, value) if one.strip())
         return
@@ -219,7 +219,7 @@ def _several(value: Any, text: str, folder: str) -> Iterator[str]:
     if ";" in text and os.path.exists(os.path.join(folder, text)):  # a file's name may have one
         yield text
         return
-    yield from (one.strip() for one in re.split("[;\n]", text) if one.strip())
+    yield from (one.strip() for one in _BETWEEN.split(text) if one.strip())
 
 
 def _options(
