@@ -133,6 +133,18 @@ def test_b030_a_million_members_are_refused_before_they_are_listed(here: Path) -
     assert error("p.zip").message == "'p.zip' has more than 100000 members"
 
 
+def test_a_large_zip_has_its_list_at_another_place(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of 70,000 members has, where its end says that it is a zip64."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    packed("p.zip", MEMBERS)
+    assert b"PK\6\6" in (here / "p.zip").read_bytes()
+    assert [one.id for one in items(["p.zip"]) if isinstance(one, Item)] == ["a.png", "sub/b.png"]
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    assert error("p.zip").message == "'p.zip' has more than 3 members"
+
+
 def test_b030_too_many_members_of_a_tar_are_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

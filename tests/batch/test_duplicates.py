@@ -20,7 +20,7 @@ from qvl.processing.image import read_image
 from qvl.runs.record import Item
 from qvl.types import Image
 
-PLAIN = np.zeros((8, 9, 3), np.uint8)
+PLAIN = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_plain_pages_of_other_colours_are_not_the_same(here: Path) -> None:
     for colour in ("white", "red", "black", "white"):
         Pillow.new("RGB", (90, 80), colour).save("a.png")
         found.append(seen(here / "a.png"))
-    assert {one.bits for one in found} == {0}
+    assert len({one.bits for one in found}) == 2  # black has not even an average
     assert near(found) == [(3, 0)]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +32,7 @@ from qvl.runs.record import Item, Source
 from qvl.types import Image
 
 pytest.importorskip("obstore")
+pytest.importorskip("moto")
 
 
 def drawn(colour: str) -> bytes:
@@ -48,16 +52,28 @@ OBJECTS = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
-
-    running = ThreadedMotoServer("127.0.0.1", 0)
-    running.start()
-    address = "http://{}:{}".format(*running.get_host_and_port())
-    for path, data in {"": b"", **{f"/{key}": data for key, data in OBJECTS.items()}}.items():
-        asked = urllib.request.Request(f"{address}/pictures{path}", data=data, method="PUT")
-        urllib.request.urlopen(asked).close()
-    yield address
-    running.stop()
+    """In a process of its own: what it is warned of is no error of ours."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    try:
+        said = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in running.stderr)
+        address = next(found[0] for found in said if found)
+        threading.Thread(target=running.stderr.read, daemon=True).start()  # or it fills the pipe
+        for path, data in {"": b"", **{f"/{key}": data for key, data in OBJECTS.items()}}.items():
+            # urllib would call it a form, and the server take a form apart
+            kind = {"Content-Type": "image/png"}
+            asked = urllib.request.Request(f"{address}/pictures{path}", data, kind, method="PUT")
+            urllib.request.urlopen(asked, timeout=30).close()
+        yield address
+    finally:
+        running.kill()
+        running.wait()
+        running.stderr.close()
 
 
 @pytest.fixture

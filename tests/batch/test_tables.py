@@ -7,6 +7,7 @@ import io
 import json
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -89,7 +90,7 @@ def test_a_written_table_is_read_again(
     table: list[tuple[str, str]],
     encoding: str,
     delimiter: str,
-    quoting: int,
+    quoting: Literal[0, 1],
     end: str,
 ) -> None:
     rows = [[str(n), "a.png", *row] for n, row in enumerate(table)]
@@ -246,6 +247,7 @@ def test_a_cell_names_several_pictures_pages_segments_and_addresses(here: Path) 
         "/abs/f.png",
         "s3://bucket/g.png",
         "dir\\w.png",
+        "https://a.example/1,2.jpg, http://a.example/3.jpg https://a.example/4.jpg",
     ]
     with open("shop/t.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image"], *([cell] for cell in cells)])
@@ -258,6 +260,11 @@ def test_a_cell_names_several_pictures_pages_segments_and_addresses(here: Path) 
         (Source("/abs/f.png"),),
         (Source("s3://bucket/g.png"),),
         (Source(f"{top}/dir/w.png"),),
+        (
+            Source("https://a.example/1,2.jpg"),
+            Source("http://a.example/3.jpg"),
+            Source("https://a.example/4.jpg"),
+        ),
     ]
 
 
@@ -296,6 +303,18 @@ def test_json_lines_have_lists_and_numbers(here: Path) -> None:
     assert len(first.sources) == 2
     assert second.columns["deep"] == '{"ключ": 1}'
     assert second.columns["none"] == ""
+
+
+def test_lines_may_lack_some_of_the_columns_and_tables_may_not(here: Path) -> None:
+    both = Wanted(image_columns=("front", "back"))
+    (here / "t.jsonl").write_text('{"front": "a.png"}\n{"front": "b.png", "back": "c.png"}\n{}\n')
+    *found, bad = items(["t.jsonl"], both)
+    assert [len(one.sources) for one in found if isinstance(one, Item)] == [1, 2]
+    assert isinstance(bad, Refused)
+    (here / "t.csv").write_text("front,title\na.png,x\n")
+    (bad,) = items(["t.csv"], both)
+    assert isinstance(bad, Refused)
+    assert bad.error.message == "'t.csv' has no column 'back'"
 
 
 def test_lines_that_are_no_rows_are_refused_one_by_one(here: Path) -> None:

@@ -49,6 +49,7 @@ _DAMAGE = (
 )
 _END = struct.Struct("<4s4H2LH")  # of a zip's list: PKWARE's APPNOTE 4.3.16
 _END64 = struct.Struct("<4sQ2H2L4Q")  # and 4.3.14
+LOCATOR_BYTES = 20  # 4.3.15
 _ENTRY = struct.Struct("<4s4B4HL2L5H2L")  # and 4.3.12
 
 
@@ -239,14 +240,14 @@ def check_list(file: BinaryIO, name: str) -> None:
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) - at < _END.size:
         raise ArchiveError(f"{quoted(name)} is not a zip archive, or is cut off")
-    _, _, _, _, _, list_bytes, list_at, _ = _END.unpack_from(tail, at)
+    list_bytes = _END.unpack_from(tail, at)[5]
     end = tail_at + at
-    if 0xFFFF_FFFF in (list_bytes, list_at):
-        file.seek(max(0, end - 20 - _END64.size))
-        found = file.read(_END64.size)
-        if len(found) == _END64.size and found.startswith(b"PK\6\6"):
-            list_bytes = _END64.unpack(found)[8]
-            end -= 20 + _END64.size
+    file.seek(max(0, end - _END64.size - LOCATOR_BYTES))
+    further = file.read(_END64.size + LOCATOR_BYTES)
+    # as zipfile reads it: only with both of them it is a zip64, and that counts
+    if further[_END64.size :].startswith(b"PK\6\7") and further.startswith(b"PK\6\6"):
+        list_bytes = _END64.unpack_from(further)[8]
+        end -= len(further)
     if list_bytes > end:
         raise ArchiveError(f"{quoted(name)} is damaged: its list of members is cut off")
     file.seek(end - list_bytes)  # it stands in front of its end, also behind bytes of another file

@@ -19,13 +19,14 @@ MAX_CELL_CHARS = 1 << 20
 class Cells:
     """The values of a row by the names of its columns, or what is wrong with it; `number` from 1.
 
-    `pictures` are those that lie in the table itself, by the name of their column; `request` is the
-    line of a file of requests to OpenAI's API.
+    `pictures` are those that lie in the table itself, by the name of their column, `shown_in` all columns
+    that have any; `request` is the line of a file of requests to OpenAI's API.
     """
 
     number: int
     values: Mapping[str, Any] | QvlError
     pictures: Mapping[str, Source] = field(default_factory=dict)
+    shown_in: tuple[str, ...] = ()
     request: Mapping[str, Any] | None = None
 
 

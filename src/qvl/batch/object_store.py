@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from qvl.types import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 SCHEMES = ("s3://", "gs://", "az://")
 LISTED_AT_ONCE = 1000
 LIMITS: Any = {"timeout": "60s", "connect_timeout": "5s"}
-RETRIES: Any = {"max_retries": 3}
+RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
 
 
 def is_store(where: str) -> bool:
@@ -120,8 +121,10 @@ def _store(bucket: str) -> Any:
     _obstore()
     from obstore.store import from_url
 
+    # with options of a client, obstore no longer looks for this one in the environment
+    plain = {"allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")}
     try:
-        return from_url(bucket, client_options=LIMITS, retry_config=RETRIES)
+        return from_url(bucket, client_options=LIMITS | plain, retry_config=RETRIES)
     except Exception as err:
         raise UsageError(
             f"{quoted(bucket)} cannot be opened with what the environment says of it",

@@ -30,7 +30,7 @@ def located(text: str, folder: str) -> Source:
         text, part = part_of_video(text)
     if is_address(text) or object_store.is_store(text):
         return Source(text, part)
-    path = os.path.join(folder, os.path.expanduser(text.removeprefix("file://")))
+    path = os.path.join(folder, text.removeprefix("file://"))
     if "\\" in path and not os.path.exists(path):  # as Windows writes it
         path = path.replace("\\", "/")
     return Source(os.path.normpath(path), part)

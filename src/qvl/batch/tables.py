@@ -69,6 +69,9 @@ OPTIONS: Mapping[str, str] = {
     "lang": "language",
     "seed": "seed",
 }
+# what stands between several pictures of a cell; a comma or a space may be part of a path
+_BETWEEN = re.compile(r"[;\n]|[,\s]+(?=https?://)", re.IGNORECASE)
+KINDS_KEPT = 1000  # of rows with other columns, of JSON lines
 PAGE = "page"  # the column that says which page of a document is meant
 
 
@@ -85,18 +88,14 @@ class Head:
     def of(
         cls, names: Sequence[str], table: str, wanted: Wanted, embedded: Sequence[str] = ()
     ) -> Head:
-        """Raises TableError where no column holds pictures, or a named one is not there."""
-        for name in (
-            *wanted.image_columns,
-            *([wanted.ids] if wanted.ids not in (None, AUTO) else []),
-        ):
-            if name not in names:
-                raise TableError(
-                    f"{quoted(table)} has no column {name!r}",
-                    hint=nearest(name, names) or f"it has {', '.join(names)}",
-                )
+        """Raises TableError where no column holds pictures, or the one with ids is not there."""
+        own_id = wanted.ids if wanted.ids not in (None, AUTO) else None
+        check_there([own_id] if own_id else [], names, table)
+        pictures = tuple(name for name in wanted.image_columns if name in names)
+        if not pictures:
+            check_there(wanted.image_columns, names, table)
         plain = {name: _plain(name) for name in names}
-        pictures = wanted.image_columns or tuple(
+        pictures = pictures or tuple(
             name for name in names if plain[name] in PICTURES or name in embedded
         )
         pictures = pictures or tuple(name for name in names if plain[name] in FILES)
@@ -106,10 +105,19 @@ class Head:
                 hint="name it with --image-column, or call it image",
             )
         lower = {name.strip().casefold(): name for name in reversed(names)}
-        own_id = wanted.ids if wanted.ids not in (None, AUTO) else None
         found = own_id or next((lower[one] for one in IDS if one in lower), "")
         options = {lower[one]: key for one, key in OPTIONS.items() if one in lower}
         return cls(pictures, found, options, lower.get(PAGE, ""))
+
+
+def check_there(wanted: Sequence[str], names: Sequence[str], table: str) -> None:
+    """Raises TableError for a column that the table has not."""
+    for name in wanted:
+        if name not in names:
+            raise TableError(
+                f"{quoted(table)} has no column {name!r}",
+                hint=nearest(name, names) or f"it has {', '.join(names)}",
+            )
 
 
 def is_table(path: str) -> bool:
@@ -139,15 +147,18 @@ def rows(path: Path, name: str, wanted: Wanted, tell: Tell) -> Iterator[Row | Re
                 options={"request": cells.request},
             )
             continue
-        names = tuple(cells.values | cells.pictures)
+        names = tuple({**cells.values, **cells.pictures})
         try:
             head = heads.get(names)
             if head is None:
-                head = Head.of(names, name, wanted, tuple(cells.pictures))
+                head = Head.of(names, name, wanted, cells.shown_in)
                 if not by_line:
+                    check_there(wanted.image_columns, names, name)
                     check_names(names_in(wanted.options), names, quoted(name))
                 if not heads:
                     tell(f"{quoted(name)}: pictures are taken from {', '.join(head.pictures)}")
+                if len(heads) >= KINDS_KEPT:
+                    heads.clear()
                 heads[names] = head
             row = _row(cells, head, name, folder)
         except QvlError as err:
@@ -200,18 +211,15 @@ def _row(cells: Cells, head: Head, table: str, folder: str) -> Row:
 
 
 def _several(value: Any, text: str, folder: str) -> Iterator[str]:
-    """The paths and addresses of a cell: of a list, of lines, or with ; between them."""
+    """The paths and addresses of a cell: of a list, of lines, with ; or, before https://, a comma between."""
     if isinstance(value, list):
         yield from (one.strip() for one in map(as_text, value) if one.strip())
         return
     text = text.strip()
-    if text and ";" not in text and "\n" not in text:
-        yield text
-        return
     if ";" in text and os.path.exists(os.path.join(folder, text)):  # a file's name may have one
         yield text
         return
-    yield from (one.strip() for one in re.split("[;\n]", text) if one.strip())
+    yield from (one.strip() for one in _BETWEEN.split(text) if one.strip())
 
 
 def _options(

@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,8 @@ from qvl.processing.source import MAX_BYTES, quoted
 from qvl.runs.record import Source
 
 MAX_INFLATED_BYTES = 512 << 20
+HEAD_BYTES = 64 * 1024
+_BESIDE = re.compile(rb"<!--.*?-->|<\?.*?\?>", re.DOTALL)
 OPENED = 4  # workbooks whose places of pictures are kept
 OLD = b"\xd0\xcf\x11\xe0"  # the files of Excel 97, and those with a password
 _DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/spreadsheetDrawing}"
@@ -78,6 +80,7 @@ def cells(path: Path, name: str, tell: Tell) -> Iterator[Cells]:
 def _rows(page: Any, path: Path, name: str, shown: Mapping[str, str]) -> Iterator[Cells]:
     names: list[str] | None = None
     at: dict[int, list[tuple[int, str]]] = {}
+    columns = sorted({_numbers(place)[0] for place in shown})
     for place in shown:
         column, row = _numbers(place)
         at.setdefault(row, []).append((column, place))
@@ -95,12 +98,14 @@ def _rows(page: Any, path: Path, name: str, shown: Mapping[str, str]) -> Iterato
         told = checked(number, name, names, list(values))
         # a picture over a column without a name still has its place
         pictures = {
-            names[column - 1] if column <= len(names) else f"column {column}": Source(
-                str(path), f"cell={page.title}!{place}"
-            )
+            _name(names, column): Source(str(path), f"cell={page.title}!{place}")
             for column, place in here
         }
-        yield Cells(number, told.values, pictures)
+        yield Cells(number, told.values, pictures, tuple(_name(names, one) for one in columns))
+
+
+def _name(names: Sequence[str], column: int) -> str:
+    return names[column - 1] if column <= len(names) else f"column {column}"
 
 
 def picture(path: Path, place: str) -> bytes:
@@ -156,8 +161,7 @@ def _check(_mtime_ns: int, _size_bytes: int, path: str, name: str) -> None:
                 for info in infos:
                     if info.filename.endswith((".xml", ".rels")):
                         with parts.open(info) as stream:
-                            # a document type comes before the first element
-                            if re.search(rb"<!(DOCTYPE|ENTITY)", _plain(stream.read(4096))):
+                            if _declares(stream.read(HEAD_BYTES)):
                                 raise TableError(
                                     f"{quoted(name)} declares entities, which no workbook needs",
                                     hint="open and save it anew",
@@ -168,8 +172,12 @@ def _check(_mtime_ns: int, _size_bytes: int, path: str, name: str) -> None:
         ) from err
 
 
-def _plain(head: bytes) -> bytes:
-    return head.replace(b"\0", b"")  # of UTF-16
+def _declares(head: bytes) -> bool:
+    """Whether something stands in front of a part's first element that is neither comment nor instruction:
+    a document type, which may hold entities, or a comment without an end, behind which one may hide.
+    """
+    plain = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe")  # of UTF-16, too
+    return _BESIDE.sub(b"", plain).lstrip().startswith(b"<!")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
