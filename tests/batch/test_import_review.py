@@ -8,6 +8,7 @@ import itertools
 import logging
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from openpyxl.worksheet.datavalidation import DataValidation
 from openpyxl.worksheet.table import Table
 
 from made_up import CHINESE, PAYLOADS, RUSSIAN, failed, finished, picture, review, waiting
-from qvl.batch.exports import csv_table, own_workbook, sheet, workbook
+from qvl.batch.exports import csv_table, own_workbook, parquet, sheet, workbook
 from qvl.batch.import_review import import_review
 from qvl.cells import BYTE_ORDER_MARK, csv_row, from_text
 from qvl.errors import (
@@ -32,6 +33,7 @@ from qvl.errors import (
     InputUnreadableError,
     InvalidParamError,
     UnsupportedMediaError,
+    UsageError,
 )
 from qvl.runs.record import Finished, Review, Source
 
@@ -563,6 +565,33 @@ def test_what_the_copy_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "slicers" in missing
     assert any("charts" in what for what in missing)
     assert caplog.text.count("copy.xlsx lacks what is in rich.xlsx") == len(missing)
+
+
+def test_pictures_stand_in_a_column_of_their_own(tmp_path: Path) -> None:
+    file = picture(tmp_path / "red.png", size=(640, 480))
+    items = [
+        replace(one, item=replace(one.item, sources=(Source(str(file)),))) for one in languages()
+    ]
+    before = own(tmp_path / "own.xlsx")
+    own_workbook.write(items, tmp_path / "copy.xlsx", before, pictures=True)
+    book = Book(tmp_path / "copy.xlsx")
+    assert [*book.head][4] == "qvl_picture"
+    places = [(one.anchor._from.row, one.anchor._from.col) for one in book.page._images]
+    assert places == [(row, 4) for row in range(1, 7)]
+    assert list(import_review(tmp_path / "copy.xlsx", items)) == []
+
+
+def test_without_the_library_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UsageError, match="need the package openpyxl") as caught:
+        workbook.write(ITEMS, tmp_path / "a.xlsx")
+    assert caught.value.hint == "pip install 'qvl[tables]'"
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match="needs the package pyarrow"):
+        parquet.write(ITEMS, tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- LibreOffice
