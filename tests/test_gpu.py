@@ -199,15 +199,19 @@ def test_offloaded_layers_say_what_they_say_on_the_card(kind, caplog) -> None:
     said = []
     for short in (False, True):
         model = random_model(layers=6)
+        adapter = random_adapter(model, ("q_proj", "gate_proj", "down_proj"), seed=1)
         one = layer_bytes(model.config.decoder, kind, torch.bfloat16)
         others = sum(
             p.numel() * 2 for n, p in model.named_parameters() if "language_model.layers" not in n
         )
         room = others + one * 3 if short else 1 << 40
         to_gpu(model, kind, torch.bfloat16, CUDA, room_bytes=room)
-        engine = engine_of(model, cache_tokens=1024, draft_tokens=0)
+        views = {"one": adapted(model, adapter)}
+        engine = engine_of(model, cache_tokens=1024, draft_tokens=0, adapters=views)
         engine._static = None
-        said.append(answers(engine, [request(f"{n}", [n] * 20, 12) for n in range(4)]))
+        asked = [request(f"{n}", [n] * 20, 12) for n in range(4)]
+        asked += [replace(one, id=f"{one.id} adapted", adapter="one") for one in asked]
+        said.append(answers(engine, asked))
     assert "1 of 6 layers" in caplog.text
     assert said[0] == said[1]
 

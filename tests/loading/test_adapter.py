@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from qvl.errors import (
     QvlError,
     UnsafeCheckpointError,
 )
-from qvl.kernels.quantised import Int4WeightLinear
+from qvl.kernels.quantised import GpuKind, Int4WeightLinear
 from qvl.loading.adapted import adapted, merge
 from qvl.loading.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter, write_adapter
 from qvl.loading.config import model_config
@@ -56,6 +57,21 @@ KINDS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"q_proj": 2, r"^model\.visual\.blocks\.1\.attn\.qkv": 7},
         "alpha_pattern": {"layers.1.self_attn.k_proj": 3, "down_proj": 9, "linear_fc[12]": 5},
     },
+    "all of it at once": {
+        "use_dora": True,
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 2, r"layers\.0\.self_attn\.v_proj": 5},
+        "alpha_pattern": {"v_proj": 3.5},
+    },
+    "layers by a regular expression": {
+        "target_modules": r".*(language_model\.layers\.[02]\..*_proj|blocks\.1\.attn\.qkv)"
+    },
+    "some layers": {
+        "target_modules": ["q_proj", "down_proj"],
+        "layers_to_transform": [1],
+        "exclude_modules": ["k_proj"],
+    },
+    "all linear layers": {"target_modules": "all-linear", "init_lora_weights": "gaussian"},
 }
 MESSAGES = [Message.user(picture(120, 90, seed=1), "what is on the right?")]
 ROPE = {"mrope_interleaved": True, "mrope_section": [6, 5, 5], "rope_type": "default"}
@@ -154,6 +170,32 @@ def test_beside_layers_of_a_gpu_and_those_that_are_streamed(checkpoints: Checkpo
             dense.get_submodule(path).weight = nn.Parameter(module.weight(), requires_grad=False)
     merge(dense, adapter)
     assert largest_difference(logits(plain, dense), computed) < CLOSE
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int4", None])
+def test_what_is_streamed_is_computed_with_the_copies_on_the_card(
+    checkpoints: Checkpoints, kind: GpuKind | None
+) -> None:
+    """The weights in host memory are no numbers here: a layer that takes its own shows it."""
+    _, plain = checkpoints["wide"]
+    whole, streamed = copy.deepcopy(plain.model), copy.deepcopy(plain.model)
+    to_gpu(whole, kind, torch.float32, CPU, room_bytes=1 << 40)
+    room = sum(t.nbytes for t in tensors(whole).values()) - 1
+    to_gpu(streamed, kind, torch.float32, CPU, room_bytes=room)
+    made = [
+        low_rank.random_adapter(plain.model, ends, seed=seed, dora=seed == 1)
+        for seed, ends in enumerate((("layers.0.self_attn.q_proj",), EVERYWHERE, ("down_proj",)))
+    ]
+    views = {model: [model, *(adapted(model, one) for one in made)] for model in (whole, streamed)}
+    for module in streamed.modules():
+        if isinstance(module, StreamedLayer):
+            own = tensors(module.layer)
+            module.bus._sources[module.index] = {n: t.clone() for n, t in own.items()}
+            for tensor in own.values():
+                tensor.data = torch.full_like(tensor, 0 if tensor.itemsize == 1 else math.nan)
+    expected = [logits(plain, view) for view in views[whole]]
+    for index in (1, 0, 2, 3, 2, 0, 1):  # in turn, over the same buffers
+        assert torch.equal(logits(plain, views[streamed][index]), expected[index]), index
 
 
 def test_packed_experts_and_their_router_take_one_too(checkpoints: Checkpoints) -> None:
@@ -486,6 +528,25 @@ def test_a_config_that_asks_for_more_is_refused_by_its_key(
     (folder / CONFIG_FILE).write_text(json.dumps(config))
     kind = ModelFormatError if of.startswith(("has ", "no lora")) else ConfigError
     refusal(folder, checkpoints, kind, of)
+
+
+@pytest.mark.parametrize(
+    ("options", "of"),
+    [
+        ({"modules_to_save": ["merger"]}, "modules_to_save is ['merger']"),
+        ({"bias": "lora_only"}, "bias is 'lora_only'"),
+        ({"lora_bias": True}, "lora_bias is True"),
+        ({"target_parameters": ["embed_tokens.weight"]}, "target_parameters"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "lora_embedding_A"),
+    ],
+    ids=lambda case: "" if isinstance(case, str) else min(case),
+)
+def test_what_peft_itself_writes_and_is_not_kept_is_refused_by_its_name(
+    checkpoints: Checkpoints, tmp_path: Path, options: dict[str, Any], of: str
+) -> None:
+    peft = low_rank.peft_model(tiny.hf_model("qwen3_vl"), "qwen3_vl", **options)
+    kind = ModelFormatError if "embedding" in of else ConfigError
+    refusal(low_rank.save_peft(peft, tmp_path / "adapter"), checkpoints, kind, of)
 
 
 @pytest.mark.parametrize("case", CHANGES)

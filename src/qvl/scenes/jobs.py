@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qvl.scenes.as_json import dumped
 from qvl.scenes.phrases import Language
 from qvl.scenes.scene import Job, PixelBox, Scene, Thing
 from qvl.tasks.ask import YES_NO
@@ -134,10 +134,6 @@ def box_1000(box: PixelBox, size: tuple[int, int]) -> list[int]:
 
 def thousandth(v: float, side: int) -> int:
     return min(1000, max(0, round(v / side * 1000 / STEP) * STEP))
-
-
-def dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def languages_of(scene: Scene) -> set[str]:

@@ -51,6 +51,7 @@ from qvl.scenes.questions import (
 from qvl.scenes.scene import Job, Scene, Split, Thing, belongs
 
 Draw = Callable[[Split, random.Random, Size | None], Scene]
+Ink = tuple[int, int, int]  # RGB
 MOST = 9  # things that are counted
 TINT_DEPTH = 46  # how far shades of a tint go from it, of 255
 LIVING = ("animal",)
@@ -537,7 +538,7 @@ def one_has(found: Sequence[tuple[Kind, Thing]], groups: Sequence[str]) -> bool:
     return sum(kind.group in groups for kind, _ in found) == 1
 
 
-def toned(colour: Colour, rng: random.Random, by: int = 14) -> tuple[int, int, int]:
+def toned(colour: Colour, rng: random.Random, by: int = 14) -> Ink:
     red, green, blue = (max(0, min(255, v + rng.randint(-by, by))) for v in colour.rgb)
     return red, green, blue
 
@@ -552,22 +553,44 @@ def shapes(split: Split, rng: random.Random, size: Size | None = None) -> Scene:
         if belongs(split, kind.key, colour.en)
     ]
     which = rng.sample(allowed, rng.choice((1, 1, 2, 3, 4)))
+
+    def sprite(kind: Kind, ink: Ink) -> Image.Image:
+        return shape_sprite(kind.key, ink)
+
+    at, drawn = in_colours(which, sprite, size, rng, share=(0.5, 0.92), posing=0.5)
+    told = tuple(about_coloured(drawn, size, rng, "shape"))
+    return Scene("shapes", (at.photo(),), (tuple(thing for *_, thing in drawn),), told)
+
+
+def in_colours(
+    which: Sequence[tuple[Kind, Colour]],
+    sprite: Callable[[Kind, Ink], Image.Image],
+    size: Size,
+    rng: random.Random,
+    *,
+    share: tuple[float, float],
+    posing: float,
+) -> tuple[Canvas, list[tuple[Kind, Colour, Thing]]]:
+    """Things, each drawn in its colour in a cell of its own, in reading order.
+
+    `share`: the least and the most of a cell's side that a thing takes; `posing`: how strongly things
+    are turned, of how strong the photograph is.
+    """
     strength = strength_of(rng)
     places = cells(len(which), size, rng)
     inks = [toned(colour, rng) for _, colour in which]
     at = canvas(rng, size, strength=strength, inks=inks)
     drawn = []
     for (kind, colour), place, ink in zip(which, places, inks, strict=True):
-        side = min(place[2] - place[0], place[3] - place[1]) * rng.uniform(0.5, 0.92)
-        glyph = posed(shape_sprite(kind.key, ink), side, rng, strength * 0.5)
-        spot = within(glyph, place, rng)
-        drawn.append((kind, colour, at.place(glyph, spot, kind.key, colour.en), place))
-    drawn.sort(key=lambda one: (one[3][1], one[3][0]))
-    told = tuple(about_coloured([one[:3] for one in drawn], size, rng, "shape"))
-    return Scene("shapes", (at.photo(),), (tuple(one[2] for one in drawn),), told)
+        side = min(place[2] - place[0], place[3] - place[1]) * rng.uniform(*share)
+        glyph = posed(sprite(kind, ink), side, rng, strength * posing)
+        thing = at.place(glyph, within(glyph, place, rng), kind.key, colour.en)
+        drawn.append((place, (kind, colour, thing)))
+    drawn.sort(key=lambda one: (one[0][1], one[0][0]))
+    return at, [one for _, one in drawn]
 
 
-def shape_sprite(shape: str, ink: tuple[int, int, int]) -> Image.Image:
+def shape_sprite(shape: str, ink: Ink) -> Image.Image:
     wide = 192
     mask = Image.new("L", (wide, wide))
     ImageDraw.Draw(mask).polygon(outline(shape, wide / 2, wide / 2, wide * 0.48), fill=255)
@@ -621,23 +644,16 @@ def tinted_things(split: Split, rng: random.Random, size: Size | None = None) ->
         taken = any(kind is one or colour is other for one, other in which)
         if kind.counted and not taken and belongs(split, "tint", kind.key, colour.en):
             which.append((kind, colour))
-    strength = strength_of(rng)
-    places = cells(len(which), size, rng)
-    inks = [toned(colour, rng) for _, colour in which]
-    at = canvas(rng, size, strength=strength, inks=inks)
-    drawn = []
-    for (kind, colour), place, ink in zip(which, places, inks, strict=True):
-        side = min(place[2] - place[0], place[3] - place[1]) * rng.uniform(0.6, 0.95)
-        sprite = sprite_of(kind, split, rng)
-        glyph = posed(tinted(sprite, ink), side, rng, strength)
-        thing = at.place(glyph, within(glyph, place, rng), kind.key, colour.en)
-        drawn.append((kind, colour, thing, place))
-    drawn.sort(key=lambda one: (one[3][1], one[3][0]))
-    told = tuple(about_coloured([one[:3] for one in drawn], size, rng, "object"))
-    return Scene("tinted", (at.photo(),), (tuple(one[2] for one in drawn),), told)
+
+    def sprite(kind: Kind, ink: Ink) -> Image.Image:
+        return tinted(sprite_of(kind, split, rng), ink)
+
+    at, drawn = in_colours(which, sprite, size, rng, share=(0.6, 0.95), posing=1.0)
+    told = tuple(about_coloured(drawn, size, rng, "object"))
+    return Scene("tinted", (at.photo(),), (tuple(thing for *_, thing in drawn),), told)
 
 
-def tinted(sprite: Image.Image, ink: tuple[int, int, int]) -> Image.Image:
+def tinted(sprite: Image.Image, ink: Ink) -> Image.Image:
     """The sprite in shades of one colour."""
     pixels = np.asarray(sprite, dtype=np.float32)
     weight = pixels[..., 3] / 255

@@ -7,13 +7,13 @@ Boxes are [x1, y1, x2, y2] in pixels.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+from qvl.scenes.as_json import dumped, plain
 from qvl.scenes.page import Page
 from qvl.scenes.scene import Job, PixelBox, Thing
 from qvl.scenes.words import LANGUAGES, Language
@@ -55,30 +55,6 @@ PHRASES: Mapping[Language, Sequence[str]] = {
     "en": ('the text "{text}"', "the text {text}"),
     "zh": ("文字“{text}”", "“{text}”"),
 }
-
-
-def dumped(value: Any) -> str:
-    """Compact JSON as a grammar writes it; a Decimal keeps its digits, 40.00."""
-    match value:
-        case Decimal():
-            return str(value)
-        case Mapping():
-            return "{" + ",".join(f"{json.dumps(k)}:{dumped(v)}" for k, v in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ",".join(map(dumped, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON is read: Decimals are floats, tuples lists."""
-    match value:
-        case Decimal():
-            return float(value)
-        case Mapping():
-            return {key: plain(one) for key, one in value.items()}
-        case list() | tuple():
-            return [plain(one) for one in value]
-    return value
 
 
 def thousandths(box: PixelBox, size: tuple[int, int]) -> list[int]:
