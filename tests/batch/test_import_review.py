@@ -29,6 +29,7 @@ from qvl.batch.exports import csv_table, own_workbook, parquet, sheet, workbook
 from qvl.batch.import_review import import_review
 from qvl.cells import BYTE_ORDER_MARK, csv_row, from_text
 from qvl.errors import (
+    ArchiveError,
     InputError,
     InputUnreadableError,
     InvalidParamError,
@@ -246,7 +247,7 @@ def test_any_text_survives_the_round_trip(
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"PK no workbook")
-    with pytest.raises(InputUnreadableError, match=r"'a\.xlsx' is not a workbook"):
+    with pytest.raises(ArchiveError, match=r"'a\.xlsx' is not a zip archive"):
         list(import_review(tmp_path / "a.xlsx", ITEMS))
     (tmp_path / "a.csv").write_bytes("qvl_key\nЖ".encode("cp1251"))
     with pytest.raises(InputUnreadableError, match="is not UTF-8"):
@@ -264,8 +265,8 @@ def test_a_workbook_that_inflates_is_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workbook.write(ITEMS, tmp_path / "a.xlsx", pictures=False)
-    monkeypatch.setattr(sheet, "MOST_INFLATED", 1000)
-    with pytest.raises(InputUnreadableError, match="inflates to"):
+    monkeypatch.setattr("qvl.batch.workbook.MAX_INFLATED_BYTES", 1000)
+    with pytest.raises(ArchiveError, match="inflates to"):
         list(import_review(tmp_path / "a.xlsx", ITEMS))
 
 

@@ -16,6 +16,7 @@ from typing import Literal, cast, get_args
 
 from qvl.batch.exports import keys, sheet
 from qvl.batch.exports.table import AFTER, BEFORE, OURS, STATUSES, cell_of, shown
+from qvl.batch.workbook import check
 from qvl.cells import from_text
 from qvl.errors import InputError, InputUnreadableError, UnsupportedMediaError
 from qvl.runs.record import Finished, Review, ReviewState
@@ -233,7 +234,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def sheets_of(path: Path) -> Iterator[tuple[str, Iterator[tuple[int, list[str]]]]]:
     """Each sheet's rows with their numbers; formulas are their own words."""
     openpyxl = sheet.openpyxl()
-    sheet.check_size(path)
+    check(path, path.name)
     try:
         book = openpyxl.load_workbook(path, read_only=True)
         for page in book.worksheets:

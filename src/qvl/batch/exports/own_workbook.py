@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qvl.batch.cells import unlike
 from qvl.batch.exports import keys, sheet
 from qvl.batch.exports.table import OURS, answer_cells, fixed_cells, language_of, shown
 from qvl.batch.exports.thumbnails import thumbnail
+from qvl.batch.workbook import check
 from qvl.errors import InputError, InputUnreadableError, InvalidParamError
 from qvl.runs.record import Finished, Source
 from qvl.runs.whole import whole_file
@@ -144,7 +146,7 @@ def run_rows(finished: Iterable[Finished]) -> list[RunRow]:
 def opened(workbook: Path, page: str | None, *, macros: bool) -> tuple[Any, str, Grid]:
     """The workbook to be changed, the sheet's title, and the sheet as its reader sees it."""
     openpyxl = sheet.openpyxl()
-    sheet.check_size(workbook)
+    check(workbook, workbook.name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -175,10 +177,7 @@ def grid_of(page: Any, name: str) -> Grid:
     head, named = next(filled, (0, []))
     if not named:
         raise InputError(f"the sheet {page.title!r} of {name!r} is empty")
-    names: dict[str, int] = {}
-    for place, text in enumerate(named, 1):
-        if text:
-            names.setdefault(text, place)
+    names = {text: place for place, text in enumerate(unlike(named), 1)}
     return Grid(head, names, dict(filled))
 
 

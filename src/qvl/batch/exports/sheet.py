@@ -10,18 +10,16 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from datetime import date, datetime, time
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from qvl.batch.cells import as_text
 from qvl.batch.exports.table import STATUSES, shown
 from qvl.cells import is_formula
-from qvl.errors import InputUnreadableError, UsageError
+from qvl.errors import UsageError
 
 ROWS = 1_048_576
 CELL_UNITS = 32_767  # of UTF-16
-MOST_INFLATED, MOST_RATIO = 512 * 2**20, 100
 PICTURE = "qvl_picture"
 CUT = "qvl_cut"  # names the columns of the row whose texts are longer than a cell
 TEXT_FORMAT = "@"  # what is typed into such a cell is text, too
@@ -78,21 +76,7 @@ def cut_names(told: Mapping[str, Any], texts: Mapping[str, str]) -> str:
 
 def text_in(value: Any) -> str:
     """What a cell holds as text; of a formula its own words, which nobody computes."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return shown(value)
-        case bool():
-            return str(value).lower()
-        case float() if value.is_integer():
-            return str(int(value))
-        case datetime() if value.time() == time():
-            return value.date().isoformat()
-        case date() | time():
-            return value.isoformat()
-    words = getattr(value, "text", value)  # a formula over several cells
-    return shown(str(words))
+    return shown(as_text(getattr(value, "text", value)))  # a formula over several cells has a text
 
 
 def decoded(text: str) -> str:
@@ -108,24 +92,6 @@ def statuses() -> Any:
     offered.showErrorMessage = True
     offered.error = f"One of {', '.join(STATUSES)}"
     return offered
-
-
-def check_size(path: Path) -> None:
-    """Raises InputUnreadableError for what is no workbook, or would be very large in memory."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            sizes = [(part.file_size, part.compress_size) for part in file.infolist()]
-    except (OSError, zipfile.BadZipFile) as err:
-        raise InputUnreadableError(
-            f"{path.name!r} is not a workbook", hint="save it as .xlsx, without a password"
-        ) from err
-    inflated, packed = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
-    if inflated > MOST_INFLATED or inflated > MOST_RATIO * max(packed, 1) + 2**20:
-        raise InputUnreadableError(
-            f"{path.name!r} has {packed} bytes and inflates to {inflated}, over {MOST_RATIO} times that"
-            f" or {MOST_INFLATED}",
-            hint="save it anew, in several files",
-        )
 
 
 def made(page: Any, value: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
+from qvl.batch.media import seen_in
+from qvl.batch.object_store import is_store
 from qvl.errors import QvlError
 from qvl.processing.image import read_image
 from qvl.runs.record import Source
@@ -22,10 +23,10 @@ def thumbnail(sources: Sequence[Source], side_px: int = SIDE_PX) -> bytes | None
 
     Addresses are not fetched again: by now another picture may lie there.
     """
-    shown = image_of(sources[0]) if sources else None
-    if shown is None:
-        return None
     try:
+        shown = image_of(sources[0]) if sources else None
+        if shown is None:
+            return None
         pixels = read_image(shown).pixels
     except QvlError as err:
         log.debug("no small picture: %s", err.message)
@@ -40,11 +41,8 @@ def thumbnail(sources: Sequence[Source], side_px: int = SIDE_PX) -> bytes | None
 
 
 def image_of(source: Source) -> Image | None:
-    """The picture or page that the source is; None of an address and of parts of other files."""
-    if is_address(source.where):
+    """The picture that the source is; None of a video, and of what would have to be fetched again."""
+    if is_address(source.where) or is_store(source.where):
         return None
-    if not source.part:
-        return Image.of(source.where)
-    if source.part.startswith("page=") and source.part[5:].isdigit():
-        return Image(Path(source.where), source.where, page=int(source.part[5:]))
-    return None
+    found = seen_in(source)
+    return found if isinstance(found, Image) else None
