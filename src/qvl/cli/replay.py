@@ -89,7 +89,8 @@ def differences(kept: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
     for key in dict.fromkeys((*kept, *now)):
         old, new = kept.get(key), now.get(key)
         if key not in NOT_COMPARED and old != new:
-            lines = ("" if value is None else cell(value) for value in (old, new))
+            before, after = ("" if value is None else cell(value) for value in (old, new))
+            names = (f"{key} (kept)", f"{key} (now)")
             yield from difflib.unified_diff(
-                *(text.splitlines() for text in lines), f"{key} (kept)", f"{key} (now)", lineterm=""
+                before.splitlines(), after.splitlines(), *names, lineterm=""
             )

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -24,8 +25,10 @@ from qvl.serve import chat, completions, responses
 from qvl.serve.admission import Admission
 from qvl.serve.answers import Answers
 from qvl.serve.auth import KeyGuard, Keys
+from qvl.serve.batches import Batches
 from qvl.serve.errors import Json, Refusal, handle
 from qvl.serve.front import BodyCheck, Front
+from qvl.serve.kept_routes import kept_routes
 from qvl.serve.limits import Limits
 from qvl.serve.metrics import Metrics
 from qvl.serve.queued import queued
@@ -204,8 +207,11 @@ def create_app(
     is_strict: bool = False,
     cors_origins: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    kept: Path | None = None,
 ) -> FastAPI:
     """The ASGI application in front of a model, which stays the caller's to close.
+
+    Files and batches are `kept` in that folder (None: there are none).
 
     `names` are those that clients may call the model by, its own if there are none; `adapters` are
     models beside it by their own names. `hosts` are the only ones that a Host header may name where there are no keys (none: any).
@@ -229,10 +235,14 @@ def create_app(
         readers=ThreadPoolExecutor(READERS, "qvl-body"),
     )
 
+    batches = Batches(kept, serving)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.ensure_future(serving.watchdog.watch())
+        await asyncio.to_thread(batches.begin)
         yield
+        await asyncio.to_thread(batches.close, wait=not serving.watchdog.is_stalled)
         watching.cancel()
         serving.readers.shutdown(wait=False, cancel_futures=True)
         serving.answers.close(wait=not serving.watchdog.is_stalled)
@@ -246,7 +256,7 @@ def create_app(
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "x-qvl-ignored", "retry-after"],
         )
@@ -268,6 +278,7 @@ def create_app(
     app.include_router(probes)
     app.include_router(router)
     statuses = {**EVERYWHERE, **COMPUTED, **_documented(422, 502)}
+    app.include_router(kept_routes(batches, _documented), responses=EVERYWHERE)
     app.include_router(task_routes(queued(serving), names[0]), responses=statuses)
     _document_statuses(app)
     return app
