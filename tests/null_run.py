@@ -48,7 +48,7 @@ def items(count: int) -> Iterator[Item]:
 def outcome(ordinal: int, *, attempt: int = 1, ok: bool = True, letters: int = 200) -> Outcome:
     """What comes of the item with that ordinal: always the same."""
     draw = random.Random(ordinal)
-    text = "".join(draw.choice("чашка 杯 cup\u2028\x85\n\"\\") for _ in range(letters))
+    text = "".join(draw.choice('чашка 杯 cup\u2028\x85\n"\\') for _ in range(letters))
     out: dict[str, Any] = {"id": item(ordinal).id, "text": text}
     if ordinal % 5 == 0:
         out["flags"] = ["cut"]
@@ -58,9 +58,7 @@ def outcome(ordinal: int, *, attempt: int = 1, ok: bool = True, letters: int = 2
     return Outcome(ordinal=ordinal, id=item(ordinal).id, ok=ok, out=out, attempt=attempt)
 
 
-def begun(
-    folder: Path, count: int, *, shard: Shard = WHOLE, disk: Disk = DISK, **more: Any
-) -> Run:
+def begun(folder: Path, count: int, *, shard: Shard = WHOLE, disk: Disk = DISK, **more: Any) -> Run:
     """The run, made where there is none yet."""
     try:
         return Run.open(folder, IDENTITY, disk=disk, **more)

@@ -116,11 +116,16 @@ def test_a_limit_on_the_size_of_files_ends_in_a_whole_store(tmp_path: Path) -> N
     run = Run.create(
         tmp_path / "run", IDENTITY, items(400), acknowledged=lambda one: told.append(one.ordinal)
     )
+
+    def work_and_flush() -> None:
+        work(run)
+        run.flush()
+
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(StorageError, match="File too large"):
-            work(run)
+            work_and_flush()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with pytest.raises(StorageError):
