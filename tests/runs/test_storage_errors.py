@@ -118,6 +118,8 @@ def test_a_limit_on_the_size_of_files_ends_in_a_whole_store(tmp_path: Path) -> N
     )
 
     def work_and_flush() -> None:
+        work(run, most=5)
+        run.flush()
         work(run)
         run.flush()
 
