@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from qvl.batch.guards import Guards, guarded
 from qvl.batch.media import seen
@@ -18,6 +18,20 @@ from qvl.types import Sampling, field_names
 from qvl.vlm.chat_model import ChatModel
 
 SAMPLING = frozenset(field_names(Sampling))
+# a run that is of no task: its items are requests to OpenAI's API, which say all that is asked
+REQUESTS = "chat"
+
+
+class Asks(Protocol):
+    """What a run asks about each item: `Asked` of a task, `serve.requested` of requests."""
+
+    def of(self, item: Item) -> object:
+        """Raises QvlError for an item that cannot be asked about."""
+        ...
+
+    def row(self, model: ChatModel, item: Item) -> Mapping[str, Any]:
+        """What comes of it. Raises QvlError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +51,10 @@ class Asked:
         if "prompt" in own and (words := words_option(kind)):
             own[words] = own.pop("prompt")
         if unknown := [name for name in own if name not in known]:
-            raise InvalidParamError(f"{self.task} has no option {unknown[0]!r}")
+            raise InvalidParamError(
+                f"{self.task} has no option {unknown[0]!r}",
+                hint=f"`qvl batch run {REQUESTS}` asks requests" if "request" in unknown else None,
+            )
         sampling = {
             "seed": seed_of(self.seed, item.id),
             **self.options.get("sampling", {}),

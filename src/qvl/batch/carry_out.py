@@ -31,6 +31,7 @@ ATTEMPTS = 3
 PAUSES_S = (1.0, 2.0, 4.0)  # at most, before an item is asked again
 RETRIED_SHARE, RETRIED_LEAST = 0.1, 10  # of the items of a run, how many may be asked again
 BREAKER = 50  # faults of the model or its server, one after another, that end a run
+MOST_AT_ONCE = 64  # where it changes how many
 LOOK_S = 0.2  # how often a run looks whether it is to stop
 RowOf = Callable[[Item], Mapping[str, Any]]
 
@@ -107,13 +108,15 @@ def carry_out(
     row_of: RowOf,
     *,
     stops: Callable[[], int],
+    at_once: Callable[[], int] | None = None,
     rng: random.Random | None = None,
 ) -> None:
     """Ask about every item that is pending, and write down what comes of it.
 
     `row_of` makes the row of an item with the model's help, in a thread, and raises what is wrong.
     `stops` says how often the end was asked for: once, and what is being asked is finished; twice, and
-    it is given up.
+    it is given up. `at_once` says how many may be asked now, which may be none for a while (None:
+    twice as many as the model works at, so that it never waits).
 
     Raises StorageError where it cannot be kept, and the model's own error after BREAKER faults of it,
     one after another. What was being asked when it ends early is asked again by the next.
@@ -123,7 +126,7 @@ def carry_out(
     fresh = (
         Attempt(0.0, ordinal, item, run.attempts(ordinal) + 1) for ordinal, item in run.pending()
     )
-    width = ASKED * model.info.at_once
+    width = ASKED * model.info.at_once if at_once is None else MOST_AT_ONCE
     done: SimpleQueue[tuple[Attempt, Outcome | QvlError]] = SimpleQueue()
     going: set[int] = set()  # ordinals
     pool = ThreadPoolExecutor(width, "qvl-item")
@@ -135,7 +138,9 @@ def carry_out(
 
     try:
         while True:
-            while len(going) < width and not alone:
+            room = width if at_once is None else min(width, at_once())
+            is_paused = not room and not stops()
+            while len(going) < room and not alone:
                 attempt, held = held or course.next_one(fresh), None
                 if attempt is None:
                     break
@@ -147,7 +152,7 @@ def carry_out(
                 going.add(attempt.ordinal)
                 pool.submit(ask, attempt)
             if not going:
-                if stops() or not course.later:
+                if stops() or not (course.later or is_paused):
                     break
                 time.sleep(LOOK_S)
                 continue

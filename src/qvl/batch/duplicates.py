@@ -78,7 +78,7 @@ def _keyed(items: Iterable[Item]) -> Iterator[tuple[Item, tuple[object, ...]]]:
     """The first item of each row, with what tells most pictures apart without reading them."""
     last = None
     for item in items:
-        if item.row == last:
+        if item.row == last or not item.sources:  # a request shows what lies in itself
             continue
         last = item.row
         try:

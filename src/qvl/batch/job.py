@@ -65,9 +65,14 @@ class Job:
     @classmethod
     def of(cls, identity: Mapping[str, Any], *, device: str = "auto") -> Job:
         """The job that a run was begun with."""
-        model = identity["model"]
+        model, said = identity["model"], identity["rules"]
         return cls(
-            asked=Asked(task=identity["task"], options=identity["options"], seed=identity["seed"]),
+            asked=Asked(
+                task=identity["task"],
+                options=identity["options"],
+                seed=identity["seed"],
+                guards=Guards(forbidden=tuple(said["forbidden"]), profile=said["profile"]["name"]),
+            ),
             model=model["name"],
             revision=model["revision"],
             adapter=identity["adapter"]["name"],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from qvl.batch.asked import Asked
+from qvl.batch.asked import Asks
 from qvl.batch.check import Looked, looked_at
 from qvl.batch.duplicates import same_bytes
 from qvl.batch.estimate import Estimate, probed, work_of
@@ -40,7 +40,7 @@ class Plan:
 
 def planned(
     items: Callable[[], Iterable[Item | Refused]],
-    asked: Asked,
+    asked: Asks,
     seen: Callable[[int], None] = lambda _: None,
 ) -> Plan:
     """Goes through the items several times; `seen` is told how many were looked at."""
@@ -85,7 +85,7 @@ class _Usable:
         return (one for one in self.items() if isinstance(one, Item))
 
 
-def estimated(plan: Plan, model: ChatModel, asked: Asked) -> Estimate:
+def estimated(plan: Plan, model: ChatModel, asked: Asks) -> Estimate:
     """Raises the error of the first item that was asked about, where none has an answer."""
     measured = probed(model, partial(asked.row, model), plan.sample)
     return Estimate.of(measured, plan.work, plan.items - plan.refused)

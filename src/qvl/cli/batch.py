@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qvl.cli.asks import CHAT, asks_of, words_asked
 from qvl.cli.batch_export import export, import_review
 from qvl.cli.interrupts import interrupts
 from qvl.cli.model import open_chosen
@@ -37,13 +38,13 @@ from qvl.cli.tasks import (
     tasks,
 )
 from qvl.errors import PartialFailure, UsageError
-from qvl.settings import KEYS, load_settings
+from qvl.settings import KEYS, Settings, load_settings
 from qvl.tasks import TASKS
 from qvl.tasks.task import Task
 from qvl.types import Sampling, is_address
 
 if TYPE_CHECKING:
-    from qvl.batch.asked import Asked
+    from qvl.batch.asked import Asked, Asks
     from qvl.batch.job import Job
     from qvl.batch.row import Refused, Wanted
     from qvl.runs.record import Finished, Item
@@ -76,6 +77,9 @@ KEEPING: Mapping[str, Any] = {
     "fork": option(str | None, help="A run that answers to the same items are taken from."),
     "shard": option(str | None, help="K/N: only each N-th item, from the K-th."),
 }
+CHAT_HELP = (
+    "The requests of files in the form of OpenAI's batches, as the server would answer them."
+)
 ASKING = ("model", *OPENING[:-1], "max_new_tokens", *SAMPLING)
 
 
@@ -97,6 +101,9 @@ def app(words: Container[str]) -> typer.Typer:
         for group, do in ((begin, begin_run), (look, tell_plan)):
             made = command(task, do) if task.name in words else lambda: None
             group.command(task.name, help=task.__doc__)(made)
+    for group, do in ((begin, begin_run), (look, tell_plan)):
+        made = chat_command(do) if CHAT in words else lambda: None
+        group.command(CHAT, help=CHAT_HELP)(made)
     batch.add_typer(look, name="plan")
     batch.add_typer(begin, name="run")
     batch.command()(resume)
@@ -121,6 +128,15 @@ def command(
     return signed(task, {"sources": sources, **flags}, partial(do, task))
 
 
+def chat_command(do: Callable[[None, dict[str, Any]], None]) -> Callable[..., None]:
+    """The same of requests, which say themselves what is asked."""
+    flags = {name: COMMON[name] for name in ("model", *OPENING[:-1], "seed")}
+    sources = Annotated[list[str], typer.Argument(help="Files of requests, JSONL.")]
+    return signed(
+        None, {"sources": sources, **flags, "ids": INPUTS["ids"], **KEEPING}, partial(do, None)
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
     """What a command asks for: the job, how the inputs are read, and how the model is opened."""
@@ -130,10 +146,38 @@ class Asking:
     opening: Mapping[str, Any]
 
 
-def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking:
+def asking_requests(given: Mapping[str, Any], seed: int) -> Asking:
+    from qvl.batch.asked import Asked
+    from qvl.batch.row import Wanted
+
+    settings = load_settings(**{key: given[key] for key in KEYS if key in given})
+    options = {**given, **{key: getattr(settings, key) for key in KEYS}}
+    job = job_of(Asked(task=CHAT, seed=seed), given["revision"], settings)
+    opening = {name: options[name] for name in OPENING if name in options}
+    return Asking(job=job, wanted=Wanted(ids=given["ids"]), opening=opening)
+
+
+def job_of(asked: Asked, revision: str | None, settings: Settings) -> Job:
+    from qvl.batch.job import Job
+
+    name = settings.model
+    if not is_address(name) and Path(name).expanduser().is_dir():
+        name = str(Path(name).expanduser().resolve())
+    return Job(
+        asked=asked,
+        model=name,
+        revision=revision,
+        adapter=settings.adapter,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
+
+
+def asking(task: type[Task[Any]] | None, given: Mapping[str, Any], seed: int) -> Asking:
+    if task is None:
+        return asking_requests(given, seed)
     from qvl.batch.asked import Asked
     from qvl.batch.guards import Guards
-    from qvl.batch.job import Job
     from qvl.batch.profiles import load
     from qvl.batch.row import Wanted
     from qvl.tasks.task import adapter
@@ -160,17 +204,7 @@ def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking
     if guards.profile:
         load(guards.profile)
     asked = Asked(task=task.name, options=told, seed=seed, guards=guards)
-    name = settings.model
-    if not is_address(name) and Path(name).expanduser().is_dir():
-        name = str(Path(name).expanduser().resolve())
-    job = Job(
-        asked=asked,
-        model=name,
-        revision=given["revision"],
-        adapter=settings.adapter,
-        dtype=settings.dtype,
-        device=settings.device,
-    )
+    job = job_of(asked, given["revision"], settings)
     wanted = Wanted(
         ids=given["ids"],
         languages=languages if len(languages) > 1 else (),
@@ -184,16 +218,16 @@ def asking(task: type[Task[Any]], given: Mapping[str, Any], seed: int) -> Asking
     return Asking(job=job, wanted=wanted, opening=opening)
 
 
-def tell_plan(task: type[Task[Any]], given: dict[str, Any]) -> None:
+def tell_plan(task: type[Task[Any]] | None, given: dict[str, Any]) -> None:
     """What the run would be; exit code 3 where some of the inputs cannot be used."""
     from qvl.batch.inputs import items
     from qvl.batch.plan import estimated, planned
-    from qvl.batch.words import words_of as asked_with
     from qvl.fetch import set_policy
 
     ask = asking(task, given, given["seed"] or 0)
     set_policy(offline=given["offline"])
-    plan = planned(lambda: items(given["sources"], ask.wanted), ask.job.asked)
+    asks = asks_of(ask.job.asked)
+    plan = planned(lambda: items(given["sources"], ask.wanted), asks)
     tell_refused(plan.problems, plan.refused)
     languages = ", ".join(f"{name} {count}" for name, count in plan.languages.items() if name)
     print(
@@ -209,8 +243,8 @@ def tell_plan(task: type[Task[Any]], given: dict[str, Any]) -> None:
     if plan.sample:
         with closing(open_chosen(ask.job.model, **ask.opening)) as model:
             for item, _ in plan.sample[:PREVIEWED]:
-                print(f"{item.id}: {asked_with(ask.job.asked, item, model.info.generation)}")
-            told = estimated(plan, model, ask.job.asked)
+                print(f"{item.id}: {words_asked(ask.job.asked, item, model.info.generation)}")
+            told = estimated(plan, model, asks)
         cost = "" if told.cost is None else f", cost {told.cost:.4g}"
         print(
             f"about {human(told.seconds)}: reads {told.prompt_tokens} tokens ({told.image_tokens} of "
@@ -236,7 +270,7 @@ def words_of(given: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in words if word.strip())
 
 
-def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
+def begin_run(task: type[Task[Any]] | None, given: dict[str, Any]) -> None:
     """A new run, or on with one that was begun by the same command."""
     from qvl.batch.fork import take_over
     from qvl.batch.inputs import items
@@ -246,12 +280,13 @@ def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
     from qvl.runs.run import Run
 
     named = given["sources"]
-    folder = run_folder(given["run"] or new_name(task.name))
+    folder = run_folder(given["run"] or new_name(task.name if task else CHAT))
     is_new = not (folder / identity.FILE).exists()
     seed = given["seed"]
     if seed is None:
         seed = secrets.randbits(32) if is_new else identity.read(folder).values["seed"]
     ask = asking(task, given, seed)
+    asks = asks_of(ask.job.asked)
     set_policy(offline=given["offline"])
     shard = Shard.parse(given["shard"] or "1/1")
     refused: list[Refused] = []
@@ -277,7 +312,7 @@ def begin_run(task: type[Task[Any]], given: dict[str, Any]) -> None:
             with Run.read(run_folder(given["fork"])) as old:
                 taken = take_over(old, run)
             print(f"{taken} answers are those of {given['fork']}", file=sys.stderr)
-        carried_out(run, model, ask.job.asked, refused)
+        carried_out(run, model, asks, refused)
 
 
 def resume(
@@ -295,6 +330,7 @@ def resume(
     folder = run_folder(name)
     settings = load_settings(device=device)
     job = Job.of(identity.read(folder).values, device=settings.device)
+    asks = asks_of(job.asked)
     set_policy(offline=offline)
     model = open_chosen(
         job.model,
@@ -306,7 +342,7 @@ def resume(
         adapter=job.adapter,
     )
     with Run.open(folder, job.identity(model.info), environment=job.environment(model.info)) as run:
-        carried_out(run, model, job.asked, [])
+        carried_out(run, model, asks, [])
 
 
 def status(
@@ -415,12 +451,13 @@ def usable(found: Iterator[Item | Refused], refused: list[Refused]) -> Iterator[
 
 def tell_refused(refused: Sequence[Refused], count: int) -> None:
     for one in refused[:SHOWN]:
-        log.error("%s", one.error.message)
+        message = one.error.message
+        log.error("%s", message if one.name in message else f"{one.name}: {message}")
     if count > SHOWN:
         log.error("and %d more cannot be used", count - SHOWN)
 
 
-def carried_out(run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refused]) -> None:
+def carried_out(run: Run, model: ChatModel, asks: Asks, refused: Sequence[Refused]) -> None:
     """The run to its end, or to an interrupt; raises what the exit code is made of."""
     from qvl.batch.carry_out import carry_out
 
@@ -433,7 +470,7 @@ def carried_out(run: Run, model: ChatModel, asked: Asked, refused: Sequence[Refu
     if not before.pending:
         print(f"run {run.name}: nothing is left to do", file=sys.stderr)
     with interrupts(3, tell) as came, shown_progress(run, before.pending):
-        carry_out(run, model, partial(asked.row, model), stops=lambda: len(came))
+        carry_out(run, model, partial(asks.row, model), stops=lambda: len(came))
     counts = run.counts()
     print(f"run {run.name}: {told(counts)}", file=sys.stderr)
     if came:

@@ -157,11 +157,11 @@ def write(
 def asked_words(run: Run) -> Callable[[Item], str]:
     """The words that an item was asked with, as the task makes them."""
     from qvl.batch.job import Job
-    from qvl.batch.words import words_of
+    from qvl.cli.asks import words_asked
 
     kept = run.identity.values
     asked = Job.of(kept).asked
-    return lambda item: words_of(asked, item, kept["model"]["generation"])
+    return lambda item: words_asked(asked, item, kept["model"]["generation"])
 
 
 def is_approved(one: Finished) -> bool:

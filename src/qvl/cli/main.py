@@ -21,6 +21,7 @@ from qvl.cli.doctor import doctor
 from qvl.cli.mcp import mcp
 from qvl.cli.models import models
 from qvl.cli.prompts import prompts
+from qvl.cli.replay import replay
 from qvl.cli.serve import serve
 from qvl.cli.settings import settings
 from qvl.cli.tasks import command
@@ -71,6 +72,7 @@ def made(words: Container[str]) -> typer.Typer:
     app.command()(bench)
     app.command()(serve)
     app.add_typer(batch.app(words), name="batch")
+    app.command()(replay)
     app.command()(train)
     return app
 

@@ -14,6 +14,7 @@ from qvl.settings import load_settings
 from qvl.vlm.chat_model import REMOTE
 
 KEYS = "QVL_API_KEYS"
+KEPT = ".served"  # of files and batches, among the runs, none of which may have such a name
 
 
 def serve(
@@ -53,7 +54,7 @@ def serve(
         list[str] | None, typer.Option(help="Fetch pictures from there alone; may be repeated.")
     ] = None,
 ) -> None:
-    """Serve OpenAI's API: chat completions, completions, responses, models, tokenize."""
+    """Serve OpenAI's API: chat completions, completions, responses, batches, models, tokenize."""
     chosen = load_settings(model=model, device=device, dtype=dtype)
     adapters = named_adapters(adapter or ([chosen.adapter] if chosen.adapter else []))
     try:
@@ -102,6 +103,7 @@ def serve(
         any_model=any_model,
         is_strict=strict_api,
         cors_origins=cors_origin or (),
+        kept=Path(chosen.runs).expanduser() / KEPT,
         hosts=("127.0.0.1", "localhost", "::1", host) if is_private and not keys else (),
     )
     process.run(served, sock)

@@ -120,14 +120,17 @@ def command(task: type[Task[Any]]) -> Callable[..., None]:
 
 
 def signed(
-    task: type[Task[Any]], annotations: Mapping[str, Any], do: Callable[[dict[str, Any]], None]
+    task: type[Task[Any]] | None,
+    annotations: Mapping[str, Any],
+    do: Callable[[dict[str, Any]], None],
 ) -> Callable[..., None]:
-    """A function with the annotated flags, all of which it hands to `do`."""
+    """A function with the annotated flags, all of which it hands to `do`; None is no task's."""
 
     def run(**given: Any) -> None:
         do(given)
 
-    run.__name__, run.__doc__ = task.name, task.__doc__
+    if task is not None:
+        run.__name__, run.__doc__ = task.name, task.__doc__
     run.__annotations__ = dict(annotations)
     parameters = [
         Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default(task, name, kind))
@@ -307,13 +310,13 @@ def flag(task: type[Task[Any]], f: Field[Any]) -> Any:
     return option(number | None, *(how.names or [dashed]), help=described)
 
 
-def default(task: type[Task[Any]], name: str, kind: Any) -> Any:
+def default(task: type[Task[Any]] | None, name: str, kind: Any) -> Any:
     """A flag that was not given: an option's own default then holds, through settings or the task."""
     if name == "sources":
         return Parameter.empty
     required = any(
         f.name == name and f.default is MISSING and f.default_factory is MISSING
-        for f in fields(task)
+        for f in (fields(task) if task is not None else ())
     )
     if required:
         return Parameter.empty

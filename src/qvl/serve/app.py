@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -22,18 +23,20 @@ import qvl
 from qvl.errors import InvalidParamError, QvlError
 from qvl.serve import chat, completions, responses
 from qvl.serve.admission import Admission
-from qvl.serve.answers import Answers, Piece
+from qvl.serve.answers import Answers
 from qvl.serve.auth import KeyGuard, Keys
-from qvl.serve.errors import Json, Refusal, handle, to_json
+from qvl.serve.batches import Batches
+from qvl.serve.errors import Json, Refusal, handle
 from qvl.serve.front import BodyCheck, Front
+from qvl.serve.kept_routes import kept_routes
 from qvl.serve.limits import Limits
 from qvl.serve.metrics import Metrics
 from qvl.serve.queued import queued
+from qvl.serve.requested import Asking
 from qvl.serve.serving import Serving
 from qvl.serve.tasks import task_routes
 from qvl.serve.tokens import DetokenizeBody, TokenizeBody, Tokenizes
 from qvl.serve.watchdog import Watchdog
-from qvl.types import choices
 from qvl.vlm.chat_model import ChatModel, check_length
 
 
@@ -71,82 +74,30 @@ router = APIRouter(tags=["openai"], responses=EVERYWHERE)
 
 @router.post("/v1/chat/completions", responses=COMPUTED)
 async def chat_completions(body: chat.ChatBody, http: Request, serving: Here) -> Response:
-    asked = serving.asked(http, body)
-    request = await serving.read(asked, lambda: serving.own(body.request(asked.ignored), asked))
-    requests = choices(request, body.n or 1)
-    shape = serving.shape(
-        body,
-        asked,
-        "chatcmpl",
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        several_calls=body.parallel_tool_calls is not False,
-        usage_at_end=bool(body.stream_options and body.stream_options.include_usage),
-    )
-    if not body.stream:
-        return await serving.whole(requests, asked, lambda found: chat.whole(found, shape))
-
-    def show(pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
-        return _data(chat.chunks(pieces, len(requests), shape))
-
-    return await serving.stream(requests, asked, show)
+    return await _answered(body, http, serving)
 
 
 @router.post("/v1/completions", responses=COMPUTED)
 async def text_completions(
     body: completions.CompletionBody, http: Request, serving: Here
 ) -> Response:
-    asked = serving.asked(http, body)
-    requests = [serving.own(request, asked) for request in body.requests(asked.ignored)]
-    prompts = len(body.prompts)
-    shape = serving.shape(
-        body,
-        asked,
-        "cmpl",
-        top_logprobs=body.logprobs,
-        usage_at_end=bool(body.stream_options and body.stream_options.include_usage),
-    )
-    if not body.stream:
-        return await serving.whole(
-            requests, asked, lambda found: completions.whole(found, shape, prompts)
-        )
-
-    def show(pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
-        return _data(completions.chunks(pieces, shape, prompts))
-
-    return await serving.stream(requests, asked, show)
+    return await _answered(body, http, serving)
 
 
 @router.post("/v1/responses", responses=COMPUTED)
 async def create_response(body: responses.ResponseBody, http: Request, serving: Here) -> Response:
+    return await _answered(body, http, serving)
+
+
+async def _answered(body: Asking, http: Request, serving: Serving) -> Response:
     asked = serving.asked(http, body)
-    request = await serving.read(asked, lambda: serving.own(body.request(asked.ignored), asked))
-    shape = serving.shape(
-        body,
-        asked,
-        "resp",
-        top_logprobs=body.top_logprobs,
-        several_calls=body.parallel_tool_calls is not False,
+    requests = await serving.read(
+        asked, lambda: [serving.own(request, asked) for request in body.requests(asked.ignored)]
     )
+    shape = serving.shape(body, asked)
     if not body.stream:
-        return await serving.whole(
-            [request], asked, lambda found: responses.whole(body, found[0], shape)
-        )
-
-    def show(pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
-        return _named(responses.events(pieces, body, shape))
-
-    return await serving.stream([request], asked, show)
-
-
-async def _data(objects: AsyncIterator[str]) -> AsyncIterator[str]:
-    async for text in objects:
-        yield f"data: {text}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-async def _named(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    async for event in events:
-        yield f"event: {event['type']}\ndata: {to_json(event)}\n\n"
+        return await serving.whole(requests, asked, lambda found: body.whole(found, shape))
+    return await serving.stream(requests, asked, lambda pieces: body.events(pieces, shape))
 
 
 @router.get("/v1/models")
@@ -256,8 +207,11 @@ def create_app(
     is_strict: bool = False,
     cors_origins: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    kept: Path | None = None,
 ) -> FastAPI:
     """The ASGI application in front of a model, which stays the caller's to close.
+
+    Files and batches are `kept` in that folder (None: there are none).
 
     `names` are those that clients may call the model by, its own if there are none; `adapters` are
     models beside it by their own names. `hosts` are the only ones that a Host header may name where there are no keys (none: any).
@@ -281,10 +235,14 @@ def create_app(
         readers=ThreadPoolExecutor(READERS, "qvl-body"),
     )
 
+    batches = Batches(kept, serving)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.ensure_future(serving.watchdog.watch())
+        await asyncio.to_thread(batches.begin)
         yield
+        await asyncio.to_thread(batches.close, wait=not serving.watchdog.is_stalled)
         watching.cancel()
         serving.readers.shutdown(wait=False, cancel_futures=True)
         serving.answers.close(wait=not serving.watchdog.is_stalled)
@@ -298,7 +256,7 @@ def create_app(
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "x-qvl-ignored", "retry-after"],
         )
@@ -320,6 +278,7 @@ def create_app(
     app.include_router(probes)
     app.include_router(router)
     statuses = {**EVERYWHERE, **COMPUTED, **_documented(422, 502)}
+    app.include_router(kept_routes(batches, _documented), responses=EVERYWHERE)
     app.include_router(task_routes(queued(serving), names[0]), responses=statuses)
     _document_statuses(app)
     return app

@@ -39,8 +39,12 @@ from qvl.types import (
     TokenLogprob,
     ToolCall,
     Usage,
+    choices,
 )
 
+ShapeFields = dict[
+    str, Any
+]  # what a body says of the `Shape` of its answers, and their ids' prefix
 # what OpenAI's clients know; a loop was cut short, and so was reasoning without an end
 FINISH = {"stop": "stop", "length": "length", "loop": "length", "reasoning": "length"}
 NOTES = {
@@ -133,6 +137,23 @@ class ChatBody(Sampled):
             response_format=form,
             priority=self.priority or 0,
         )
+
+    def requests(self, ignored: list[str]) -> list[Request]:
+        return choices(self.request(ignored), self.n or 1)
+
+    def shape(self) -> ShapeFields:
+        return {
+            "prefix": "chatcmpl",
+            "top_logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+            "several_calls": self.parallel_tool_calls is not False,
+            "usage_at_end": bool(self.stream_options and self.stream_options.include_usage),
+        }
+
+    def whole(self, found: Sequence[Completion], shape: Shape) -> dict[str, Any]:
+        return whole(found, shape)
+
+    def events(self, pieces: AsyncIterator[Piece], shape: Shape) -> AsyncIterator[str]:
+        return data_events(chunks(pieces, self.n or 1, shape))
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
@@ -235,6 +256,13 @@ def _choice(index: int, completion: Completion, shape: Shape) -> dict[str, Any]:
         "finish_reason": finish_of(completion),
         "meta": meta_of(completion, notes, shape.model),
     }
+
+
+async def data_events(objects: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Server-sent events of objects as JSON, and OpenAI's last one."""
+    async for text in objects:
+        yield f"data: {text}\n\n"
+    yield "data: [DONE]\n\n"
 
 
 async def chunks(pieces: AsyncIterator[Piece], count: int, shape: Shape) -> AsyncIterator[str]:

@@ -14,7 +14,16 @@ from pydantic import Field
 
 from qvl.errors import InvalidParamError
 from qvl.serve.answers import Piece
-from qvl.serve.chat import Shape, calls_of, finish_of, in_order, meta_of, usage_object
+from qvl.serve.chat import (
+    Shape,
+    ShapeFields,
+    calls_of,
+    data_events,
+    finish_of,
+    in_order,
+    meta_of,
+    usage_object,
+)
 from qvl.serve.errors import to_json
 from qvl.serve.fields import Form, Sampled, StructuredOutputs, form_of
 from qvl.serve.limits import CHOICES, TOP_LOGPROBS
@@ -58,6 +67,19 @@ class CompletionBody(Sampled):
             for prompt in self.prompts
             for request in choices(replace(base, messages=(Message.user(prompt),)), n)
         ]
+
+    def shape(self) -> ShapeFields:
+        return {
+            "prefix": "cmpl",
+            "top_logprobs": self.logprobs,
+            "usage_at_end": bool(self.stream_options and self.stream_options.include_usage),
+        }
+
+    def whole(self, found: Sequence[Completion], shape: Shape) -> dict[str, Any]:
+        return whole(found, shape, len(self.prompts))
+
+    def events(self, pieces: AsyncIterator[Piece], shape: Shape) -> AsyncIterator[str]:
+        return data_events(chunks(pieces, shape, len(self.prompts)))
 
 
 def whole(completions: Sequence[Completion], shape: Shape, prompts: int) -> dict[str, Any]:

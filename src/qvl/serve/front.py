@@ -19,13 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qvl.serve.admission import Admission
 from qvl.serve.answers import ClientLeftError
 from qvl.serve.errors import Refusal, logged, respond
-from qvl.serve.limits import JSON_KEYS, JSON_NESTING, JSON_VALUES, Limits
+from qvl.serve.limits import FILE_BYTES, JSON_KEYS, JSON_NESTING, JSON_VALUES, Limits
 from qvl.serve.spans import request_span
 
 log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MARKS = re.compile(rb'["\[\]{},:]')
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+UPLOADS, FORM_BYTES = "/v1/files", 64 * 2**10  # beside a file, in the form that it comes in
 SHORTLY_S, AWHILE_S = 0.05, 0.5  # for the rest of a body that is not wanted
 LEFT = 499  # nginx's number for a client that left; only in the log
 
@@ -77,7 +78,8 @@ class Front:
 
 
 class BodyCheck:
-    """Takes bodies of JSON alone, at most so many bytes within so many seconds, of a sane shape.
+    """Takes bodies of JSON alone, at most so many bytes within so many seconds, of a sane shape; and
+    files of UPLOADS, which go through as they come.
 
     The routes read the checked body in one piece. A request to compute something is refused while
     the queue is full, before its body is looked at: that is what keeps refusals quick.
@@ -96,6 +98,9 @@ class BodyCheck:
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
+        if scope["path"] == UPLOADS:
+            await self._app(scope, self._counted(scope, receive), send)
+            return
         try:
             self._admission.refuse_if_full()
         except Refusal:
@@ -113,6 +118,32 @@ class BodyCheck:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, checked, send)
+
+    def _counted(self, scope: Scope, receive: Receive) -> Receive:
+        """The body as it comes, refused once it is too large or too slow."""
+        headers = Headers(scope=scope)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "multipart/form-data":
+            raise _closing(415, "unsupported_media_type", "the body must be multipart/form-data")
+        limit, length, came = FILE_BYTES + FORM_BYTES, headers.get("content-length", "0"), 0
+        if length.isdecimal() and int(length[:20]) > limit:
+            raise _too_large(limit)
+        until_s = asyncio.get_running_loop().time() + self._limits.upload_s
+
+        async def counted() -> Message:
+            nonlocal came
+            try:
+                async with asyncio.timeout_at(until_s):
+                    message = await receive()
+            except TimeoutError as err:
+                said = f"the body did not arrive within {self._limits.upload_s:g} s"
+                raise _closing(408, "body_too_slow", said) from err
+            came += len(message.get("body", b""))
+            if came > limit:
+                raise _too_large(limit)
+            return message
+
+        return counted
 
     def _check_headers(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -147,7 +178,8 @@ class BodyCheck:
     def _check_body(self, headers: Headers) -> int:
         """How many bytes it may have, after what its headers say of it is checked."""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
+        is_empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        if kind != "application/json" and (kind or not is_empty):
             raise _closing(415, "unsupported_media_type", "the body must be application/json")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _closing(415, "unsupported_media_type", "the body must not be compressed")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from qvl import fetch
+from qvl.batch.json_lines import MAX_REQUEST_BYTES, MAX_REQUESTS
 from qvl.processing import image, patches, pdf, source, video
 from qvl.processing.chat import MAX_TOOLS
 from qvl.types import (
@@ -33,6 +34,9 @@ SCHEMA_BYTES, SCHEMA_DEPTH = 64 * 2**10, 32
 DEFAULT_MAX_TOKENS = 1024
 JSON_NESTING = 64
 JSON_VALUES, JSON_KEYS = 200_000, 30_000
+FILE_BYTES, FILE_LINES = MAX_REQUEST_BYTES, MAX_REQUESTS  # of a batch
+BATCH_HOURS = 24 * 30  # of a completion window
+METADATA, METADATA_KEY, METADATA_VALUE = 16, 64, 512  # pairs of a batch, and their characters
 # a request's share of the queue before anything of it is read: a guess that need not be exact
 CHARACTERS_PER_TOKEN, TOKENS_PER_PICTURE = 4, 1000
 
@@ -41,7 +45,9 @@ CHARACTERS_PER_TOKEN, TOKENS_PER_PICTURE = 4, 1000
 class Limits:
     """`running` and `queued` count answers (a request with n choices is n) and requests that wait;
     the tokens of those that wait together fill at most `queued_contexts` contexts of the model: four
-    times an engine's cache. The limits of a key hold only where there are keys. `step_s` is how long
+    times an engine's cache. Of batches `batches` go on at a time, with `batch_running` requests together
+    while nobody else asks anything. The limits of a key hold only where there are keys, but for those of
+    what is kept for it. `step_s` is how long
     a step of the engine may take before it counts as stuck.
     """
 
@@ -60,6 +66,12 @@ class Limits:
     key_requests_per_minute: int = 60
     key_running: int = 8
     drain_s: float = 30
+    upload_s: float = 600
+    batches: int = 4
+    batch_running: int = 16
+    key_batches: int = 100  # that have not ended
+    key_files: int = 1000
+    key_file_bytes: int = 20 * 2**30
 
     @classmethod
     def of(cls, device: str) -> Limits:
@@ -100,6 +112,9 @@ class Limits:
             "tools": TOOLS,
             "schema_bytes": SCHEMA_BYTES,
             "schema_depth": SCHEMA_DEPTH,
+            "file_bytes": FILE_BYTES,
+            "file_lines": FILE_LINES,
+            "batch_hours": BATCH_HOURS,
             "json_nesting": JSON_NESTING,
             "json_values": JSON_VALUES,
             "json_keys": JSON_KEYS,

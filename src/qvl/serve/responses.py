@@ -1,7 +1,7 @@
 """/v1/responses, OpenAI's newer form of the same: items in, items out, events while they are made.
 
 Nothing is stored: a response cannot be asked for again or gone on with by its id.
-Main path: ResponseBody.request -> Request; response (the object) or events (a stream).
+Main path: ResponseBody.request -> Request; whole (the object) or events (a stream).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import Field
 from qvl.serve.answers import Piece
 from qvl.serve.chat import (
     Shape,
+    ShapeFields,
     calls_of,
     cost_field,
     joined_system,
@@ -25,6 +26,7 @@ from qvl.serve.chat import (
     new_id,
 )
 from qvl.serve.content import Content, Nested, check_parts, check_pictures, parts_of
+from qvl.serve.errors import to_json
 from qvl.serve.fields import (
     Body,
     Function,
@@ -167,6 +169,27 @@ class ResponseBody(Body):
             tool_choice=check_choice(named, tools),
             response_format=form,
         )
+
+    def requests(self, ignored: list[str]) -> list[Request]:
+        return [self.request(ignored)]
+
+    def shape(self) -> ShapeFields:
+        return {
+            "prefix": "resp",
+            "top_logprobs": self.top_logprobs,
+            "several_calls": self.parallel_tool_calls is not False,
+        }
+
+    def whole(self, found: Sequence[Completion], shape: Shape) -> dict[str, Any]:
+        return response(self, shape, found[0], Output().items(found[0], shape))
+
+    async def events(self, pieces: AsyncIterator[Piece], shape: Shape) -> AsyncIterator[str]:
+        """Each with its number, in the order that OpenAI's clients expect."""
+        number = 0
+        async for event in _events(pieces, self, shape):
+            told = to_json({**event, "sequence_number": number})
+            yield f"event: {event['type']}\ndata: {told}\n\n"
+            number += 1
 
     def _form(self) -> ResponseFormat | None:
         form = self.text.format if self.text else None
@@ -313,10 +336,6 @@ def response(
     return told
 
 
-def whole(body: ResponseBody, completion: Completion, shape: Shape) -> dict[str, Any]:
-    return response(body, shape, completion, Output().items(completion, shape))
-
-
 def usage_of(completion: Completion) -> dict[str, Any]:
     usage = completion.usage
     return {
@@ -330,16 +349,6 @@ def usage_of(completion: Completion) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         **cost_field([usage]),
     }
-
-
-async def events(
-    pieces: AsyncIterator[Piece], body: ResponseBody, shape: Shape
-) -> AsyncIterator[dict[str, Any]]:
-    """The events of one response, each with its number, in the order that OpenAI's clients expect."""
-    number = 0
-    async for event in _events(pieces, body, shape):
-        yield {**event, "sequence_number": number}
-        number += 1
 
 
 async def _events(

@@ -12,21 +12,20 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
-import qvl
 from qvl import types
 from qvl.serve import spans
 from qvl.serve.admission import Admission
 from qvl.serve.answers import Answers, EventStream, Piece, unless_left
-from qvl.serve.chat import Shape, new_id
-from qvl.serve.errors import PARAM, Json, Refusal, error_object, logged, shown, to_json
+from qvl.serve.chat import Shape
+from qvl.serve.errors import Json, Refusal, error_object, logged, shown, to_json
 from qvl.serve.fields import Body, header_of
 from qvl.serve.limits import Limits
 from qvl.serve.metrics import Metrics
+from qvl.serve.requested import Asking, refused_field, shape_of
 from qvl.serve.watchdog import Watchdog
 from qvl.types import Completion
 from qvl.vlm.chat_model import ChatModel, characters_of, check_length
 
-WARNINGS = 20  # of one request
 T = TypeVar("T")
 
 
@@ -98,24 +97,12 @@ class Serving:
         check_length(characters_of(request), self.model.info.max_positions)
         return replace(request, tenant=asked.key, id=asked.id, adapter=asked.adapter)
 
-    def shape(self, body: Body, asked: Asked, prefix: str, **more: Any) -> Shape:
+    def shape(self, body: Asking, asked: Asked) -> Shape:
         """Raises Refusal for ignored fields where nothing may be ignored."""
         names = asked.ignored
         if names and self.is_strict:
-            raise Refusal(
-                400,
-                "unsupported_parameter",
-                f"{shown(names[0])} has no effect here, and the server was told to refuse that",
-                param=names[0][:PARAM],
-            )
-        info = self.model.info
-        return Shape(
-            model=body.model or self.names[0],
-            fingerprint=f"qvl-{qvl.__version__}-{info.dtype}-{info.device}",
-            id=new_id(prefix),
-            warnings=tuple(f"{shown(name)} has no effect here" for name in names[:WARNINGS]),
-            **more,
-        )
+            raise refused_field(names[0])
+        return shape_of(body, self.model.info, self.names[0], names)
 
     async def whole(
         self,

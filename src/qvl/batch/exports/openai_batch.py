@@ -30,16 +30,52 @@ def write(finished: Iterable[Finished], target: Path, *, created: int = 0) -> No
 
 
 def as_line(one: Finished, outcome: Outcome, created: int = 0) -> dict[str, Any]:
-    """A line of the output; an item that failed has an error, and no response."""
+    """A line of the output.
+
+    Of a request to OpenAI's API the response is what its route answers, also where that is an error. What
+    failed in another way has an error, and no response.
+    """
     name = hashlib.sha256(f"{outcome.id}\0{outcome.attempt}".encode("utf-8", "surrogatepass"))
     digest = name.hexdigest()[:24]
     line = {"id": f"batch_req_{digest}", "custom_id": one.item.id, "response": None, "error": None}
     if not outcome.ok:
         error = outcome.out.get("error") or {}
         code, message = error.get("code", "internal_error"), error.get("message", "it failed")
+        if "status" in error:
+            told = {key: value for key, value in error.items() if key != "status"}
+            body = {"error": told | {"request_id": f"req_{digest}"}}
+            return line | {"response": response(error["status"], digest, body)}
         return line | {"error": {"code": code, "message": message}}
-    body = completion(one, outcome.out, f"chatcmpl-{digest}", created)
-    return line | {"response": {"status_code": 200, "request_id": f"req_{digest}", "body": body}}
+    body = outcome.out.get("response")
+    if body is None:
+        body = completion(one, outcome.out, f"chatcmpl-{digest}", created)
+    else:
+        body = reviewed(body, one)
+    return line | {"response": response(200, digest, body)}
+
+
+def response(status: int, digest: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"status_code": status, "request_id": f"req_{digest}", "body": body}
+
+
+def reviewed(body: Mapping[str, Any], one: Finished) -> dict[str, Any]:
+    """A route's answer, with a reviewer's words in its first choice where there are any."""
+    text = one.review.fields.get("text") if one.review is not None else None
+    if text is None:
+        return dict(body)
+    if "output" in body:  # of /v1/responses
+        items = [
+            item | {"content": [item["content"][0] | {"text": text}]}
+            if item["type"] == "message"
+            else item
+            for item in body["output"]
+        ]
+        return {**body, "output": items}
+    first, *rest = body["choices"]
+    said = (
+        {"message": first["message"] | {"content": text}} if "message" in first else {"text": text}
+    )
+    return {**body, "choices": [first | said, *rest]}
 
 
 def completion(one: Finished, out: Mapping[str, Any], name: str, created: int) -> dict[str, Any]:

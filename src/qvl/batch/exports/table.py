@@ -23,7 +23,18 @@ BEFORE = ("qvl_id", "qvl_source", "qvl_language")
 AFTER = ("qvl_flags", "qvl_error", "qvl_attempt", "qvl_kept", "qvl_status", "qvl_note")
 # of an answer (`tasks.task.as_row`): what has a column of another name, or is for programs
 NOT_SHOWN = frozenset(
-    ("id", "language", "flags", "error", "finish_reason", "usage", "meta", "warnings", "reasoning")
+    [
+        "id",
+        "language",
+        "flags",
+        "error",
+        "finish_reason",
+        "usage",
+        "meta",
+        "warnings",
+        "reasoning",
+        "response",
+    ]
 )
 STATUSES = ("new", "approved", "edited", "rejected")
 # for programs: the whole answer and the whole review, as JSON
