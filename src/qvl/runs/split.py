@@ -12,7 +12,7 @@ from qvl.errors import InputError, InvalidParamError, StorageError
 from qvl.runs import identity as identities
 from qvl.runs.disk import DISK, Disk
 from qvl.runs.identity import Identity, Json
-from qvl.runs.items import Shard, write_shards
+from qvl.runs.items import Items, Shard, write_shards
 from qvl.runs.journal import FULL_HINT
 from qvl.runs.lock import Lock
 from qvl.runs.record import Item
@@ -23,6 +23,15 @@ MOST = 256  # each has a file open and up to 1 MiB of it in memory while they ar
 def shard_folders(target: Path) -> list[Path]:
     """Those that `split` made, in order."""
     return sorted(path for path in target.iterdir() if (path / identities.FILE).exists())
+
+
+def check_shards(folders: Sequence[Path], identity: Json, items: Iterable[Item]) -> None:
+    """Raises RunChangedError where they are of another run or other items; StorageError."""
+    given = identities.as_json(identity, "the identity")
+    for folder in folders:
+        identities.check(folder, identities.read(folder).values, given)
+    first = identities.read(folders[0])
+    Items(folders[0], first.manifest).check_same(items, first.shard)
 
 
 def split(
