@@ -73,14 +73,11 @@ def at_work(shards: Path) -> int:
     raise AssertionError("no engine has begun")
 
 
-@pytest.mark.slow
 def test_an_engine_that_is_killed_is_replaced(
     pictures: Path, whole: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    running = subprocess.Popen(
-        command(pictures, run, *OVER_RAY), stderr=subprocess.PIPE, text=True
-    )
+    running = subprocess.Popen(command(pictures, run, *OVER_RAY), stderr=subprocess.PIPE, text=True)
     pid = at_work(tmp_path / "run.shards")
     is_ours = psutil.Process(running.pid) in psutil.Process(pid).parents()
     assert is_ours

@@ -27,7 +27,9 @@ COUNT, SILENT_S = 30, 1.0
 
 
 def carried(folder: Path, items: list[Item], *urls: str) -> dict[str, str]:
-    asked = Asked(task="describe", options={"language": "en", "sampling": {"max_new_tokens": 24}}, seed=7)
+    asked = Asked(
+        task="describe", options={"language": "en", "sampling": {"max_new_tokens": 24}}, seed=7
+    )
     model = RemoteModel(f"openai:sprout@{','.join(urls)}")
     try:
         with Run.create(folder, {"made": "here"}, items) as run:

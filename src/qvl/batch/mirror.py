@@ -3,9 +3,10 @@
     PREFIX/run.json, PREFIX/results-000001.sum              whole files
     PREFIX/results-000001.jsonl/000000000000000, ...        a file that grows, in parts by their offset
 
-A part is whole lines and is never changed: each is created only where none of that name is. So of two
-processes that go on with one run in two places, the second is stopped at its first part, and what
-lies in the store is always what one of them wrote.
+A part is whole lines and is never changed: each is created only where none of that name is. Of two
+processes that go on with one run in two places the one that came later has the run, as its event
+"start" is in the store: the other finds that before it sends more, and is stopped. What lies in the
+store is valid at each moment, as each part fits behind those before it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from qvl.batch import object_store
-from qvl.errors import QvlError, RunChangedError, StorageError, StoreCorruptError
+from qvl.errors import FetchError, QvlError, RunChangedError, StorageError, StoreCorruptError
 from qvl.runs import identity
 from qvl.runs.items import ITEMS
 from qvl.runs.journal import FULL_HINT
@@ -39,6 +40,7 @@ class Mirror:
         self.folder, self.where = folder.absolute(), where.rstrip("/")
         self.error: QvlError | None = None  # that ends the run: somebody else writes there
         self._sent: dict[str, int] = {}  # bytes of each file that are in the store
+        self._has_run = False  # our "start" is there
 
     def fetch(self) -> None:
         """Bring here what the store has more; nothing where it has no run.
@@ -88,22 +90,43 @@ class Mirror:
             os.fsync(file.fileno())
 
     def send(self) -> None:
-        """Bring there what is here more. Raises StorageError; RunLockedError where another does so."""
+        """Bring there what is here more. Raises StorageError; RunChangedError where another does so."""
         if not (self.folder / identity.FILE).exists():
             return
+        self._check_ours()
         grown = {path.name: path.stat().st_size for path in self.folder.glob("events-*.jsonl")}
+        if not self._has_run:
+            self._send_events(grown)
+            self._has_run = True
         # an event says how far the results were then: these go first
         for pattern in ("results-*.jsonl", "reviews-*.jsonl"):
             for path in sorted(self.folder.glob(pattern)):
                 self._send_grown(path, path.stat().st_size)
-        for name, size_bytes in sorted(grown.items()):
-            self._send_grown(self.folder / name, size_bytes)
+        self._send_events(grown)
         self._send_grown(self.folder / ITEMS, (self.folder / ITEMS).stat().st_size)
         # a run is in the store when this is
         for path in (*sorted(self.folder.glob("*.sum")), self.folder / identity.FILE):
             if path.name not in self._sent:
                 self._put(path.name, path.read_bytes())
                 self._sent[path.name] = path.stat().st_size
+
+    def _check_ours(self) -> None:
+        """Raises RunChangedError where the store has what was not sent from here."""
+        kept = object_store.sizes_below(self.where)
+        for name, size_bytes in _lengths(kept, self.where).items():
+            if size_bytes > self._sent.get(name, 0):  # or the answer to a part was lost
+                path, sent = self.folder / name, self._sent.get(name, 0)
+                parts = [n for n in kept if n.startswith(name + "/") and int(n[-15:]) >= sent]
+                told = b"".join(self._read(part) for part in sorted(parts))
+                with path.open("rb") as file:
+                    file.seek(sent)
+                    if file.read(len(told)) != told:
+                        raise self._taken()
+                self._sent[name] = size_bytes
+
+    def _send_events(self, sizes: dict[str, int]) -> None:
+        for name, size_bytes in sorted(sizes.items()):
+            self._send_grown(self.folder / name, size_bytes)
 
     def _send_grown(self, path: Path, size_bytes: int) -> None:
         """Whole lines of what the file has more, up to that size."""
@@ -122,9 +145,12 @@ class Mirror:
 
     def _put(self, name: str, data: bytes) -> None:
         if not object_store.put_new(f"{self.where}/{name}", data):
-            raise RunChangedError(
-                f"another process has gone on with the run in {self.where!r}", hint=OTHER_HINT
-            )
+            raise self._taken()
+
+    def _taken(self) -> RunChangedError:
+        return RunChangedError(
+            f"another process has gone on with the run in {self.where!r}", hint=OTHER_HINT
+        )
 
     def keep_sending(self, ended: threading.Event) -> None:
         is_told = False
@@ -175,7 +201,10 @@ def mirrored(folder: Path, where: str | None) -> Iterator[Mirror | None]:
         thread.join()
         try:
             mirror.send()
-        except OSError as err:
-            raise StorageError(f"run {folder.name!r} cannot be read: {err.strerror}") from err
+        except (FetchError, StorageError, OSError) as err:
+            raise StorageError(
+                f"not all of run {folder.name!r} is in {where!r} yet",
+                hint="it is whole here; the same command brings the rest there",
+            ) from err
     if mirror.error is not None:
         raise mirror.error

@@ -107,14 +107,13 @@ def put_new(where: str, data: bytes) -> bool:
     obstore, store = _obstore(), _store(bucket)
     try:
         obstore.put(store, key, data, mode="create", use_multipart=False)
-    except Exception as err:
-        try:  # the answer to a first try may have been lost
-            if bytes(obstore.get(store, key).bytes()) == data:
-                return True
-        except Exception:  # noqa: BLE001 - the first fault says more
-            raise _unwritten(where) from err
-        return False
-    return True
+        return True
+    except Exception as err:  # noqa: BLE001 - told below
+        fault = err
+    try:  # it is there already, or the answer to a first try was lost
+        return bytes(obstore.get(store, key).bytes()) == data
+    except Exception:  # noqa: BLE001 - the first fault says more
+        raise _unwritten(where) from fault
 
 
 def sizes_below(where: str) -> dict[str, int]:

@@ -166,7 +166,8 @@ def _cluster(address: str) -> Iterator[Any]:
         )
     except (ConnectionError, RuntimeError, ValueError) as err:
         raise UsageError(
-            f"there is no Ray cluster at {address!r}", hint="`ray start --head` begins one; or local"
+            f"there is no Ray cluster at {address!r}",
+            hint="`ray start --head` begins one; or local",
         ) from err
     try:
         yield ray
