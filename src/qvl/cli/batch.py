@@ -84,7 +84,12 @@ KEEPING: Mapping[str, Any] = {
 }
 SPREADING: Mapping[str, Any] = {
     "ray": option(str | None, help="Over the machines of this Ray cluster; local is this one."),
-    "workers": option(int | None, help="Models; one for each GPU, or machine, if none is given."),
+    "workers": Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Models; one for each GPU, or machine, if none is given."
+        ),
+    ],
     "shards_to": option(Path | None, help="A folder all machines share; RUN.shards if none."),
 }
 CHAT_HELP = (
