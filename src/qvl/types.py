@@ -27,6 +27,7 @@ FinishReason = Literal["stop", "length", "loop", "cancelled", "reasoning"]
 # what the authors of Qwen3-VL give a Thinking edition, reasoning and answer together
 MAX_NEW_TOKENS = 40_960
 NEW_TOKENS = 512  # of an answer of which nothing says how long it may be
+BACKGROUND = 1000  # a priority from which on a request is worked at while nobody needs the engine
 MAX_CHOICES = 8  # answers to one request
 MAX_PICTURES = 32  # and videos, of one request
 TEXT_PER_POSITION = 8  # characters of a prompt for each position of the model's context
@@ -308,7 +309,8 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked. Of requests that wait, a lower `priority` goes first; from `deadline_s` seconds
+    """What is asked. Of requests that wait, a lower `priority` goes first, and of those from BACKGROUND on
+    our own engine computes one at a time while there are others; from `deadline_s` seconds
     after it was asked it is given up; requests of another `tenant` share no work with it.
 
     `tool_choice` "auto" leaves it to the model whether to call one of the `tools`, "none" forbids it,

@@ -231,4 +231,4 @@ def test_a_file_that_is_there_is_replaced_on_request_alone(
 def test_a_count_of_workers_that_is_none_ends_with_2(qvl: Run, folder: Path, count: str) -> None:
     ended = qvl("batch", "run", "describe", folder / "a", "--ray", "local", "--workers", count)
     assert ended.code == 2
-    assert "1<=x<=" in ended.err
+    assert "--workers" in ended.err

@@ -27,7 +27,7 @@ from qvl.engine.request import EngineRequest, Event, Finished, RequestState, Tok
 from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError
 from qvl.models.batch import VisionFeatures
-from qvl.types import ResponseFormat
+from qvl.types import BACKGROUND, ResponseFormat
 from tiny_engine import (
     MIX,
     NAMED,
@@ -112,7 +112,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(
         index=st.integers(0, len(MENU) - 1),
-        priority=st.integers(0, 1),
+        priority=st.sampled_from([0, 1, BACKGROUND]),
         wait_s=st.none() | st.integers(1, 3),
     )
     def add(self, index: int, priority: int, wait_s: int | None) -> None:
@@ -207,7 +207,7 @@ def test_a_thousand_disconnects_leave_nothing_behind(
     while left < 1000:
         while len(menu) < 4:
             name, index = str(next(names)), rng.randrange(len(MENU))
-            engine.add(replace(ordered(index), id=name, priority=rng.randrange(2)))
+            engine.add(replace(ordered(index), id=name, priority=rng.choice([0, 1, BACKGROUND])))
             menu[name], said[name] = index, []
         if rng.random() < 0.4:
             for event in engine.step():

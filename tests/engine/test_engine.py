@@ -32,7 +32,7 @@ from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, PromptTooLo
 from qvl.models.attention import PackedCausal
 from qvl.models.batch import ForwardBatch
 from qvl.models.qwen_vl import QwenVL
-from qvl.types import ResponseFormat
+from qvl.types import BACKGROUND, ResponseFormat
 from tiny_engine import (
     CONTEXT,
     END,
@@ -660,7 +660,7 @@ def test_a_conversation_goes_on_from_its_answer():
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     order=st.permutations(range(len(MIX))),
-    priorities=st.lists(st.integers(0, 2), min_size=len(MIX), max_size=len(MIX)),
+    priorities=st.lists(st.sampled_from([0, 1, BACKGROUND]), min_size=len(MIX), max_size=len(MIX)),
     waits=st.lists(st.integers(0, 3), min_size=len(MIX), max_size=len(MIX)),
     budget=st.integers(1, 40),
     room=st.integers(2, 5),
@@ -694,6 +694,33 @@ def test_a_request_of_higher_priority_takes_the_room_of_a_lower_one():
     ends = [e.request_id for e in events if isinstance(e, Finished)]
     assert ends == ["urgent", "slow"]
     for request in (slow, urgent):
+        assert ids_of(events, request.id) == ids_of(run(model, [request]), request.id)
+
+
+def test_of_the_background_one_request_at_a_time_goes_on_beside_others():
+    """They keep what they have computed, and say the same in the end."""
+    model = tiny_model("qwen2_vl")
+    engine = new_engine(model)
+    behind = [
+        replace(prompt(f"b{n}", [1, 2, n + 3], max_new_tokens=20), priority=BACKGROUND)
+        for n in range(3)
+    ]
+    for request in behind:
+        engine.add(request)
+    events = [event for _ in range(4) for event in engine.step()]
+    before = [len(ids_of(events, request.id)) for request in behind]
+    assert min(before) >= 4
+    live = prompt("live", [7, 8, 9], max_new_tokens=6)
+    engine.add(live)
+    held = engine.cache_usage
+    beside: list[Event] = []
+    while not any(e.request_id == "live" for e in beside if isinstance(e, Finished)):
+        beside += engine.step()
+    assert {e.request_id for e in beside} == {"live", "b0"}
+    assert engine.cache_usage >= held
+    assert engine.preemptions == 0
+    events += beside + drain(engine)
+    for request in (*behind, live):
         assert ids_of(events, request.id) == ids_of(run(model, [request]), request.id)
 
 

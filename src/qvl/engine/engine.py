@@ -31,7 +31,7 @@ from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.config import ModelConfig
 from qvl.models.features import FeatureCache
 from qvl.models.qwen_vl import QwenVL
-from qvl.types import FinishReason
+from qvl.types import BACKGROUND, FinishReason
 
 DRAFTING = 4  # requests at work, beyond which a pass has enough to do without guesses
 
@@ -203,13 +203,16 @@ class Engine:
         """Share budget and blocks out, first come first.
 
         A prompt is begun only when all before it are computed, and never delays an earlier request.
+        While there are others, those in the background wait with what they have computed, but for one.
         One that begins like a prompt of this very step waits for it, to share its blocks.
         """
         order = sorted(self._requests.values(), key=lambda state: state.rank)
+        others = sum(state.rank < (BACKGROUND,) for state in order)
+        working = min(self._max_running, others + 1 if others else len(order))
         budget = self._token_budget
         chunks: list[Chunk] = []
         coming: set[bytes] = set()  # keys of the blocks that this step fills
-        for index, state in enumerate(order[: self._max_running]):
+        for index, state in enumerate(order[:working]):
             if budget <= 0:
                 break
             try:

@@ -86,7 +86,7 @@ class Reasoning:
 class EngineRequest:
     """`next_position` is the rotary position of the first generated token, on all three axes.
 
-    Requests of a lower `priority` go first. Requests of different `salt` share no computed tokens,
+    Requests of a lower `priority` go first; it may be BACKGROUND (`types`). Requests of different `salt` share no computed tokens,
     so that none can tell by the time it takes what another has asked. From `deadline_s` on
     (time.monotonic) the request is given up. `grammar` constrains the answer, as `stop` of `params`
     ends it: what comes after the `reasoning`, where there is one, within which no request ends by

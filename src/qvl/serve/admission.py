@@ -44,11 +44,16 @@ class Admission:
         self._asked_s: defaultdict[str, deque[float]] = defaultdict(deque)
         self._seconds = 1.0  # that a request takes, roughly
         self.running = 0  # answers
+        self._last_s = 0.0  # when something was asked, by time.monotonic
         self.closed: Callable[[], Refusal] | None = None
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def is_quiet(self, for_s: float) -> bool:
+        """Whether nothing is computed or waits, and nothing was asked for so many seconds."""
+        return not (self.running or self._waiting) and time.monotonic() - self._last_s >= for_s
 
     def refuse_if_closed(self) -> None:
         if self.closed is not None:
@@ -102,6 +107,7 @@ class Admission:
         `tokens` is about what they need. Raises Refusal instead of waiting in a queue that is full,
         but not where something of the same request is computed already: that would be lost.
         """
+        self._last_s = time.monotonic()
         if not self._waiting and self._fits(choices):
             self.running += choices
             return

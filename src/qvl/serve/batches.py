@@ -42,12 +42,14 @@ from qvl.serve.errors import Refusal, shown
 from qvl.serve.files import Files, new_file_id
 from qvl.serve.requested import Requested
 from qvl.serve.serving import Serving
-from qvl.types import Completion, Delta, Request
+from qvl.types import BACKGROUND, Completion, Delta, Request
 from qvl.vlm.chat_model import ChatModel, ModelInfo
 
 log = logging.getLogger(__name__)
-PRIORITY = 1000  # behind everything that is asked live, which may ask for -100 to 100
 BESIDE = 1  # requests of batches at a time while others are asked live
+QUIET_S = (
+    1.0  # after the last live request there may be another: one of a conversation, or of a program
+)
 AGAIN_S = 60.0  # after which a batch that could not go on is tried once more
 ERRORS = 100  # of a file's lines that are told
 LAST = ("failed", "completed", "expired", "cancelled")
@@ -141,7 +143,7 @@ class Batches:
     def open(self) -> None:
         """Take the folder, and up what has not ended. Raises as `files`."""
         if self._folder is None:
-            raise Refusal(503, "not_kept", "this server keeps no files and batches")
+            raise Refusal(404, "not_kept", "this server keeps no files and batches")
         with self._opening:
             if self._files is not None:
                 return
@@ -385,7 +387,7 @@ class Batches:
             name=serving.names[0],
             adapter_of=serving.adapter_of,
             tenant=batch.owner,
-            priority=PRIORITY,
+            priority=BACKGROUND,
             is_strict=serving.is_strict,
         )
         model = Beside(serving.model, self._closing.is_set)
@@ -398,7 +400,7 @@ class Batches:
         admission, limits = self.serving.admission, self.serving.limits
         if admission.closed is not None:
             return 0
-        total = BESIDE if admission.running or admission.waiting else limits.batch_running
+        total = limits.batch_running if admission.is_quiet(QUIET_S) else BESIDE
         working = [one for one, run in list(self._at_work.items()) if run is not None]
         share, rest = divmod(total, len(working))
         return share + (working.index(batch_id) < rest)
