@@ -103,6 +103,7 @@ def test_of_two_that_go_on_the_one_that_came_later_has_the_run(
     def go_on() -> None:
         with mirrored(tmp_path / "a", where) as early, Run.open(tmp_path / "a") as run:
             assert early is not None
+            until(lambda: early._has_run)
             half(tmp_path / "b", where, 7)
             work(run, most=5)
             run.flush()

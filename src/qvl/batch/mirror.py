@@ -95,7 +95,8 @@ class Mirror:
             return
         self._check_ours()
         grown = {path.name: path.stat().st_size for path in self.folder.glob("events-*.jsonl")}
-        if not self._has_run:
+        # to whom the run belongs is said before anything else, by the first event that is new here
+        if not self._has_run and any(grown[name] > self._sent.get(name, 0) for name in grown):
             self._send_events(grown)
             self._has_run = True
         # an event says how far the results were then: these go first
