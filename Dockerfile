@@ -15,10 +15,10 @@ COPY src ./src
 # the range is pyproject.toml's; PyTorch's own index has builds without CUDA's libraries
 FROM build AS build-cpu
 RUN pip install --index-url https://download.pytorch.org/whl/cpu "torch>=2.11,<2.14" \
-    && pip install "qvl[documents,grammar,mcp,serve,video] @ file:///src"
+    && pip install "qvl[documents,grammar,mcp,serve,storage,tables,video] @ file:///src"
 
 FROM build AS build-cuda
-RUN pip install "qvl[documents,grammar,mcp,serve,video] @ file:///src"
+RUN pip install "qvl[documents,grammar,mcp,serve,storage,tables,video] @ file:///src"
 
 FROM python:3.13.9-slim-trixie AS runtime
 # a compiler: the kernels are built for the processor that they run on, at first use; its version is

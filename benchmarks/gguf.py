@@ -1,6 +1,6 @@
 """GGUF files of a checkpoint, for `qvl bench --against llama.cpp`.
 
-    LLAMA_CPP=SOURCES python -m benchmarks.gguf FOLDER F16     # model-F16.gguf, mmproj-F16.gguf
+    LLAMA_CPP=SOURCES python -m benchmarks.gguf FOLDER F16     # or F32: model-F16.gguf, mmproj-F16.gguf
     LLAMA_CPP=SOURCES python -m benchmarks.gguf FOLDER Q8_0    # or Q4_0: model-Q8_0.gguf
 
 FOLDER is what `benchmarks/checkpoints.py` wrote. SOURCES is a checkout of llama.cpp: its converter
@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-KINDS = ("F16", "Q8_0", "Q4_0")
+KINDS = ("F32", "F16", "Q8_0", "Q4_0")
 
 
-def convert(folder: Path, sources: Path) -> None:
-    """model-F16.gguf and mmproj-F16.gguf by llama.cpp's converter."""
+def convert(folder: Path, target: Path, kind: str, sources: Path) -> None:
+    """model-KIND.gguf and mmproj-KIND.gguf of F32 or F16 in `target`, by llama.cpp's converter."""
     sys.path[:0] = [str(sources), str(sources / "gguf-py")]
     import conversion.base as base
     import convert_hf_to_gguf as converter
@@ -38,8 +38,9 @@ def convert(folder: Path, sources: Path) -> None:
         # The converter knows published vocabularies by a hash; ours splits text by the same rule.
         return "qwen2"
 
-    for file, flags in (("model-F16.gguf", []), ("mmproj-F16.gguf", ["--mmproj"])):
-        command = ["", str(folder), "--outtype", "f16", "--outfile", str(folder / file), *flags]
+    for name, flags in (("model", []), ("mmproj", ["--mmproj"])):
+        file = target / f"{name}-{kind}.gguf"
+        command = ["", str(folder), "--outtype", kind.lower(), "--outfile", str(file), *flags]
         with (
             patch.object(base.TextModel, "get_vocab_base_pre", is_qwen2),
             # it tries a vocabulary of sentencepiece first, and would need that package
@@ -63,17 +64,22 @@ def quantize(folder: Path, kind: str) -> None:
     subprocess.run([program, str(source), str(target), kind], check=True)
 
 
+def sources_of_llama_cpp() -> Path:
+    """The checkout that LLAMA_CPP names."""
+    sources = Path(os.environ.get("LLAMA_CPP") or "llama.cpp")
+    if not (sources / "convert_hf_to_gguf.py").exists():
+        raise SystemExit(f"{sources} is no checkout of llama.cpp: set LLAMA_CPP to one")
+    return sources
+
+
 def main(arguments: Sequence[str]) -> None:
     if len(arguments) != 2 or arguments[1] not in KINDS:
         raise SystemExit((__doc__ or "").strip())
     folder, kind = Path(arguments[0]), arguments[1]
-    if kind != "F16":
+    if kind.startswith("Q"):
         quantize(folder, kind)
-        return
-    sources = Path(os.environ.get("LLAMA_CPP") or "llama.cpp")
-    if not (sources / "convert_hf_to_gguf.py").exists():
-        raise SystemExit(f"{sources} is no checkout of llama.cpp: set LLAMA_CPP to one")
-    convert(folder, sources)
+    else:
+        convert(folder, folder, kind, sources_of_llama_cpp())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """Training a LoRA beside transformers' Trainer with PEFT: the same checkpoint, rows, batch and adapter.
 
-    python -m benchmarks.training [FOLDER] [--steps 6] [--batch 8] [--repeat 3] | tee benchmarks/training.md
+    python -m benchmarks.training [FOLDER] [--steps 6] [--batch 8] [--repeat 3]
+
+With `--peak`, what the device multiplies at most in TFLOP/s by its maker, or by default on a GPU what it
+reaches in a large matrix product, the share of it that the training uses is printed too (MFU: tokens a
+second times `training.flop.flop_a_token`). The last table is in benchmarks/training.md.
 
 Main path: main -> rows of pictures of several sizes with answers of several lengths -> ours and theirs in
 turn -> a table. Tokens a second count real tokens, never padding. Theirs get their inputs ready made,
@@ -28,8 +32,10 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from qvl.bench.limits import measured
 from qvl.loading.machine import processor_name, usable_cores
 from qvl.training.examples import IGNORE, Example
+from qvl.training.flop import flop_a_token
 from qvl.training.report import read_log
 from qvl.training.session import Prepared, Wish, fit, prepare
 from qvl.vlm.chat_model import EMBEDDED_FOLDER
@@ -194,6 +200,16 @@ def padded(examples: Sequence[Example], config: Any) -> dict[str, Tensor]:
     }
 
 
+def utilisation(wish: Wish, rate: float, peak_flop_s: float) -> str:
+    """Of the device's peak, by training at so many tokens a second."""
+    prepared = prepare(wish)
+    flop = flop_a_token(prepared.reader.encoder.parts.config, prepared.order.units)
+    return (
+        f"A token takes {flop / 1e9:.4g} GFLOP, so qvl uses {flop * rate / peak_flop_s:.1%} of"
+        f" {peak_flop_s / 1e12:.4g} TFLOP/s (MFU)."
+    )
+
+
 def in_turn(wish: Wish, repeat: int) -> Iterator[tuple[str, Measured]]:
     for turn in range(repeat):
         prepared = prepare(replace(wish, out=wish.out / f"{turn}"))
@@ -210,6 +226,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sides", default="128,160,192,256")
+    parser.add_argument("--peak", type=float, help="of the device, in TFLOP/s")
     asked = parser.parse_args()
     found: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -229,8 +246,13 @@ def main() -> None:
             tokens=1 << 14,
         )
         (Path(scratch) / "run").mkdir()
-        for name, measured in in_turn(wish, asked.repeat):
-            found.setdefault(name, []).append(measured)
+        for name, run in in_turn(wish, asked.repeat):
+            found.setdefault(name, []).append(run)
+        rates = {name: statistics.median(run.rate for run in runs) for name, runs in found.items()}
+        peak = asked.peak and asked.peak * 1e12
+        if peak is None and asked.device != "cpu":
+            peak = measured(asked.device, torch.bfloat16).gemm_flop_s
+        used = utilisation(wish, rates["qvl"], peak) if peak else ""
     where = "" if asked.device != "cpu" else f"{processor_name()}, {usable_cores()} cores, "
     print(f"# Training a LoRA of rank {RANK} beside transformers' Trainer with PEFT\n")
     print(
@@ -239,16 +261,16 @@ def main() -> None:
         f"{asked.repeat} runs in turn, without each one's first step.\n"
     )
     print("| trainer | tokens/s | range | loss of the first step |\n|---|---|---|---|")
-    medians = {}
     for name, runs in found.items():
-        rates = [run.rate for run in runs]
-        medians[name] = statistics.median(rates)
+        each = [run.rate for run in runs]
         print(
-            f"| {name} | {medians[name]:.0f} | {min(rates):.0f}-{max(rates):.0f} "
+            f"| {name} | {rates[name]:.0f} | {min(each):.0f}-{max(each):.0f} "
             f"| {runs[0].first_loss:.4f} |"
         )
-    ours_rate, their_rate = medians.values()
+    ours_rate, their_rate = rates.values()
     print(f"\nqvl trains {ours_rate / their_rate:.2f} times as many tokens a second.")
+    if used:
+        print(used)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class FailingDisk(QuickDisk):
         self.synced_after: set[int] = set()  # files that were synced again after that had failed
         self._broken: set[int] = set()  # inodes whose fsync failed
 
+    def fail_next(self) -> None:
+        """Of its kind."""
+        self._at = 1 + sum(1 for name, _ in self.calls if name == self._call)
+
     def _count(self, call: str, descriptor: int = 0) -> None:
         self.calls.append((call, descriptor))
         inode = os.fstat(descriptor).st_ino if descriptor else 0
@@ -102,34 +106,50 @@ class LosingDisk(Disk):
     """
 
     def __init__(self, moment: Callable[[], None] = lambda: None) -> None:
-        self.synced: dict[int, bytes] = {}  # by inode
+        self.synced: dict[int, bytearray] = {}  # by inode
         self.named: dict[Path, int] = {}  # path -> inode, as the folders were synced
         self.files: dict[Path, int] = {}  # as they are now
-        self._paths: dict[int, Path] = {}  # of descriptors
+        self._dirty: dict[int, list[tuple[int, bytes]]] = {}  # what the next fsync writes, by inode
         self.moment = moment
+        self.fails_to_sync = self.is_broken = False
+
+    def _check(self) -> None:
+        if self.is_broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def open(self, path: Path, *, mode: int = 0o600) -> int:
+        self._check()
         descriptor = super().open(path, mode=mode)
         self.files[path] = os.fstat(descriptor).st_ino
-        self._paths[descriptor] = path
         return descriptor
 
     def write(self, descriptor: int, data: memoryview, offset: int) -> int:
+        self._check()
         written = super().write(descriptor, data, offset)
+        dirty = self._dirty.setdefault(os.fstat(descriptor).st_ino, [])
+        dirty.append((offset, bytes(data[:written])))
         self.moment()
         return written
 
     def truncate(self, descriptor: int, size_bytes: int) -> None:
+        self._check()
         super().truncate(descriptor, size_bytes)
         self.moment()
 
     def fsync(self, descriptor: int) -> None:
-        path = self._paths[descriptor]
-        self.synced[os.fstat(descriptor).st_ino] = path.read_bytes()
-
-    def close(self, descriptor: int) -> None:
-        self._paths.pop(descriptor, None)
-        super().close(descriptor)
+        """One that fails drops what it should have written, as Linux does, and the disk is broken."""
+        self._check()
+        inode = os.fstat(descriptor).st_ino
+        dirty = self._dirty.pop(inode, [])
+        if self.fails_to_sync:
+            self.fails_to_sync, self.is_broken = False, True
+            self._check()
+        synced = self.synced.setdefault(inode, bytearray())
+        size_bytes = os.fstat(descriptor).st_size
+        synced[size_bytes:] = bytes(max(0, size_bytes - len(synced)))
+        for offset, data in dirty:
+            synced[offset : offset + len(data)] = data
+        del synced[size_bytes:]
 
     def replace(self, old: Path, new: Path) -> None:
         super().replace(old, new)
@@ -155,8 +175,8 @@ class LosingDisk(Disk):
             inode = draw.choice([old, new])
             if inode is None:
                 continue
-            kept = self.synced.get(inode, b"")
-            if inode in now:
+            kept = bytes(self.synced.get(inode, b""))
+            if inode in now and self._dirty.get(inode):
                 kept = _landed(kept, now[inode].read_bytes(), draw)
             (into / path.name).write_bytes(kept)
 
@@ -164,10 +184,10 @@ class LosingDisk(Disk):
 def _landed(synced: bytes, written: bytes, draw: random.Random) -> bytes:
     if len(written) < len(synced):  # cut since
         return draw.choice([synced, written])
-    data = bytearray(written)
+    data, chance = bytearray(written), draw.choice([0.05, 0.3, 0.6])
     for start in range(0, len(data), 512):
         sector = slice(start, min(start + 512, len(data)))
-        if data[sector] != synced[sector] and draw.random() < 0.5:
+        if data[sector] != synced[sector] and draw.random() < chance:
             old = synced[sector]
             data[sector] = old + bytes(len(data[sector]) - len(old))
     size_bytes = draw.choice([len(data), draw.randint(len(synced), len(data))])

@@ -1,8 +1,8 @@
 """Every row of the table of bad inputs, `data/bad_inputs.tsv`, and the tests that hold it.
 
 CASES is the one place where that is to be seen. A row of a surface that is built (loader, config, api,
-cli, server) without a case fails here; those of `batch` and `ui` get theirs together with these parts,
-which are not built yet. A case is a test, or those of its parameters that begin so, as pytest names
+cli, server, batch) without a case fails here; those of `ui` get theirs together with that part, which
+is not built yet. A case is a test, or those of its parameters that begin so, as pytest names
 them; where a row tells of a flag that there is not, its case holds that nothing takes its place.
 
 What an answer, an error or the log may not tell (`telling_nothing`) is looked for in every case.
@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-NOT_BUILT = frozenset({"batch", "ui"})
+NOT_BUILT = frozenset({"ui"})
 
 FILE = "loading/test_checkpoint.py::test_a_malformed_file_is_an_error_that_names_it"
 CONFIG = "loading/test_parse_config.py::test_a_value_that_we_do_not_know_names_file_key_and_value"
@@ -50,6 +50,10 @@ AUTH = "serve/test_auth.py::"
 LOAD = "serve/test_load.py::"
 AROUND = "cli/test_surroundings.py::"
 SETTINGS = "test_settings.py::"
+RUN = "cli/test_batch_command.py::test_"
+COURSE = "batch/test_carry_out.py::test_"
+STORAGE = "runs/test_storage_errors.py::test_"
+REVIEW = "batch/test_import_review.py::test_"
 
 LOADER: dict[str, tuple[str, ...]] = {
     "L001": (f"{FILE}[empty",),
@@ -391,7 +395,83 @@ CONFIG_FILES: dict[str, tuple[str, ...]] = {
     ),
     "F012": ("serve/test_bad_requests.py::test_not_even_the_most_talkative_log_holds_a_prompt",),
 }
-CASES = LOADER | API | SERVER | CLI | CONFIG_FILES
+BATCH: dict[str, tuple[str, ...]] = {
+    "B001": (
+        "runs/test_kills.py::test_kills_at_random_moments_lose_and_double_nothing",
+        f"{RUN}killed_and_resumed_is_never_killed",
+    ),
+    "B003": (
+        "runs/test_damage.py::test_a_flipped_bit_is_named_by_line_and_byte",
+        "runs/test_damage.py::test_repair_keeps_the_bad_lines",
+    ),
+    "B004": ("runs/test_lock.py::test_of_fifty_races_each_has_one_winner",),
+    "B005": ("runs/test_lock.py::test_a_child_that_lives_on_does_not_keep_the_lock",),
+    "B006": (
+        f"{STORAGE}every_call_fails_in_turn",
+        f"{STORAGE}a_limit_on_the_size_of_files_ends_in_a_whole_store",
+    ),
+    "B008": (f"{STORAGE}after_a_failed_fsync_the_next_process_begins_a_new_file",),
+    "B009": (
+        f"{STORAGE}a_folder_that_only_can_be_read_is_named",
+        f"{STORAGE}every_call_fails_in_turn",
+    ),
+    "B010": ("runs/test_damage.py::test_a_run_json_that_is_not_ours_ends_with_7",),
+    "B011": ("batch/test_job.py::test_other_weights_end_a_run",),
+    "B013": ("runs/test_run.py::test_a_clock_that_is_set_back_changes_nothing",),
+    "B014": (
+        "runs/test_lock.py::test_a_network_file_system_is_told_and_has_a_second_lock",
+        "runs/test_lock.py::test_where_flock_keeps_nobody_out_the_second_lock_does",
+    ),
+    "B015": (
+        f"{COURSE}a_bad_item_at_any_place_changes_no_other",
+        "batch/test_check.py::test_b015_one_bad_picture_among_many",
+    ),
+    "B016": (f"{COURSE}a_model_that_only_fails_ends_the_run_and_no_bad_item_does",),
+    "B018": (
+        "vlm/test_remote.py::test_a_server_says_when_to_ask_again",
+        "vlm/test_remote.py::test_a_pause_that_is_none_is_not_believed",
+        "vlm/test_remote.py::test_a_pause_that_is_too_long_is_an_error_at_once",
+    ),
+    "B019": (f"{COURSE}what_may_go_better_is_tried_three_times",),
+    "B020": ("batch/test_tables.py::test_b020_an_id_that_comes_twice_names_both_rows",),
+    "B021": (
+        "batch/test_tables.py::test_b021_without_ids_one_picture_may_come_twice",
+        "batch/test_inputs.py::test_b021_one_file_that_is_named_twice_is_two_items",
+    ),
+    "B023": (
+        "batch/exports/test_formats.py::test_no_payload_is_a_formula_in_csv",
+        f"{REVIEW}no_payload_is_a_formula_in_a_workbook",
+        f"{REVIEW}no_payload_is_a_formula_in_ones_own_workbook",
+    ),
+    "B024": (f"{REVIEW}a_long_text_is_cut_and_flagged", f"{REVIEW}rows_go_on_in_another_sheet"),
+    "B025": ("batch/test_workbook.py::test_b025_",),
+    "B026": ("batch/test_workbook.py::test_b026_",),
+    "B028": ("batch/test_workbook.py::test_b028_",),
+    "B029": ("batch/test_parquet.py::test_b029_",),
+    "B030": ("batch/test_archives.py::test_b030_",),
+    "B031": ("batch/test_inputs.py::TestB031",),
+    "B033": (
+        "batch/test_names.py::test_a_name_is_one_plain_file",
+        "batch/test_names.py::test_no_two_names_are_the_same",
+        "batch/test_names.py::test_a_name_that_leads_elsewhere_is_refused",
+    ),
+    "B034": (
+        f"{RUN}a_file_that_is_there_is_replaced_on_request_alone",
+        f"{RUN}the_same_command_goes_on_and_another_is_refused",
+    ),
+    "B035": ("batch/exports/test_formats.py::test_a_killed_export_is_old_or_new",),
+    "B036": ("batch/test_check.py::test_b036_a_file_that_was_replaced_is_noted",),
+    "B038": ("batch/test_check.py::test_b038_an_address_of_a_private_network_is_blocked",),
+    "B039": (f"{RUN}ctrl_c_keeps_what_is_done",),
+    "B040": (f"{RUN}a_run_that_sleeps_fails_nothing",),
+    "B041": (WORKER, "runs/test_run.py::test_an_item_that_crashes_processes_is_given_up"),
+    "B043": ("runs/test_run.py::test_any_text_comes_back",),
+    "B044": ("batch/test_inputs.py::test_b044_", f"{RUN}bad_words[words2"),
+    "B045": ("runs/test_merge.py::test_a_shard_that_is_none_ends_with_2", f"{RUN}bad_words[words3"),
+    "B046": (f"{RUN}a_count_of_workers_that_is_none_ends_with_2",),
+}
+
+CASES = LOADER | API | SERVER | CLI | CONFIG_FILES | BATCH
 
 
 def rows() -> dict[str, str]:
@@ -457,6 +537,7 @@ def test_every_row_of_what_is_built_has_a_case() -> None:
         "server": len(SERVER),
         "cli": len(CLI),
         "config": len(CONFIG_FILES),
+        "batch": len(BATCH),
     }
 
 
@@ -466,7 +547,7 @@ def test_a_case_is_a_test_that_there_is(case: str) -> None:
     file, _, name = case.partition("::")
     function = name.partition("[")[0]
     text = (TESTS / file).read_text("utf-8")
-    assert re.search(rf"^def {re.escape(function)}\w*\(", text, re.MULTILINE)
+    assert re.search(rf"^(def|class) {re.escape(function)}\w*[(:]", text, re.MULTILINE)
 
 
 WRONG = """

@@ -35,6 +35,7 @@ HOMES = {
     "openpyxl": ("batch",),
     "pyarrow": ("batch",),
     "obstore": ("batch/object_store.py",),
+    "ray": ("batch/over_ray.py",),
     # what opens connections; whatever a user names is fetched by fetch.py alone
     "httpx2": ("loading/hub.py", "vlm", "bench"),
     "httpx": (),

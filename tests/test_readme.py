@@ -24,8 +24,10 @@ def test_every_command_and_flag_in_the_table_exists() -> None:
     assert len(commands) >= 8
     for command in commands:
         words = [word for word in command.split()[1:] if re.fullmatch(r"[a-z]+", word)][:1]
-        if command.startswith("qvl models"):
-            words = command.split()[1:3]
+        deeper = {"models": 2, "batch run": 3, "batch": 2}  # words of a command in groups
+        depth = next((n for group, n in deeper.items() if command.startswith(f"qvl {group}")), 1)
+        if depth > 1:
+            words = command.split()[1 : 1 + depth]
         shown = subprocess.run(
             [sys.executable, "-m", "qvl", *words, "--help"],
             capture_output=True,

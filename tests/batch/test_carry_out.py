@@ -228,5 +228,11 @@ def test_an_item_has_options_and_columns_of_its_own(pictures: list[Path]) -> Non
     assert (task.language, task.sampling.seed, task.prompt) == ("en", 5, "What is {it}?")
     with pytest.raises(InvalidParamError, match="no option 'colour'"):
         asked().of(replace(plain, options={"colour": "red"}))
+    other = asked().of(replace(plain, options={"task": "ask", "prompt": "How many?"}))
+    assert (other.name, other.language) == ("ask", "ru")
+    with pytest.raises(InvalidParamError, match="no task 'describ'"):
+        asked().of(replace(plain, options={"task": "describ"}))
+    with pytest.raises(InvalidParamError, match="is to be asked of 'another'"):
+        asked().row(Scripted("x"), replace(plain, options={"model": "another"}))
     question = Asked(task="ask", options={"question": "?"}, seed=1)
     assert question.of(own).question == "What is {it}?"  # type: ignore[attr-defined]

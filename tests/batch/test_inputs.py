@@ -305,10 +305,18 @@ class TestPrompts:
             list(items([], Wanted(prompts=here / "prompts.txt")))
 
 
-@given(st.lists(st.integers(0, 3000).map(str), max_size=6000))
+@given(st.lists(st.integers(0, 300).map(str), max_size=400))
 def test_taken_knows_who_was_first(names: list[str]) -> None:
     taken, first = Taken(), {}
     for number, name in enumerate(names, 2):
         holder = taken.take(name, "t.csv", number)
         assert holder == (None if name not in first else ("t.csv", first[name]))
         first.setdefault(name, number)
+
+
+def test_taken_forgets_nobody_when_it_grows() -> None:
+    taken = Taken()
+    for number in range(1, 20_000):
+        assert taken.take(str(number), f"{number % 3}.csv", number) is None
+    for number in range(1, 20_000):
+        assert taken.take(str(number), "again.csv", 1) == (f"{number % 3}.csv", number)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
-import subprocess
 import sys
-import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,11 +21,13 @@ from qvl.errors import (
     InputNotFoundError,
     OfflineError,
     QvlError,
+    StorageError,
     UsageError,
 )
 from qvl.processing.image import read_image
 from qvl.runs.record import Item, Source
 from qvl.types import Image
+from s3 import environment, put, serving_s3
 
 pytest.importorskip("obstore")
 pytest.importorskip("moto")
@@ -52,43 +50,31 @@ OBJECTS = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """In a process of its own: what it is warned of is no error of ours."""
-    running = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    try:
-        said = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in running.stderr)
-        address = next(found[0] for found in said if found)
-        threading.Thread(target=running.stderr.read, daemon=True).start()  # or it fills the pipe
-        for path, data in {"": b"", **{f"/{key}": data for key, data in OBJECTS.items()}}.items():
-            # urllib would call it a form, and the server take a form apart
-            kind = {"Content-Type": "image/png"}
-            asked = urllib.request.Request(f"{address}/pictures{path}", data, kind, method="PUT")
-            urllib.request.urlopen(asked, timeout=30).close()
+    with serving_s3() as address:
+        put(address, "", b"")
+        for key, data in OBJECTS.items():
+            put(address, f"/{key}", data)
         yield address
-    finally:
-        running.kill()
-        running.wait()
-        running.stderr.close()
 
 
 @pytest.fixture
 def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in {
-        "AWS_ENDPOINT": server,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-somebody",
-        "AWS_REGION": "us-east-1",
-    }.items():
+    for name, value in environment(server).items():
         monkeypatch.setenv(name, value)
     object_store._store.cache_clear()
     yield "s3://pictures"
     object_store._store.cache_clear()
+
+
+def test_what_was_written_once_is_not_written_over(store: str) -> None:
+    assert object_store.put_new(f"{store}/new/a", b"1")
+    assert object_store.put_new(f"{store}/new/a", b"1")  # as when an answer was lost
+    assert not object_store.put_new(f"{store}/new/a", b"2")
+    assert object_store.read(f"{store}/new/a", 9) == b"1"
+    assert object_store.sizes_below(f"{store}/new") == {"a": 1}
+    assert object_store.sizes_below(f"{store}/ne") == {}
+    with pytest.raises(StorageError, match="could not be written"):
+        object_store.put_new("s3://no-such-bucket/a", b"1")
 
 
 def error(name: str) -> QvlError:

@@ -180,14 +180,55 @@ def test_killed_and_resumed_is_never_killed(folder: Path, tmp_path: Path) -> Non
     assert told(killed) == told(whole)
 
 
-def test_ctrl_c_keeps_what_is_done(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_keeps_what_is_done(
+    folder: Path, tmp_path: Path, stop: signal.Signals, times: int
+) -> None:
     running = start(folder, tmp_path / "run", telling=True)
-    results = tmp_path / "run" / "results-000001.jsonl"
-    while not (results.exists() and results.stat().st_size) and running.poll() is None:
-        time.sleep(0.005)
-    os.kill(running.pid, signal.SIGTERM)
+    until_answers(tmp_path / "run", running)
+    for _ in range(times):
+        os.kill(running.pid, stop)
     _, err = running.communicate()
     with Store.read(tmp_path / "run") as run:
         counts = run.counts()
     assert counts.done > 0
-    assert (running.returncode, b"qvl batch resume" in err) == (143, True) or counts.pending == 0
+    if counts.pending:  # else it was at its end already
+        assert b"Traceback" not in err
+        assert (running.returncode, b"qvl batch resume" in err) == (128 + stop, True)
+    assert start(folder, tmp_path / "run").wait() == 0
+
+
+def until_answers(run: Path, running: subprocess.Popen[bytes]) -> None:
+    results = run / "results-000001.jsonl"
+    while not (results.exists() and results.stat().st_size) and running.poll() is None:
+        time.sleep(0.005)
+
+
+def test_a_run_that_sleeps_fails_nothing(folder: Path, tmp_path: Path) -> None:
+    """As a laptop does, B040."""
+    running = start(folder, tmp_path / "run")
+    until_answers(tmp_path / "run", running)
+    running.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    running.send_signal(signal.SIGCONT)
+    assert running.wait() == 0
+
+
+def test_a_file_that_is_there_is_replaced_on_request_alone(
+    qvl: Run, folder: Path, tmp_path: Path
+) -> None:
+    assert qvl("batch", "run", "describe", folder / "a", "--run", "cups").code == 0
+    (tmp_path / "out.csv").write_text("mine")
+    ended = qvl("batch", "export", "cups", "out.csv")
+    assert (ended.code, "exists already" in ended.err) == (4, True)
+    assert (tmp_path / "out.csv").read_text() == "mine"
+    assert qvl("batch", "export", "cups", "out.csv", "--overwrite").code == 0
+    assert (tmp_path / "out.csv").read_text("utf-8-sig").startswith("qvl_id")
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "10000"])
+def test_a_count_of_workers_that_is_none_ends_with_2(qvl: Run, folder: Path, count: str) -> None:
+    ended = qvl("batch", "run", "describe", folder / "a", "--ray", "local", "--workers", count)
+    assert ended.code == 2
+    assert "--workers" in ended.err

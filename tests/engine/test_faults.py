@@ -19,12 +19,12 @@ from qvl.engine import engine as engine_module
 from qvl.engine.blocks import BlockPool
 from qvl.engine.cache import CachedAttention, Span
 from qvl.engine.engine import Engine
-from qvl.engine.features import FeatureCache
 from qvl.engine.lookup import Lookup
 from qvl.engine.loops import LoopDetector
 from qvl.engine.request import EngineRequest, Finished, RequestState
 from qvl.engine.stream import Detokenizer
 from qvl.errors import EngineError, OutOfMemoryError
+from qvl.models.features import FeatureCache
 from qvl.structured.grammar import Grammar
 from qvl.types import ResponseFormat
 from tiny_engine import (

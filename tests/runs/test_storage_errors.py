@@ -97,16 +97,37 @@ def test_an_error_is_raised_to_who_records_next(tmp_path: Path) -> None:
         assert again.counts().pending == 3
 
 
+def test_events_that_failed_are_not_written_again(tmp_path: Path) -> None:
+    disk = FailingDisk("fsync", 10**9, errno.EIO)
+    run = begun(tmp_path / "run", 3, disk=disk)
+    work(run)
+    run.flush()
+    disk.fail_next()
+    for end in (lambda: run.requeue([1]), run.close):
+        with pytest.raises(StorageError, match="events"):
+            end()
+    assert not disk.synced_after
+    with begun(tmp_path / "run", 3) as run:
+        assert (run.counts().done, run.counts().pending) == (3, 0)
+
+
 def test_a_limit_on_the_size_of_files_ends_in_a_whole_store(tmp_path: Path) -> None:
     told = []
     run = Run.create(
         tmp_path / "run", IDENTITY, items(400), acknowledged=lambda one: told.append(one.ordinal)
     )
+
+    def work_and_flush() -> None:
+        work(run, most=5)
+        run.flush()
+        work(run)
+        run.flush()
+
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(StorageError, match="File too large"):
-            work(run)
+            work_and_flush()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with pytest.raises(StorageError):

@@ -32,6 +32,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from qvl.loading.model import read_parts
+from qvl.training.memory import give_back_freed
 from qvl.training.examples import Example
 from qvl.training.passes import Loss, collate, recompute_layers
 from qvl.training.trainable import load_base, make_trainable
@@ -44,19 +45,22 @@ def example(length):
     ids = np.arange(length) % 200
     targets = np.where(np.arange(length) % 4 == 0, 7, -100)
     return Example("x", ids, np.tile(np.arange(length), (3, 1)), targets, np.zeros_like(ids))
-def step(model, trained, length):
+def steps(model, trained, length):
     loss = Loss(model)
     optim = torch.optim.AdamW([p for _, p in trained], fused=True)
-    loss(collate([example(length)])).backward()
-    found = {n: p.grad.double().norm().item() for n, p in trained}
-    optim.step()
+    for _ in range(2):  # the means of the first are there in the second
+        optim.zero_grad()
+        loss(collate([example(length)])).backward()
+        found = {n: p.grad.double().norm().item() for n, p in trained}
+        optim.step()
     return found
+give_back_freed()
 before = peak()
 model = load_base(folder, parts.config, "fp32", torch.device("cpu"))
 trained = make_trainable(model, method, ("decoder",), rank=16)
 if recompute:
     recompute_layers(model)
-found = step(model, trained, tokens)
+found = steps(model, trained, tokens)
 print(json.dumps({"bytes": peak() - before, "norms": found}))
 """
 
@@ -100,6 +104,6 @@ def test_what_is_told_is_what_is_taken(tmp_path: Path, method: Method) -> None:
         estimated = told(method, recompute=recompute).total
         way = "layers computed again" if recompute else "all kept"
         print(f"{method}, {way}: {taken[recompute] >> 20} MiB, told {estimated >> 20} MiB")  # noqa: T201
-        assert 0.7 < taken[recompute] / estimated < 1.35
+        assert 0.6 < taken[recompute] / estimated < 1.1
     assert taken[True] < 0.6 * taken[False]
     assert norms[True] == pytest.approx(norms[False], rel=1e-6)

@@ -1035,12 +1035,42 @@ def test_a_server_that_fails_is_left_alone_and_taken_back(
 def test_a_silent_server_is_left_alone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     hung, good = serve(lambda handler, body: over.wait(5)), serve(saying("Hi."))
-    monkeypatch.setattr(servers, "READ_S", 0.2)
+    monkeypatch.setattr(servers, "SILENT_S", (0.2, 0.2, 0.2))
     model = remote(hung, good)
-    results = [result for _ in range(4) for result in model.results([HELLO])]
+    told = [told.text for _ in range(4) for told in model.generate([HELLO])]
     over.set()
-    assert [isinstance(result, Completion) for result in results].count(False) <= 1
-    assert len(hung.chats) <= 1
+    assert told == ["Hi."] * 4
+    assert len(hung.chats) == 1
+
+
+def test_a_server_that_fails_again_rests_longer_and_is_tried_by_one_request(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REST_S", 0.2)
+    bad, good = serve(refusing(500)), serve(saying("Hi."))
+    model = remote(bad, good)
+    ends_s = time.monotonic() + 2.0
+    while time.monotonic() < ends_s:
+        assert {told.text for told in model.generate([HELLO] * 4)} == {"Hi."}
+    # at first two of the four, then one after 0.2, 0.6 and 1.4 s
+    assert len(bad.chats) <= 2 + 3
+    assert model._servers._servers[0].failures in (3, 4)
+    bad.reply = saying("Hi.")
+    model._servers._servers[0].rests_until_s = 0.0
+    model.generate([HELLO] * 2)
+    assert model._servers._servers[0].failures == 0
+
+
+def test_servers_that_are_all_slow_get_the_time_they_need(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(handler: Handler, body: Any) -> None:
+        time.sleep(0.4)
+        saying("Hi.")(handler, body)
+
+    monkeypatch.setattr(servers, "SILENT_S", (0.1, 5.0, 5.0))
+    model = remote(serve(slow), serve(slow))
+    assert [told.text for told in model.generate([HELLO] * 4)] == ["Hi."] * 4
 
 
 def test_a_server_that_is_gone_costs_one_try(serve: Serve) -> None:

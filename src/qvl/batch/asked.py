@@ -13,7 +13,7 @@ from qvl.batch.template import filled
 from qvl.errors import InvalidParamError, QvlError
 from qvl.runs.record import Item
 from qvl.tasks import TASKS
-from qvl.tasks.task import Result, Task, flag_of, from_json, option_names
+from qvl.tasks.task import Result, Task, check_known, flag_of, from_json, option_names
 from qvl.types import Sampling, field_names
 from qvl.vlm.chat_model import ChatModel
 
@@ -36,7 +36,10 @@ class Asks(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The name of a task, its options as JSON (texts may hold templates), the run's seed, its rules."""
+    """The name of a task, its options as JSON (texts may hold templates), the run's seed, its rules.
+
+    An item may have a task of its own, to which those of these options count that it has, too.
+    """
 
     task: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -45,9 +48,13 @@ class Asked:
 
     def of(self, item: Item) -> Task[Result]:
         """The task as it is asked about this item. Raises InvalidParamError, naming the option."""
-        kind = TASKS[self.task]
-        known = {*option_names(kind), *SAMPLING}
         own = dict(item.options)
+        kind = TASKS[self.task]
+        if (named := own.pop("task", self.task)) != self.task:
+            check_known("task", named, TASKS)
+            kind = TASKS[named]
+        own.pop("model", None)  # `row` looks at it
+        known = {*option_names(kind), *SAMPLING}
         if "prompt" in own and (words := words_option(kind)):
             own[words] = own.pop("prompt")
         if unknown := [name for name in own if name not in known]:
@@ -60,7 +67,9 @@ class Asked:
             **self.options.get("sampling", {}),
             **{name: own.pop(name) for name in list(own) if name in SAMPLING},
         }
-        told = filled(self.options, item)
+        told = filled(
+            {k: v for k, v in self.options.items() if k in known or k == "sampling"}, item
+        )
         try:  # what the item has of its own is data: a brace in a cell is a brace
             return from_json(kind, {**told, **own, "sampling": sampling})
         except QvlError as err:
@@ -69,6 +78,11 @@ class Asked:
     def row(self, model: ChatModel, item: Item) -> dict[str, Any]:
         """What the task finds of this item, as every door shows it. Raises QvlError."""
         task = self.of(item)
+        if (named := item.options.get("model", model.info.name)) != model.info.name:
+            raise InvalidParamError(
+                f"{item.id} is to be asked of {named!r}, and this run is of {model.info.name!r}",
+                hint="make a run for each model",
+            )
         shown = seen(item)
         task.check_seen(shown)
         return guarded(self.guards, model, task, shown, item.id, item.columns)

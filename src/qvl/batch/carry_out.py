@@ -12,8 +12,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from qvl.errors import EngineClosedError, EngineError, QvlError, RemoteError, as_fault
@@ -22,6 +24,9 @@ from qvl.runs.run import Run
 from qvl.vlm.chat_model import ChatModel
 
 log = logging.getLogger(__name__)
+ASKED = (
+    3  # items at a time, for each that the model works at: some are read or written down meanwhile
+)
 ATTEMPTS = 3
 PAUSES_S = (1.0, 2.0, 4.0)  # at most, before an item is asked again
 RETRIED_SHARE, RETRIED_LEAST = 0.1, 10  # of the items of a run, how many may be asked again
@@ -121,13 +126,18 @@ def carry_out(
     fresh = (
         Attempt(0.0, ordinal, item, run.attempts(ordinal) + 1) for ordinal, item in run.pending()
     )
-    width = 2 * model.info.at_once if at_once is None else MOST_AT_ONCE
-    going: dict[Future[Outcome | QvlError], Attempt] = {}
+    width = ASKED * model.info.at_once if at_once is None else MOST_AT_ONCE
+    done: SimpleQueue[tuple[Attempt, Outcome | QvlError]] = SimpleQueue()
+    going: set[int] = set()  # ordinals
     pool = ThreadPoolExecutor(width, "qvl-item")
     held: Attempt | None = None  # one that crashed a process: it is asked alone
+    alone = False
+
+    def ask(attempt: Attempt) -> None:
+        done.put((attempt, answer(row_of, attempt)))
+
     try:
         while True:
-            alone = any(run.crashes(one.ordinal) for one in going.values())
             room = width if at_once is None else min(width, at_once())
             is_paused = not room and not stops()
             while len(going) < room and not alone:
@@ -136,26 +146,28 @@ def carry_out(
                     break
                 alone = bool(run.crashes(attempt.ordinal))
                 if alone and going:
-                    held = attempt
+                    held, alone = attempt, False
                     break
                 run.begin([attempt.ordinal])
-                going[pool.submit(answer, row_of, attempt)] = attempt
+                going.add(attempt.ordinal)
+                pool.submit(ask, attempt)
             if not going:
                 if stops() or not (course.later or is_paused):
                     break
                 time.sleep(LOOK_S)
                 continue
-            done, _ = wait(going, LOOK_S, FIRST_COMPLETED)
-            for future in done:
-                attempt, result = going.pop(future), future.result()
-                if isinstance(result, EngineClosedError):
-                    continue  # given up
-                if (outcome := course.take(attempt, result)) is not None:
-                    run.record(outcome)
-            if alone:
-                run.flush()
             if stops() > 1:
                 model.close()
+            with suppress(Empty):
+                attempt, result = done.get(timeout=LOOK_S)
+                going.remove(attempt.ordinal)
+                # one that was given up is asked again by the next
+                given_up = isinstance(result, EngineClosedError)
+                if not given_up and (outcome := course.take(attempt, result)) is not None:
+                    run.record(outcome)
+                if alone:
+                    run.flush()
+                    alone = False
         run.flush()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)

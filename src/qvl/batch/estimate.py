@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from qvl.batch.carry_out import Attempt, RowOf, answer
+from qvl.batch.carry_out import ASKED, Attempt, RowOf, answer
 from qvl.errors import QvlError
 from qvl.runs.record import Item, Outcome
 from qvl.vlm.chat_model import ChatModel
 
-PROBE_S = 20.0  # a probe goes on for so long, and until a first round is done
-MOST = 64  # items of a probe
+PROBE_S = 15.0  # a probe goes on for so long, and until a first round is done
+MOST = 256  # items of a probe
 RECORD_BYTES = 2500  # of an item in the store, beside its answer
 BASE_WORK = 60_000  # pixels' worth of an item's words and answer
 MOST_WORK = 1_000_000  # pixels; what is larger is made smaller before it is looked at
@@ -91,7 +91,7 @@ def probed(
 
     Raises the error of the first item where none has an answer.
     """
-    width = 2 * model.info.at_once
+    width = ASKED * model.info.at_once
     step = max(1, len(items) // MOST)
     waiting = iter(items[step // 2 :: step][:MOST])
     done: list[tuple[Outcome | QvlError, float, float]] = []

@@ -1,4 +1,5 @@
-"""Pictures in object stores: s3://bucket/prefix, gs:// and az://, listed and read when they are needed.
+"""Object stores, s3://bucket/prefix, gs:// and az://: pictures, listed and read when they are needed, and
+what is written once and never changed.
 
 Who asks is said by the environment, in the variables of each cloud (AWS_ACCESS_KEY_ID, ...).
 """
@@ -19,6 +20,7 @@ from qvl.errors import (
     InputNotFoundError,
     OfflineError,
     QvlError,
+    StorageError,
     UsageError,
 )
 from qvl.fetch import is_offline
@@ -96,6 +98,37 @@ def size_of(where: str) -> int:
         raise _failed(where, err) from err
 
 
+def put_new(where: str, data: bytes) -> bool:
+    """Write an object that is there whole or not at all; False where another is there already.
+
+    Raises StorageError, OfflineError, UsageError.
+    """
+    bucket, key = _taken_apart(where)
+    obstore, store = _obstore(), _store(bucket)
+    try:
+        obstore.put(store, key, data, mode="create", use_multipart=False)
+        return True
+    except Exception as err:  # noqa: BLE001 - told below
+        fault = err
+    try:  # it is there already, or the answer to a first try was lost
+        return bytes(obstore.get(store, key).bytes()) == data
+    except Exception:  # noqa: BLE001 - the first fault says more
+        raise _unwritten(where) from fault
+
+
+def sizes_below(where: str) -> dict[str, int]:
+    """Bytes of each object below a prefix, by the rest of its name. Raises as `read`."""
+    bucket, key = _taken_apart(where)
+    prefix = key.rstrip("/") + "/" if key else ""
+    try:
+        pages = _obstore().list(_store(bucket), prefix or None, chunk_size=LISTED_AT_ONCE)
+        return {one["path"].removeprefix(prefix): one["size"] for page in pages for one in page}
+    except QvlError:
+        raise
+    except Exception as err:
+        raise _failed(where, err) from err
+
+
 def _taken_apart(where: str) -> tuple[str, str]:
     scheme, _, rest = where.partition("://")
     bucket, _, key = rest.partition("/")
@@ -130,6 +163,13 @@ def _store(bucket: str) -> Any:
             f"{quoted(bucket)} cannot be opened with what the environment says of it",
             hint="for s3:// set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
         ) from err
+
+
+def _unwritten(where: str) -> StorageError:
+    return StorageError(
+        f"{quoted(where)} could not be written to its store",
+        hint="check the bucket and the key in the environment; what is kept here is not lost",
+    )
 
 
 def _failed(where: str, err: Exception) -> QvlError:

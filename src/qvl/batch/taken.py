@@ -1,4 +1,4 @@
-"""Which ids are taken, and by whom: 16 bytes for a place, so that 10^7 ids fit into 300 MB."""
+"""Which ids are taken, and by whom: 16 bytes for a place, so that 10^7 ids fit into 400 MB while it grows."""
 
 from __future__ import annotations
 

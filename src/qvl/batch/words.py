@@ -15,11 +15,16 @@ from qvl.vlm.chat_model import ModelInfo
 
 def words_of(asked: Asked, item: Item, generation: str) -> str:
     """What is said of the pictures in the first request about an item to a model of the generation."""
+    parts = first_request(asked, item, generation).messages[-1].content
+    return "\n".join(part.text for part in parts if isinstance(part, Text))
+
+
+def first_request(asked: Asked, item: Item, generation: str) -> Request:
+    """What a model of the generation is asked first about an item. Raises QvlError, as the task does."""
     try:
         asked.of(item).run(_Listener(generation), seen(item))
     except _HeardError as heard:
-        parts = heard.request.messages[-1].content
-        return "\n".join(part.text for part in parts if isinstance(part, Text))
+        return heard.request
     raise AssertionError("a task asks nothing")
 
 

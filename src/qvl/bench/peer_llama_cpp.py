@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -30,23 +31,37 @@ STOP_S = 10
 LOG_LINES = 15
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that runs, and the file that it logs into."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
 @contextmanager
 def llama_server(
     folder: Path, *, dtype: str, device: str, at_once: int, new_tokens: int
 ) -> Iterator[Runner]:
-    """A runner on a server of its own, which ends with the block.
-
-    Raises UsageError where the program or its files are missing, EngineError with the last lines of
-    its log when it ends by itself.
-    """
-    program = shutil.which("llama-server")
-    if program is None:
-        raise UsageError(
-            "llama-server is not on PATH",
-            hint="build llama.cpp (cmake -B build && cmake --build build -t llama-server)"
-            " and put its build/bin on PATH",
-        )
+    """A runner on a server of its own, which ends with the block; raises what `started` does."""
+    server_program()  # without it there is no use in files
     weights, tower = gguf_files(folder, dtype)
+    room = at_once * (PROMPT_TOKENS + new_tokens)
+    with started(weights, tower, device=device, at_once=at_once, room=room) as server:
+        yield told_of_its_end(run_openai(server.url), server.process, server.log)
+
+
+@contextmanager
+def started(
+    weights: Path, tower: Path, *, device: str, at_once: int, room: int, flags: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A server of its own, which ends with the block; `room`: tokens of all that it answers at once.
+
+    Raises UsageError where the program is missing, EngineError with the last lines of its log when
+    it ends by itself.
+    """
+    program = server_program()
     threads = str(torch.get_num_threads())
     on_cpu = device == "cpu"
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -55,9 +70,10 @@ def llama_server(
         program, "--model", str(weights), "--mmproj", str(tower),
         "--host", "127.0.0.1", "--port", str(port),
         "--threads", threads, "--threads-batch", threads,
-        "--parallel", str(at_once), "--ctx-size", str(at_once * (PROMPT_TOKENS + new_tokens)),
+        "--parallel", str(at_once), "--ctx-size", str(room),
         "--n-gpu-layers", "0" if on_cpu else "999",
         "--no-mmproj-offload" if on_cpu else "--mmproj-offload",
+        *flags,
     ]  # fmt: skip
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -69,9 +85,20 @@ def llama_server(
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(process, url, log)
-            yield told_of_its_end(run_openai(url), process, log)
+            yield Server(url, process, log)
         finally:
             stop(process)
+
+
+def server_program() -> str:
+    program = shutil.which("llama-server")
+    if program is None:
+        raise UsageError(
+            "llama-server is not on PATH",
+            hint="build llama.cpp (cmake -B build && cmake --build build -t llama-server)"
+            " and put its build/bin on PATH",
+        )
+    return program
 
 
 def gguf_files(folder: Path, dtype: str) -> tuple[Path, Path]:

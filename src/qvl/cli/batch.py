@@ -1,6 +1,7 @@
 """`qvl batch`: a task over thousands of pictures and the rows of tables, kept, resumed, exported.
 
-Main path: `run TASK SOURCES` -> items (batch.inputs) -> Run.create or Run.open -> carry_out.
+Main path: `run TASK SOURCES` -> items (batch.inputs) -> Run.create or Run.open -> carry_out; with --ray
+-> the shards of a run (runs.split) -> batch.over_ray -> runs.merge.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from qvl.types import Sampling, is_address
 if TYPE_CHECKING:
     from qvl.batch.asked import Asked, Asks
     from qvl.batch.job import Job
+    from qvl.batch.mirror import Mirror
     from qvl.batch.row import Refused, Wanted
     from qvl.runs.record import Finished, Item
     from qvl.runs.run import Run
@@ -55,11 +57,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 10.0
 PREVIEWED = 3  # items whose words a plan shows
+SHARDS_EACH = 8  # for an engine: the last ones wait for an eighth of one's work at most
 SHOWN = 10  # failed items, and refused rows, by name
 SOURCES = (
     "Pictures, folders, globs, tables (CSV, TSV, XLSX, JSONL, Parquet), lists, PDFs, videos, archives, "
     "addresses, s3:// and the like."
 )
+TO_HELP = "s3://BUCKET/PREFIX: the run is kept there, too, and goes on from there."
 # flags of a run's inputs, then of where it is kept
 INPUTS: Mapping[str, Any] = {
     "ids": option(str | None, help="The column of ids; auto makes each id its row's own."),
@@ -76,6 +80,17 @@ KEEPING: Mapping[str, Any] = {
     "run": option(str | None, "--run", help="The run's name, or its folder."),
     "fork": option(str | None, help="A run that answers to the same items are taken from."),
     "shard": option(str | None, help="K/N: only each N-th item, from the K-th."),
+    "to": option(str | None, help=TO_HELP),
+}
+SPREADING: Mapping[str, Any] = {
+    "ray": option(str | None, help="Over the machines of this Ray cluster; local is this one."),
+    "workers": Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Models; one for each GPU, or machine, if none is given."
+        ),
+    ],
+    "shards_to": option(Path | None, help="A folder all machines share; RUN.shards if none."),
 }
 CHAT_HELP = (
     "The requests of files in the form of OpenAI's batches, as the server would answer them."
@@ -122,6 +137,8 @@ def command(
     """The function that typer makes a task's command of."""
     own = {f.name: flag(task, f) for f in fields(task) if f.name != "sampling"}
     flags = {**own, **{name: COMMON[name] for name in ASKING}, **INPUTS, **RULES, **KEEPING}
+    if do is begin_run:
+        flags |= SPREADING
     most = new_tokens_help(task.new_tokens)
     flags["max_new_tokens"] = option(int | None, "--max-new-tokens", "-n", help=most)
     sources = Annotated[list[str], typer.Argument(help=SOURCES)]
@@ -131,10 +148,9 @@ def command(
 def chat_command(do: Callable[[None, dict[str, Any]], None]) -> Callable[..., None]:
     """The same of requests, which say themselves what is asked."""
     flags = {name: COMMON[name] for name in ("model", *OPENING[:-1], "seed")}
+    flags |= {"ids": INPUTS["ids"], **KEEPING, **(SPREADING if do is begin_run else {})}
     sources = Annotated[list[str], typer.Argument(help="Files of requests, JSONL.")]
-    return signed(
-        None, {"sources": sources, **flags, "ids": INPUTS["ids"], **KEEPING}, partial(do, None)
-    )
+    return signed(None, {"sources": sources, **flags}, partial(do, None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,25 +288,37 @@ def words_of(given: str | None) -> tuple[str, ...]:
 
 def begin_run(task: type[Task[Any]] | None, given: dict[str, Any]) -> None:
     """A new run, or on with one that was begun by the same command."""
+    from qvl.batch.mirror import mirrored
+    from qvl.fetch import set_policy
+
+    if given["ray"] and (given["shard"] or given["fork"]):
+        raise UsageError("--ray goes with neither --shard nor --fork", hint="leave them out")
+    set_policy(offline=given["offline"])
+    folder = run_folder(given["run"] or new_name(task.name if task else CHAT))
+    with mirrored(folder, given["to"]) as mirror:
+        begin_in(folder, task, given, mirror)
+
+
+def begin_in(
+    folder: Path, task: type[Task[Any]] | None, given: dict[str, Any], mirror: Mirror | None
+) -> None:
     from qvl.batch.fork import take_over
     from qvl.batch.inputs import items
-    from qvl.fetch import set_policy
     from qvl.runs import identity
     from qvl.runs.items import Shard
     from qvl.runs.run import Run
 
-    named = given["sources"]
-    folder = run_folder(given["run"] or new_name(task.name if task else CHAT))
     is_new = not (folder / identity.FILE).exists()
+    shards = given["shards_to"] or folder.with_name(folder.name + ".shards")
+    begun = next(iter(shards.glob(f"*/{identity.FILE}")), None) if is_new and given["ray"] else None
     seed = given["seed"]
-    if seed is None:
-        seed = secrets.randbits(32) if is_new else identity.read(folder).values["seed"]
-    ask = asking(task, given, seed)
+    if seed is None and (begun or not is_new):
+        seed = identity.read(begun.parent if begun else folder).values["seed"]
+    ask = asking(task, given, secrets.randbits(32) if seed is None else seed)
     asks = asks_of(ask.job.asked)
-    set_policy(offline=given["offline"])
     shard = Shard.parse(given["shard"] or "1/1")
     refused: list[Refused] = []
-    found = usable(items(named, ask.wanted), refused)
+    found = usable(items(given["sources"], ask.wanted), refused)
     first = next(found, None)
     if first is None:
         if refused:
@@ -299,6 +327,9 @@ def begin_run(task: type[Task[Any]] | None, given: dict[str, Any]) -> None:
         print("the inputs hold no items: nothing is done", file=sys.stderr)
         return
     found = itertools.chain([first], found)
+    if given["ray"] and is_new:
+        run_over_ray(folder, shards.absolute(), ask, found, given, refused)
+        return
     model = open_chosen(ask.job.model, **ask.opening)
     kept = ask.job.identity(model.info)
     environment = ask.job.environment(model.info)
@@ -312,7 +343,71 @@ def begin_run(task: type[Task[Any]] | None, given: dict[str, Any]) -> None:
             with Run.read(run_folder(given["fork"])) as old:
                 taken = take_over(old, run)
             print(f"{taken} answers are those of {given['fork']}", file=sys.stderr)
-        carried_out(run, model, asks, refused)
+        carried_out(run, model, asks, refused, mirror)
+
+
+def run_over_ray(
+    folder: Path,
+    shards: Path,
+    ask: Asking,
+    items: Iterator[Item],
+    given: Mapping[str, Any],
+    refused: Sequence[Refused],
+) -> None:
+    """The shards of a new run, begun or gone on with, and the run that they make in the end."""
+    from qvl.batch.mirror import Mirror
+    from qvl.batch.over_ray import Begun, spread
+    from qvl.runs import split
+    from qvl.runs.merge import merge as merged
+    from qvl.runs.run import Run
+
+    def where(one: Path) -> str | None:
+        return f"{given['to'].rstrip('/')}/{one.name}" if given["to"] else None
+
+    def pending(one: Path) -> bool:
+        with closing(Run.read(one)) as run:
+            return bool(run.counts().pending)
+
+    def made(begun: Begun, engines: int) -> Sequence[Path]:
+        identity, environment = begun
+        if not shards.exists():
+            most = min(split.MOST, SHARDS_EACH * engines)
+            split.split(shards, most, identity, items, environment=environment)
+        else:
+            split.check_shards(split.shard_folders(shards), identity, items)
+        tell_refused(refused, len(refused))
+        for one in split.shard_folders(shards):
+            if (place := where(one)) is not None:
+                mirror = Mirror(one, place)
+                mirror.fetch()
+                mirror.send()
+        return [one for one in split.shard_folders(shards) if pending(one)]
+
+    def tell(one: Path, counts: Counts, left: int) -> None:
+        print(f"shard {one.name}: {told(counts)}; {left} shards more", file=sys.stderr)
+
+    with interrupts(3, tell_interrupt) as came:
+        opens = partial(open_chosen, ask.job.model, **ask.opening)
+        spread(
+            given["ray"],
+            opens,
+            ask.job,
+            made,
+            workers=given["workers"],
+            where=where,
+            stops=lambda: len(came),
+            told=tell,
+        )
+    if came:
+        print("hint: the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + came[0])
+    folders = split.shard_folders(shards)
+    for one in folders:
+        if (place := where(one)) is not None:
+            Mirror(one, place).fetch()
+    merged(folder, folders)
+    with closing(Run.read(folder)) as run:
+        tell_end(run, refused)
 
 
 def resume(
@@ -320,29 +415,33 @@ def resume(
     *,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    to: Annotated[str | None, typer.Option(help=TO_HELP)] = None,
 ) -> None:
     """Go on with a run that was interrupted: with the very job that it was begun with."""
     from qvl.batch.job import Job
+    from qvl.batch.mirror import mirrored
     from qvl.fetch import set_policy
     from qvl.runs import identity
     from qvl.runs.run import Run
 
     folder = run_folder(name)
     settings = load_settings(device=device)
-    job = Job.of(identity.read(folder).values, device=settings.device)
-    asks = asks_of(job.asked)
     set_policy(offline=offline)
-    model = open_chosen(
-        job.model,
-        device=job.device,
-        dtype=job.dtype,
-        revision=job.revision,
-        offline=offline,
-        prices=settings.prices,
-        adapter=job.adapter,
-    )
-    with Run.open(folder, job.identity(model.info), environment=job.environment(model.info)) as run:
-        carried_out(run, model, asks, [])
+    with mirrored(folder, to) as mirror:
+        job = Job.of(identity.read(folder).values, device=settings.device)
+        asks = asks_of(job.asked)
+        model = open_chosen(
+            job.model,
+            device=job.device,
+            dtype=job.dtype,
+            revision=job.revision,
+            offline=offline,
+            prices=settings.prices,
+            adapter=job.adapter,
+        )
+        kept, environment = job.identity(model.info), job.environment(model.info)
+        with Run.open(folder, kept, environment=environment) as run:
+            carried_out(run, model, asks, [], mirror)
 
 
 def status(
@@ -457,25 +556,38 @@ def tell_refused(refused: Sequence[Refused], count: int) -> None:
         log.error("and %d more cannot be used", count - SHOWN)
 
 
-def carried_out(run: Run, model: ChatModel, asks: Asks, refused: Sequence[Refused]) -> None:
+def carried_out(
+    run: Run, model: ChatModel, asks: Asks, refused: Sequence[Refused], mirror: Mirror | None
+) -> None:
     """The run to its end, or to an interrupt; raises what the exit code is made of."""
     from qvl.batch.carry_out import carry_out
-
-    def tell(times: int) -> None:
-        log.warning(
-            "finishing what is being asked; once more gives it up" if times == 1 else "given up"
-        )
 
     before = run.counts()
     if not before.pending:
         print(f"run {run.name}: nothing is left to do", file=sys.stderr)
-    with interrupts(3, tell) as came, shown_progress(run, before.pending):
-        carry_out(run, model, partial(asks.row, model), stops=lambda: len(came))
-    counts = run.counts()
-    print(f"run {run.name}: {told(counts)}", file=sys.stderr)
+
+    def stops() -> int:
+        return len(came) or int(mirror is not None and mirror.error is not None)
+
+    with interrupts(3, tell_interrupt) as came, shown_progress(run, before.pending):
+        carry_out(run, model, partial(asks.row, model), stops=stops)
     if came:
+        print(f"run {run.name}: {told(run.counts())}", file=sys.stderr)
         print(f"hint: go on with `qvl batch resume {run.name}`", file=sys.stderr)
         raise SystemExit(128 + came[0])
+    tell_end(run, refused)
+
+
+def tell_interrupt(times: int) -> None:
+    log.warning(
+        "finishing what is being asked; once more gives it up" if times == 1 else "given up"
+    )
+
+
+def tell_end(run: Run, refused: Sequence[Refused]) -> None:
+    """Raises PartialFailure where anything failed."""
+    counts = run.counts()
+    print(f"run {run.name}: {told(counts)}", file=sys.stderr)
     failed = counts.failed + len(refused)
     if counts.failed:
         failures = (one for one in run.finished() if one.outcome and not one.outcome.ok)

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from qvl.engine.blocks import BLOCK_TOKENS, BlockPool
 from qvl.engine.cache import CachedAttention, KVCache, Span
-from qvl.engine.features import FeatureCache
 from qvl.engine.graphs import SIZES, StaticDecode
 from qvl.engine.request import EngineRequest, Event, Finished, RequestState, Token, new_state
 from qvl.engine.sampler import Sampled, sample
 from qvl.errors import DeadlineError, EngineError, OutOfMemoryError, QvlError, as_fault
 from qvl.models.batch import ForwardBatch, VisionFeatures
 from qvl.models.config import ModelConfig
+from qvl.models.features import FeatureCache
 from qvl.models.qwen_vl import QwenVL
 from qvl.types import BACKGROUND, FinishReason
 

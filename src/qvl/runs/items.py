@@ -11,8 +11,8 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,22 +109,47 @@ def write_items(
 
     Raises InputError naming both of two items with one id, StorageError, and what `items` raises.
     """
-    offsets, hashes, digest = array("Q"), array("Q"), hashlib.sha256()
-    with _own(folder, ITEMS, disk) as stream:
+    return _written({shard.number - 1: folder}, shard.of, items, disk)[0]
+
+
+def write_shards(
+    folders: Sequence[Path], items: Iterable[Item], disk: Disk = DISK
+) -> list[Manifest]:
+    """As `write_items` for each shard, 1/N in the first folder, with one look at the items."""
+    return _written(dict(enumerate(folders)), len(folders), items, disk)
+
+
+def _written(
+    folders: Mapping[int, Path], of: int, items: Iterable[Item], disk: Disk
+) -> list[Manifest]:
+    """`folders` by the number of their shard, from 0."""
+    hashes, digest = array("Q"), hashlib.sha256()
+    offsets = {number: array("Q") for number in folders}
+    with ExitStack() as kept:
+        streams = {n: kept.enter_context(_own(f, ITEMS, disk)) for n, f in folders.items()}
         for ordinal, item in enumerate(items):
             data = body(item)
             digest.update(data + b"\n")
             hashes.append(id_hash(item.id))
-            if ordinal % shard.of == shard.number - 1:
-                offsets.append(stream.tell())
+            stream = streams.get(ordinal % of)
+            if stream is not None:
+                offsets[ordinal % of].append(stream.tell())
                 stream.write(line(0, b'"i":%d,%s' % (ordinal, data)))
-        size_bytes = stream.tell()
+        sizes = {number: stream.tell() for number, stream in streams.items()}
         _check_unique(np.frombuffer(hashes, np.uint64))
-    own = hashes[shard.number - 1 :: shard.of]
-    _write_index(folder, size_bytes, np.array([offsets, own], np.uint64), disk)
-    return Manifest(
-        count=len(offsets), total=len(hashes), size_bytes=size_bytes, sha256=digest.hexdigest()
-    )
+    manifests = []
+    for number, folder in folders.items():
+        index = np.array([offsets[number], hashes[number::of]], np.uint64)
+        _write_index(folder, sizes[number], index, disk)
+        manifests.append(
+            Manifest(
+                count=len(offsets[number]),
+                total=len(hashes),
+                size_bytes=sizes[number],
+                sha256=digest.hexdigest(),
+            )
+        )
+    return manifests
 
 
 def id_hash(item_id: str) -> int:

@@ -123,6 +123,11 @@ def is_held(path: Path) -> bool:
         return False
 
 
+def forget(path: Path) -> None:
+    """For who knows that the process has ended which held the lock, on whatever machine that ran."""
+    path.with_name(path.name + ".owner").unlink(missing_ok=True)
+
+
 def network_file_system(path: Path) -> str | None:
     """The kind of the network file system that a path is on; None on a local disk."""
     try:

@@ -47,7 +47,9 @@ from qvl.vlm.chat_model import ChatModel, ModelInfo
 
 log = logging.getLogger(__name__)
 BESIDE = 1  # requests of batches at a time while others are asked live
-QUIET_S = 1.0  # after the last live request there may be another: one of a conversation, or of a program
+QUIET_S = (
+    1.0  # after the last live request there may be another: one of a conversation, or of a program
+)
 AGAIN_S = 60.0  # after which a batch that could not go on is tried once more
 ERRORS = 100  # of a file's lines that are told
 LAST = ("failed", "completed", "expired", "cancelled")

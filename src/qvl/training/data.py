@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from qvl.errors import QvlError
-from qvl.training.examples import Encoder, Example, joined
+from qvl.training.examples import Encoder, Example, common_beginning, joined
 from qvl.training.passes import Passage, collate
 from qvl.training.rows import Problem, Row
 from qvl.types import Image, Video
@@ -30,11 +30,6 @@ class Unit:
     tokens: int
     said: int
     visual: int = 0
-
-    @classmethod
-    def of(cls, rows: Sequence[int], example: Example) -> Unit:
-        visual = sum(image.tokens for image in example.images)
-        return cls(tuple(rows), len(example.ids), example.said, visual)
 
 
 def survey(
@@ -87,25 +82,57 @@ def shown(row: Row) -> Hashable:
     return tuple(part for part in parts if isinstance(part, Image | Video))
 
 
-def cut_units(examples: dict[int, Example], most_tokens: int) -> Iterator[Unit]:
-    """As many neighbours as fit, joined where they begin alike."""
-    group: list[int] = []
-    whole: Example | None = None
+def cut_units(examples: Mapping[int, Example], most_tokens: int) -> Iterator[Unit]:
+    """As many neighbours as fit, joined where they begin alike (`examples.joined`)."""
+    group = _Group()
     for number, example in examples.items():
-        longer = None
-        if group:
-            try:
-                longer = joined([*(examples[n] for n in group), example])
-            except QvlError:
-                longer = None
-        if longer is None or len(longer.ids) > most_tokens:
-            if whole is not None:
-                yield Unit.of(group, whole)
-            group, whole = [number], example
-        else:
-            group, whole = [*group, number], longer
-    if whole is not None:
-        yield Unit.of(group, whole)
+        longer = group.with_one(number, example)
+        if group.rows and not longer.fits(most_tokens):
+            yield group.unit()
+            longer = _Group().with_one(number, example)
+        group = longer
+    if group.rows:
+        yield group.unit()
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows that may become a unit: how many tokens they begin alike with, how many all of them have,
+    how many are learnt, and where the last picture of any of them ends.
+    """
+
+    first: Example | None = None
+    rows: tuple[int, ...] = ()
+    shared: int = 0
+    lengths: int = 0
+    said: int = 0
+    pictures_end: int = 0
+
+    def with_one(self, number: int, example: Example) -> _Group:
+        shared = len(example.ids)
+        if self.first is not None:
+            shared = min(self.shared, common_beginning([self.first, example]))
+        ends = (image.start + image.tokens for image in example.images)
+        return _Group(
+            self.first or example,
+            (*self.rows, number),
+            shared,
+            self.lengths + len(example.ids),
+            self.said + example.said,
+            max(self.pictures_end, *ends, 0),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Once what is shared, then what each has of its own."""
+        return self.lengths - (len(self.rows) - 1) * self.shared
+
+    def fits(self, most_tokens: int) -> bool:
+        return self.pictures_end <= self.shared and self.tokens <= most_tokens
+
+    def unit(self) -> Unit:
+        images = self.first.images if self.first else ()
+        return Unit(self.rows, self.tokens, self.said, sum(image.tokens for image in images))
 
 
 @dataclass(frozen=True, slots=True)

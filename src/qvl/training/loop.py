@@ -37,6 +37,7 @@ from qvl.models.qwen_vl import QwenVL
 from qvl.scenes.text import STAGES
 from qvl.training.dense import Pointer, Probes, class_names, naming_loss
 from qvl.training.lessons import Lesson, Lessons
+from qvl.training.memory import give_back_freed
 from qvl.training.muon import Muon
 from qvl.training.passes import PackedBranches
 from qvl.training.run import STATE, write
@@ -228,6 +229,7 @@ def train(
     A new run begins from the weights of the checkpoint `start`, or from random ones, with reading at
     that `stage`. Its tokenizer and other files lie in `folder`/sprout from the beginning.
     """
+    give_back_freed()
     own = folder / "sprout"
     if start is not None and not own.exists():
         shutil.copytree(start, own)

@@ -6,6 +6,8 @@ and both of Adam's means in fp32; and of the longest pass what each layer keeps 
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass
 
 from qvl.loading.model import empty_model
@@ -17,7 +19,10 @@ from qvl.training.trainable import adaptable, make_trainable
 ADAM_BYTES = 16  # of a trained number: itself, its gradient, two means
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.6}
 ROOM = 1.1  # the allocator's rounding
-RECOMPUTED = 4  # layers' worth of memory that computing one of them again takes, with its gradients
+M_MMAP_THRESHOLD = -3  # of malloc.h
+RECOMPUTED = (
+    1.5  # layers' worth of memory that computing one of them again takes, with its gradients
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,17 @@ class Estimate:
     @property
     def total(self) -> int:
         return round(ROOM * (self.weights + self.training + self.passes))
+
+
+def give_back_freed() -> None:
+    """From here on, what a tensor of 4 MiB or more took goes back to the system when it is freed.
+
+    glibc raises that size by itself, up to 32 MiB, and below it small tensors that are kept hold the
+    gaps between them open: layers computed again then take six times what is in use. Smaller tensors
+    are left to it, because a new page for each of them costs time. Elsewhere nothing changes.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, 4 << 20)
 
 
 def estimate(config: ModelConfig, recipe: Recipe, *, tokens: int, patches: int) -> Estimate:
@@ -61,10 +77,9 @@ def kept_bytes(config: ModelConfig, recipe: Recipe, *, tokens: int, patches: int
     heads = (2 * decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
     mlp = decoder.mlp_width * max(1, decoder.experts_per_token)
     kept = 4 * decoder.hidden + 2 * heads + 3 * mlp
-    if recipe.method != "full":  # what the adapters add, too
-        kept += 1.4 * (heads + 2 * decoder.hidden + 2 * mlp)
     layer = tokens * number * kept
-    layers = min(RECOMPUTED, decoder.layers) if recipe.recompute else decoder.layers
+    # and one more, whose gradients are being computed
+    layers = min(RECOMPUTED, decoder.layers) if recipe.recompute else decoder.layers + 1
     between = tokens * number * decoder.hidden * decoder.layers if recipe.recompute else 0
     block = patches * number * (8 * vision.width + 3 * vision.mlp_width)
     trains_tower = "tower" in recipe.sections

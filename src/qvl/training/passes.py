@@ -6,7 +6,6 @@ Packed tokens, never padded; logits only where something is learnt.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -21,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from qvl.kernels.build import library
 from qvl.loading.model import pack_tower
 from qvl.models.batch import ForwardBatch, VisionFeatures
+from qvl.models.features import FeatureCache
 from qvl.models.qwen_vl import QwenVL
 from qvl.models.vision import Grid
 from qvl.processing.prompt import PromptImage
@@ -171,8 +171,7 @@ class Loss(nn.Module):
         self.tower_is_packed = on_cpu and not self.tower_trains and first.dtype == torch.bfloat16
         if self.tower_is_packed:
             pack_tower(tower)
-        self.kept: OrderedDict[str, VisionFeatures] = OrderedDict()
-        self.room_bytes = feature_bytes
+        self.kept = FeatureCache(feature_bytes)
 
     def forward(self, passage: Passage) -> Tensor:
         """Nats, fp32 []."""
@@ -215,7 +214,8 @@ class Loss(nn.Module):
                 encoded = self.encoded(some).split([image.tokens for image in some])
             needed |= {image.sha256: one for image, one in zip(some, encoded, strict=True)}
         found = {name: features for name, features in needed.items() if features is not None}
-        self.keep(found)
+        for name, features in found.items():
+            self.kept.put(name, features)
         return VisionFeatures.joined(found[image.sha256] for image in images)
 
     @property
@@ -226,16 +226,6 @@ class Loss(nn.Module):
         rows = np.concatenate([image.patches.rows for image in images])
         grids: list[Grid] = [image.patches.grid for image in images]
         return self.model.encode_images(torch.from_numpy(rows).to(self.device), grids)
-
-    def keep(self, made: dict[str, VisionFeatures]) -> None:
-        """The last ones, as far as there is room."""
-        for name, features in made.items():
-            if name not in self.kept:
-                self.kept[name] = features
-                self.room_bytes -= features.size_bytes
-        while self.room_bytes < 0 and self.kept:
-            _, oldest = self.kept.popitem(last=False)
-            self.room_bytes += oldest.size_bytes
 
 
 def recompute_layers(model: QwenVL) -> None:

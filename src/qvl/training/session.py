@@ -28,7 +28,7 @@ from qvl.loading.template import opens_reasoning
 from qvl.models.lora import LowRank
 from qvl.training.data import Order, Reader, Share, Unit, survey
 from qvl.training.examples import Encoder
-from qvl.training.memory import Estimate, estimate
+from qvl.training.memory import Estimate, estimate, give_back_freed
 from qvl.training.parallel import Workers
 from qvl.training.passes import Loss, recompute_layers
 from qvl.training.report import report
@@ -266,6 +266,7 @@ def fit(
     Raises RunLockedError, RunChangedError, StorageError, OutOfMemoryError.
     """
     wish, recipe, workers = prepared.wish, prepared.recipe, prepared.workers
+    give_back_freed()
     with opened_run(wish.out, recipe) if workers.is_first else nullcontext():
         parts = prepared.reader.encoder.parts
         model = load_base(wish.folder, parts.config, recipe.base, torch.device(wish.device))

@@ -144,8 +144,8 @@ class _Answer:
             self.text += self.calls.push(event.text) if self.calls else event.text
         if isinstance(event, Finished):
             self.text += self.calls.finish() if self.calls else ""
-            self.reason, self.error = event.reason, event.error
             self.cached_tokens = event.cached_tokens
+            self.reason, self.error = event.reason, event.error  # last: who waits looks at these
             return
         if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self.began_s
@@ -325,7 +325,13 @@ class LocalModel:
                 if is_over(front[0]):
                     yield self._outcome(front.popleft())
                 else:
-                    self._step()
+                    first = front[0]
+                    self._until(
+                        lambda first=first: (
+                            is_over(first)
+                            or (len(front) < IN_FLIGHT and bool(ahead) and ahead[0].done())
+                        )
+                    )
         finally:  # left early: a consumer that stopped, an interrupt
             readers.shutdown(wait=False, cancel_futures=True)
             self._abandon([a for a in front if isinstance(a, _Answer)])
@@ -341,7 +347,8 @@ class LocalModel:
         shown = thought = 0
         try:
             while not answer.is_finished:
-                self._step()
+                made = self._turns.steps
+                self._until(lambda made=made: answer.is_finished or self._turns.steps != made)
                 text, reasoning = answer.text[shown:], answer.reasoning[thought:]
                 yield Delta(text, reasoning=reasoning)
                 shown, thought = shown + len(text), thought + len(reasoning)
@@ -463,20 +470,20 @@ class LocalModel:
             self._engine.add(engine_request)
             self._answers[answer.key] = answer
 
+    def _until(self, over: Callable[[], bool]) -> None:
+        """Steps of the engine, for everybody who waits, until `over`, whichever thread makes them."""
+        self._turns.until(lambda: not self._answers or over(), self._step)
+
     def _step(self) -> None:
-        """One step of the engine for everybody who waits, whichever thread makes it."""
-        with self._turns.step() as is_mine:
-            if not (is_mine and self._answers):  # none are left after an end of all
-                return
-            try:
-                events = self._stepped()
-            except BaseException:  # an interrupt empties the engine: nobody may wait for ever
-                self._end_all("the engine was interrupted")
-                raise
-            for event in events:
-                self._answers[event.request_id].take(event)
-                if isinstance(event, Finished):
-                    del self._answers[event.request_id]
+        try:
+            events = self._stepped()
+        except BaseException:  # an interrupt empties the engine: nobody may wait for ever
+            self._end_all("the engine was interrupted")
+            raise
+        for event in events:
+            self._answers[event.request_id].take(event)
+            if isinstance(event, Finished):
+                del self._answers[event.request_id]
 
     def _stepped(self) -> list[Event]:
         """What a step of the engine tells; the first thread that needs one makes its own itself."""

@@ -3,6 +3,10 @@
 Main path: Servers.chat -> _begun, tried up to ATTEMPTS times by tenacity -> the data of the answer's
 events (httpx2 reads the SSE). Asked again is what may go better the next time: no connection, statuses
 408, 409, 429 and 5xx, an answer that breaks off before its first event; after that, never.
+
+Of several servers one that failed is left alone for a while, each time it fails again for twice as long,
+and in between it is asked one thing at a time, until it has answered. One that is only silent costs
+those that wait for it SILENT_S, not READ_S, and the second and third time they are asked more.
 """
 
 from __future__ import annotations
@@ -51,7 +55,10 @@ PER_SERVER = 8  # requests in flight
 ATTEMPTS = 3
 READ_S, CONNECT_S = 600.0, 5.0  # as OpenAI's own client has it
 CARDS_WAIT = httpx2.Timeout(10, connect=CONNECT_S)
-REST_S = 30.0  # a server that failed is left alone, while there are others
+# of several servers: how long one may be silent, at the first, second and third try of a request, so
+# that servers that are all slow have the time they need
+SILENT_S = (60.0, 240.0, READ_S)
+REST_S, LONGEST_REST_S = 30.0, 480.0  # a server that failed is left alone, while there are others
 LONGEST_WAIT_S = 60.0  # a longer Retry-After is not waited for
 MAX_EVENT_BYTES = 4 << 20
 MAX_ANSWER_BYTES = 64 << 20
@@ -97,11 +104,22 @@ class Asking:
 class _Server:
     url: str
     busy: int = 0
+    failures: int = 0  # since it answered last
     rests_until_s: float = 0.0
 
     @property
     def is_awake(self) -> bool:
         return self.rests_until_s <= time.monotonic()
+
+    def answered(self) -> None:
+        self.failures, self.rests_until_s = 0, 0.0
+
+    def failed(self, since_s: float) -> None:
+        """Of requests that were in flight together, the first to fail counts."""
+        if self.rests_until_s <= since_s:
+            self.failures += 1
+        rest_s = min(REST_S * 2 ** (self.failures - 1), LONGEST_REST_S)
+        self.rests_until_s = max(self.rests_until_s, time.monotonic() + rest_s)
 
 
 class _AgainError(Exception):
@@ -169,7 +187,10 @@ class Servers:
         wrong with the request the error of our tree that has the same code.
         """
         with ExitStack() as kept:
-            yield self._retried(lambda: self._begun(kept, body, asking), asking)
+            silences = iter(SILENT_S if len(self._servers) > 1 else ())
+            yield self._retried(
+                lambda: self._begun(kept, body, asking, next(silences, READ_S)), asking
+            )
 
     def _retried(self, ask: Callable[[], T], asking: Asking) -> T:
         stop = stop_after_attempt(ATTEMPTS) | _StopBeforeLongPause()
@@ -202,7 +223,9 @@ class Servers:
             self._check(asking)
             self._closed.wait(min(left_s, 0.5))
 
-    def _begun(self, kept: ExitStack, body: bytes, asking: Asking) -> Iterator[str]:
+    def _begun(
+        self, kept: ExitStack, body: bytes, asking: Asking, silent_s: float
+    ) -> Iterator[str]:
         with ExitStack() as tried:
             server = tried.enter_context(self._taken(asking))
             with self._judged(server, asking):
@@ -212,7 +235,7 @@ class Servers:
                         method="POST",
                         content=body,
                         headers={"Content-Type": "application/json"},
-                        timeout=_timeout(asking),
+                        timeout=_timeout(asking, silent_s),
                         max_event_size=MAX_EVENT_BYTES,
                     )
                 )
@@ -285,40 +308,49 @@ class Servers:
 
     def _least_busy(self) -> _Server | None:
         candidates = [s for s in self._servers if s.is_awake] or self._servers
-        free = [server for server in candidates if server.busy < PER_SERVER]
+        is_one_well = not all(server.failures for server in candidates)
+        free = [
+            server
+            for server in candidates
+            if server.busy < (1 if server.failures and is_one_well else PER_SERVER)
+        ]
         return min(free, key=lambda server: server.busy, default=None)
 
     @contextmanager
     def _judged(self, server: _Server, asking: Asking) -> Iterator[None]:
         """The faults of HTTP in the block as ours; a server that failed rests."""
-        url = server.url
+        url, began_s = server.url, time.monotonic()
         try:
             yield
-            server.rests_until_s = 0.0
+            server.answered()
         except _AgainError as err:
-            server.rests_until_s = time.monotonic() + (
-                REST_S if err.after_s is None else err.after_s
-            )
+            if err.after_s is None:
+                server.failed(began_s)
+            else:
+                server.rests_until_s = time.monotonic() + err.after_s
             raise
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as err:
-            server.rests_until_s = time.monotonic() + REST_S
+            server.failed(began_s)
             asking.check()
             hint = "start the server, or correct the address"
             reason = f": {err!s:.100}" if str(err) else f" within {CONNECT_S:g} s"
             raise _AgainError(
                 RemoteError(f"no server answers at {url}{reason}", hint=hint)
             ) from err
-        except httpx2.ReadTimeout as err:  # asked again, a slow server would only be slower
+        except httpx2.ReadTimeout as err:
             asking.check()
-            server.rests_until_s = time.monotonic() + REST_S
-            raise RemoteError(f"{url} was silent for too long", hint="look at its load") from err
+            server.failed(began_s)
+            silent = RemoteError(f"{url} was silent for too long", hint="look at its load")
+            if len(self._servers) > 1:
+                raise _AgainError(silent) from err
+            raise silent from err  # asked again, a slow server would only be slower
         except httpx2.SSEError as err:
             raise RemoteError(
                 f"{url} answers with something else than a stream of events, or with one too large",
                 hint="is it a server of OpenAI's chat API? give the address up to its /v1",
             ) from err
         except httpx2.HTTPError as err:
-            server.rests_until_s = time.monotonic() + REST_S
+            server.failed(began_s)
             raise _AgainError(_broken(url)) from err
 
     def _refusal(self, response: httpx2.Response, server: _Server, asking: Asking) -> Exception:
@@ -416,9 +448,9 @@ _KINDS = {
 }
 
 
-def _timeout(asking: Asking) -> httpx2.Timeout:
+def _timeout(asking: Asking, silent_s: float) -> httpx2.Timeout:
     left_s = asking.left_s
-    return httpx2.Timeout(min(READ_S, left_s), connect=min(CONNECT_S, left_s), pool=None)
+    return httpx2.Timeout(min(READ_S, silent_s, left_s), connect=min(CONNECT_S, left_s), pool=None)
 
 
 class _StopBeforeLongPause(stop_base):

@@ -1,62 +1,105 @@
 """Many threads, one engine: who may use it now.
 
-A plain lock would go to whoever asks fastest, which is the thread that has just given it back. Here
-the threads that wait for a step all go on after one, whoever made it, and who comes or leaves goes
-before the next step.
+Whoever waits for something makes the engine's steps until it is there, for all others too; who comes or
+leaves goes between two steps. A thread sleeps until what it waits for is there, or the turn is its own,
+so that a step wakes only whom it concerns.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A thread that sleeps until it is woken: what it waited for is there, or the turn `is_its`."""
+
+    over: Callable[[], bool]
+    is_its: bool = False
+    asleep: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.asleep.acquire()
+
+
+def _never() -> bool:
+    return False
+
+
+def _at_once() -> bool:
+    return True
 
 
 class Turns:
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._busy = False
-        self._visitors = 0  # that wait
+        self._visitors: deque[_Waiter] = deque()
+        self._waiters: deque[_Waiter] = deque()
         self.steps = 0  # that have ended
 
     @contextmanager
     def visit(self) -> Iterator[None]:
         """The engine for this thread alone, between two steps."""
-        with self._changed:
-            self._visitors += 1
-            try:
-                self._changed.wait_for(lambda: not self._busy)
-            except BaseException:  # an interrupt: who waits for this visit to end must not
-                self._changed.notify_all()
-                raise
-            finally:
-                self._visitors -= 1
-            self._busy = True
+        self._take(_Waiter(_never), self._visitors)
         try:
             yield
         finally:
-            self._give_back()
+            self._pass_on(_at_once)
 
-    @contextmanager
-    def step(self) -> Iterator[bool]:
-        """True, and the engine for this thread alone, to make the next step; False once another
-        thread has made one.
+    def until(self, over: Callable[[], bool], step: Callable[[], None]) -> None:
+        """Return once `over` says so, which is asked after each step; meanwhile make steps, whenever no
+        other thread does.
         """
-        with self._changed:
-            done = self.steps
-            self._changed.wait_for(lambda: self.steps != done or not (self._busy or self._visitors))
-            is_mine = self.steps == done
-            self._busy = self._busy or is_mine
-        if not is_mine:
-            yield False
-            return
-        try:
-            yield True
-        finally:
+        while self._take(_Waiter(over), self._waiters):
+            try:
+                step()
+            except BaseException:
+                self.steps += 1
+                self._pass_on(_at_once)
+                raise
             self.steps += 1
-            self._give_back()
+            self._pass_on(over)
 
-    def _give_back(self) -> None:
-        with self._changed:
-            self._busy = False
-            self._changed.notify_all()
+    def _take(self, waiter: _Waiter, queue: deque[_Waiter]) -> bool:
+        """Sleep until the turn is this thread's; False where what it waits for is there before."""
+        with self._lock:
+            if waiter.over():
+                return False
+            if not self._busy and (queue is self._visitors or not self._visitors):
+                self._busy = True
+                return True
+            queue.append(waiter)
+        try:
+            waiter.asleep.acquire()
+        except BaseException:  # an interrupt: who waits for this thread's turn must not
+            with self._lock:
+                if waiter in queue:
+                    queue.remove(waiter)
+            if waiter.is_its:
+                self._pass_on(_at_once)
+            raise
+        return waiter.is_its
+
+    def _pass_on(self, over: Callable[[], bool]) -> None:
+        """End this thread's turn: to the next visitor, else to itself if it is not over, else to whoever
+        waits longest. Who has what it waits for is woken.
+        """
+        with self._lock:
+            ended = [waiter for waiter in self._waiters if waiter.over()]
+            for waiter in ended:
+                self._waiters.remove(waiter)
+                waiter.asleep.release()
+            heir = None
+            if self._visitors:
+                heir = self._visitors.popleft()
+            elif self._waiters and over():
+                heir = self._waiters.popleft()
+            self._busy = heir is not None
+            if heir is not None:
+                heir.is_its = True
+                heir.asleep.release()

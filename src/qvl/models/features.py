@@ -10,7 +10,7 @@ from qvl.models.batch import VisionFeatures
 class FeatureCache:
     """Features by what names the picture's content, the least recently used leave first.
 
-    The requests in progress hold their pictures' features themselves, so a budget of 0 works.
+    Who computes with features holds them by itself, so a budget of 0 works.
     """
 
     def __init__(self, budget_bytes: int) -> None:
