@@ -457,44 +457,52 @@ class Process:
             if found := re.search(rb"http://127.0.0.1:(\d+)", told):
                 self.port = int(found[1])
                 break
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        self.rest = threading.Thread(target=self.process.stderr.read)
+        self.rest.start()
         self.client: Any = openai.OpenAI(
             base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0
         )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGKILL)
 
     def end(self, kind: int) -> int:
         self.process.send_signal(kind)
         code = self.process.wait(30)
         self.client.close()
-        assert self.process.stderr is not None
+        self.rest.join()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
         return code
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_a_killed_server_goes_on_with_its_batches(tmp_path: Path) -> None:
-    lines = [line(f"r{n}", saying(f"Hello {n}", temperature=1.5)) for n in range(40)]
-    first = Process(tmp_path)
-    whole = ended(first.client, begun(first.client, *lines, extra_body={"seed": SEED}).id)
-    meant = answers(first.client, whole.output_file_id)
-    batch = begun(first.client, *lines, extra_body={"seed": SEED})
+    count = 120
+    lines = [line(f"r{n}", saying(f"Hello {n}", temperature=1.5)) for n in range(count)]
 
     def done(process: Process) -> int:
         return process.client.batches.retrieve(batch.id).request_counts.completed
 
-    until(lambda: done(first) >= 5, 60)
-    first.end(signal.SIGKILL)
-    second = Process(tmp_path)
-    before = done(second)
-    until(lambda: done(second) > before + 3, 60)
-    assert second.end(signal.SIGTERM) == 0
-    third = Process(tmp_path)
-    assert 5 <= before < done(third)
-    told = ended(third.client, batch.id)
-    assert told.request_counts.completed == len(lines)
-    found = answers(third.client, told.output_file_id)
+    with Process(tmp_path) as first:
+        whole = ended(first.client, begun(first.client, *lines, extra_body={"seed": SEED}).id)
+        meant = answers(first.client, whole.output_file_id)
+        batch = begun(first.client, *lines, extra_body={"seed": SEED})
+        until(lambda: done(first) >= 5, 60)
+        first.end(signal.SIGKILL)
+    with Process(tmp_path) as second:
+        before = done(second)
+        until(lambda: done(second) > min(before + 3, count - 1), 60)
+        assert second.end(signal.SIGTERM) == 0
+    with Process(tmp_path) as third:
+        assert 5 <= before <= done(third)
+        told = ended(third.client, batch.id)
+        assert told.request_counts.completed == count
+        found = answers(third.client, told.output_file_id)
     assert [*found] == [*meant]
     for name, row in meant.items():
         texts = [one[name]["response"]["body"]["choices"][0]["message"] for one in (meant, found)]
         assert texts[0] == texts[1]
         assert row["error"] is None
-    third.end(signal.SIGTERM)
