@@ -39,8 +39,10 @@ WARNINGS = 20  # of one request
 MAX_BYTES = Limits().body_bytes
 
 
-class RequestError(InvalidParamError):
+class RequestError(QvlError):
     """What the route would have answered with a status of 400 and more."""
+
+    code, exit_code, http_status = "request", 2, 400
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message, hint=failure.hint)
