@@ -104,10 +104,13 @@ def test_of_two_that_go_on_the_one_that_came_later_has_the_run(
         with mirrored(tmp_path / "a", where) as early, Run.open(tmp_path / "a") as run:
             assert early is not None
             until(lambda: early._has_run)
-            half(tmp_path / "b", where, 7)
-            work(run, most=5)
-            run.flush()
-            until(lambda: early.error is not None)
+            with mirrored(tmp_path / "b", where) as later, begun(tmp_path / "b", COUNT) as other:
+                assert later is not None
+                until(lambda: later._has_run)
+                work(run, most=5)  # while the other has done nothing yet
+                run.flush()
+                until(lambda: early.error is not None)
+                work(other, most=7)
 
     with pytest.raises(RunChangedError, match="another process has gone on"):
         go_on()
@@ -124,7 +127,7 @@ def test_a_part_whose_answer_was_lost_is_ours(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with begun(tmp_path / "a", COUNT) as run:
-        work(run)
+        work(run, most=9)
     sends = Mirror(tmp_path / "a", where)
     put_new = object_store.put_new
 
@@ -137,6 +140,8 @@ def test_a_part_whose_answer_was_lost_is_ours(
         with pytest.raises(StorageError):
             sends.send()
     monkeypatch.setattr(object_store, "put_new", put_new)
+    with begun(tmp_path / "a", COUNT) as run:  # the parts would be other ones now
+        work(run)
     sends.send()
     Mirror(tmp_path / "b", where).fetch()
     assert answers(tmp_path / "b") == answers(tmp_path / "a")
