@@ -389,17 +389,27 @@ def test_live_requests_go_before_a_batch(tmp_path: Path) -> None:
         live.start()
         until(lambda: len(model.asked) == 5)
         assert [one.priority for one in model.asked] == [BACKGROUND] * 4 + [0]
-        # while it is answered, one of the batch at a time
-        model.words = ("one ",)
-        working: list[int] = []
-        heard(model, lambda request: working.append(model.working))
-        serving = server.app.state.serving
-        serving.admission.running += 1
         model.gate.set()
         live.join()
-        until(lambda: len(working) > 10)
-        assert max(working[6:]) <= 2  # and itself
-        serving.admission.running -= 1
+        assert ended(client, batch.id).request_counts.completed == 40
+
+
+def test_beside_live_requests_a_batch_goes_on_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qvl.serve.batches.QUIET_S", 0.0)
+    model = slow()
+    limits = replace(Limits(), batch_running=4)
+    with running(model, kept=tmp_path, limits=limits) as server, client_of(server) as client:
+        admission = server.app.state.serving.admission
+        admission.running += 1
+        batch = begun(client, *(line(str(n), saying()) for n in range(40)))
+        until(lambda: len(model.asked) == 1)
+        time.sleep(0.5)
+        assert len(model.asked) == 1
+        admission.running -= 1
+        until(lambda: len(model.asked) == 4)
+        model.gate.set()
         assert ended(client, batch.id).request_counts.completed == 40
 
 
