@@ -266,17 +266,23 @@ def check_list(file: BinaryIO, name: str) -> None:
         raise ArchiveError(f"{quoted(name)} has a list of members of {list_bytes >> 20} MiB")
 
 
-def _zip_members(path: Path, name: str) -> Iterator[Member | Refused]:
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """What is wrong with the file of an archive, in words."""
     try:
-        with path.open("rb") as file:
-            check_list(file, name)
-            infos = zipfile.ZipFile(file).infolist()
+        yield
     except FileNotFoundError as err:
         raise InputNotFoundError(f"{quoted(name)} does not exist") from err
     except PermissionError as err:
         raise InputUnreadableError(f"{quoted(name)} cannot be read") from err
     except _DAMAGE as err:
         raise ArchiveError(f"{quoted(name)} is damaged", hint="make the archive anew") from err
+
+
+def _zip_members(path: Path, name: str) -> Iterator[Member | Refused]:
+    with _reading(name), path.open("rb") as file:
+        check_list(file, name)
+        infos = zipfile.ZipFile(file).infolist()
     total = sum(info.file_size for info in infos)
     _check_total(total, path.stat().st_size, name)
     for info in infos:
@@ -321,15 +327,8 @@ def _no_file(member: str, archive: str) -> ArchiveError:
 
 
 def _tar_members(path: Path, name: str) -> Iterator[Member | Refused]:
-    try:
-        with _plain_tar(str(path), name) as file:
-            yield from _listed_tar(file, name)
-    except FileNotFoundError as err:
-        raise InputNotFoundError(f"{quoted(name)} does not exist") from err
-    except PermissionError as err:
-        raise InputUnreadableError(f"{quoted(name)} cannot be read") from err
-    except _DAMAGE as err:
-        raise ArchiveError(f"{quoted(name)} is damaged", hint="make the archive anew") from err
+    with _reading(name), _plain_tar(str(path), name) as file:
+        yield from _listed_tar(file, name)
 
 
 def _listed_tar(file: BinaryIO, name: str) -> Iterator[Member | Refused]:

@@ -116,7 +116,7 @@ def carry_out(
     `row_of` makes the row of an item with the model's help, in a thread, and raises what is wrong.
     `stops` says how often the end was asked for: once, and what is being asked is finished; twice, and
     it is given up. `at_once` says how many may be asked now, which may be none for a while (None:
-    twice as many as the model works at, so that it never waits).
+    ASKED times as many as the model works at, so that it never waits).
 
     Raises StorageError where it cannot be kept, and the model's own error after BREAKER faults of it,
     one after another. What was being asked when it ends early is asked again by the next.

@@ -6,18 +6,18 @@ flagged and told, never passed over.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qvl.batch import profiles
 from qvl.batch.texts import matches
-from qvl.errors import QvlError
 from qvl.tasks.guards import with_words
 from qvl.tasks.prompts import wording
 from qvl.tasks.task import Result, Seen, Task, as_row
-from qvl.types import Completion, Delta, Request
-from qvl.vlm.chat_model import ChatModel, ModelInfo
+from qvl.types import Request
+from qvl.vlm.altered import Altered
+from qvl.vlm.chat_model import ChatModel
 
 TEXTS = ("text", "title", "alt_text", "keywords")  # of an answer, that a person reads
 
@@ -74,24 +74,10 @@ def guarded(
 
 
 @dataclass(frozen=True, slots=True)
-class Reminded:
+class Reminded(Altered):
     """`model`, told `words` behind all that a task asks it."""
 
-    model: ChatModel
     words: str
 
-    @property
-    def info(self) -> ModelInfo:
-        return self.model.info
-
-    def results(self, requests: Iterable[Request]) -> Generator[Completion | QvlError, None, None]:
-        return self.model.results(with_words(r, self.words) for r in requests)
-
-    def generate(self, requests: Iterable[Request]) -> list[Completion]:
-        return self.model.generate(with_words(r, self.words) for r in requests)
-
-    def stream(self, request: Request) -> Generator[Delta, None, None]:
-        return self.model.stream(with_words(request, self.words))
-
-    def close(self) -> None:
-        self.model.close()
+    def altered(self, request: Request) -> Request:
+        return with_words(request, self.words)

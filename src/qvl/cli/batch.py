@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvl.cli.asks import CHAT, asks_of, words_asked
+from qvl.cli.asks import CHAT, asks_of, opened, words_asked
 from qvl.cli.batch_export import export, import_review
 from qvl.cli.interrupts import interrupts
 from qvl.cli.model import open_chosen
@@ -162,17 +162,6 @@ class Asking:
     opening: Mapping[str, Any]
 
 
-def asking_requests(given: Mapping[str, Any], seed: int) -> Asking:
-    from qvl.batch.asked import Asked
-    from qvl.batch.row import Wanted
-
-    settings = load_settings(**{key: given[key] for key in KEYS if key in given})
-    options = {**given, **{key: getattr(settings, key) for key in KEYS}}
-    job = job_of(Asked(task=CHAT, seed=seed), given["revision"], settings)
-    opening = {name: options[name] for name in OPENING if name in options}
-    return Asking(job=job, wanted=Wanted(ids=given["ids"]), opening=opening)
-
-
 def job_of(asked: Asked, revision: str | None, settings: Settings) -> Job:
     from qvl.batch.job import Job
 
@@ -190,8 +179,6 @@ def job_of(asked: Asked, revision: str | None, settings: Settings) -> Job:
 
 
 def asking(task: type[Task[Any]] | None, given: Mapping[str, Any], seed: int) -> Asking:
-    if task is None:
-        return asking_requests(given, seed)
     from qvl.batch.asked import Asked
     from qvl.batch.guards import Guards
     from qvl.batch.profiles import load
@@ -200,6 +187,10 @@ def asking(task: type[Task[Any]] | None, given: Mapping[str, Any], seed: int) ->
 
     settings = load_settings(**{key: given[key] for key in KEYS if key in given})
     options = {**given, **{key: getattr(settings, key) for key in KEYS}}
+    opening = {name: options[name] for name in OPENING if name in options}
+    if task is None:
+        job = job_of(Asked(task=CHAT, seed=seed), given["revision"], settings)
+        return Asking(job=job, wanted=Wanted(ids=given["ids"]), opening=opening)
     languages = tuple(one.strip() for one in settings.language.split(","))
     sampling = {
         name: given[name] for name in SAMPLING if name != "seed" and given[name] is not None
@@ -230,7 +221,6 @@ def asking(task: type[Task[Any]] | None, given: Mapping[str, Any], seed: int) ->
         follow=given["follow"],
         options=told,
     )
-    opening = {name: options[name] for name in OPENING if name in options}
     return Asking(job=job, wanted=wanted, opening=opening)
 
 
@@ -430,15 +420,7 @@ def resume(
     with mirrored(folder, to) as mirror:
         job = Job.of(identity.read(folder).values, device=settings.device)
         asks = asks_of(job.asked)
-        model = open_chosen(
-            job.model,
-            device=job.device,
-            dtype=job.dtype,
-            revision=job.revision,
-            offline=offline,
-            prices=settings.prices,
-            adapter=job.adapter,
-        )
+        model = opened(job, settings, offline=offline)
         kept, environment = job.identity(model.info), job.environment(model.info)
         with Run.open(folder, kept, environment=environment) as run:
             carried_out(run, model, asks, [], mirror)

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qvl.cli.asks import asks_of
-from qvl.cli.model import open_chosen
+from qvl.cli.asks import asks_of, opened
 from qvl.cli.run_names import run_folder
 from qvl.errors import CheckError, InputError, InputNotFoundError
 from qvl.log import visible
@@ -50,15 +49,7 @@ def replay(
     job = Job.of(kept.values, device=settings.device)
     asks = asks_of(job.asked)
     set_policy(offline=offline)
-    model = open_chosen(
-        job.model,
-        device=job.device,
-        dtype=job.dtype,
-        revision=job.revision,
-        offline=offline,
-        prices=settings.prices,
-        adapter=job.adapter,
-    )
+    model = opened(job, settings, offline=offline)
     with closing(model):
         for what, old, new in (
             *changes(kept.values, job.identity(model.info)),
